@@ -1,0 +1,20 @@
+"""Convolutional autoencoders with tied weights, without automatic differentiation."""
+
+from convae import engine
+from convae.autoencoder import Autoencoder, load
+from convae.layers import Layer
+from convae.optimizers import SGD, Adam, AdamW
+from convae.step import TrainingStep
+from convae.version import __version__
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Autoencoder",
+    "Layer",
+    "TrainingStep",
+    "__version__",
+    "engine",
+    "load",
+]

@@ -1,0 +1,372 @@
+"""A stack of tied layers: encode upwards, decode downwards, and the gradients of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convae import checkpoint, losses
+from convae.activations import activation
+from convae.engine import Array, array_module, module_for, to_numpy
+from convae.engine.geometry import per_axis
+from convae.layers import Layer, TiedConvolution, layer_from
+from convae.parameters import Arrays, allocate
+
+DTYPES = ("float32", "float64")
+
+BEST = "best.safetensors"
+"""Name of the best model's file in a run's folder."""
+
+
+class Autoencoder:
+    """A convolutional autoencoder whose decoder mirrors its encoder.
+
+    Layer l's visible side takes the activation of layer l - 1, and the lowest one
+    `output_activation`. Parameters are drawn from `seed` alone, the same on every device.
+
+    Parameters
+    ----------
+    input_shape : (C, *size) sequence of int
+        Shape of one example; 1, 2 or 3 axes of positions.
+    layers : sequence of Layer, or of mappings of its arguments
+        From the image upwards.
+    output_activation : str
+        Activation of the reconstruction; "sigmoid" for images in [0, 1].
+    loss : {"mse", "bce"}
+        What `loss_and_gradients` measures: a mean over all elements.
+    seed : int
+        Seed of the initial kernels.
+    dtype : {"float32", "float64"}
+        Type of parameters and of all that is computed.
+    device : {"cpu", "gpu", "auto"}
+        Where the parameters live; "auto" takes a GPU if one works.
+
+    Attributes
+    ----------
+    parameters : mapping
+        The live arrays: "0.kernel", "0.hidden_bias", "0.visible_bias" and so on. Change them in
+        place; they cannot be replaced.
+    flat_parameters : (M,) ndarray
+        The buffer in which they lie.
+    layers : tuple of TiedConvolution
+        The layers, from the image upwards.
+    code_shape : (O, *output) tuple of int
+        Shape of one example's code.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is malformed or the layers do not fit; the message names the argument.
+    RuntimeError
+        If the device is "gpu" and there is none.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        layers: Sequence[Layer | Mapping[str, Any]],
+        output_activation: str = "sigmoid",
+        loss: str = "mse",
+        seed: int = 0,
+        dtype: str = "float32",
+        device: str = "cpu",
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype: {dtype!r} is unknown; use {' or '.join(DTYPES)}")
+        if not 2 <= len(input_shape) <= 4:
+            raise ValueError(
+                f"input_shape: {tuple(input_shape)} is not (channels, *positions) "
+                "with 1 to 3 axes of positions"
+            )
+        if not layers:
+            raise ValueError("layers: none given; give at least one Layer")
+        (self.seed,) = per_axis("seed", seed, 1, minimum=0)
+        self.input_shape = per_axis("input_shape", tuple(input_shape), len(input_shape))
+        self.output_activation = activation(output_activation, "output_activation")
+        self.loss = losses.loss(loss, output_activation)
+        self.dtype = dtype
+        self.xp = module_for(device)
+        self.layers = self._stack([layer_from(layer) for layer in layers])
+        shapes = {
+            f"{index}.{name}": shape
+            for index, layer in enumerate(self.layers)
+            for name, shape in layer.shapes.items()
+        }
+        self.flat_parameters, self.parameters = allocate(self.xp, shapes, dtype)
+        self.flat_gradients, self._gradients = allocate(self.xp, shapes, dtype)
+        rng = np.random.default_rng(self.seed)
+        for index, layer in enumerate(self.layers):
+            layer.parameters = self._of_layer(self.parameters, index)
+            for name, values in layer.initialise(rng).items():
+                layer.parameters[name][...] = self.xp.asarray(values)
+
+    def _stack(self, layers: list[Layer]) -> tuple[TiedConvolution, ...]:
+        built: list[TiedConvolution] = []
+        shape, below = self.input_shape, self.output_activation.name
+        for index, layer in enumerate(layers):
+            try:
+                built.append(TiedConvolution(layer, shape, below))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"layers.{index}.{error}") from None
+            shape, below = built[-1].output_shape, layer.activation
+        return tuple(built)
+
+    @staticmethod
+    def _of_layer(arrays: Arrays, index: int) -> dict[str, Array]:
+        prefix = f"{index}."
+        return {
+            name.removeprefix(prefix): array
+            for name, array in arrays.items()
+            if name.startswith(prefix)
+        }
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """Shape of one example's code."""
+        return self.layers[-1].output_shape
+
+    @property
+    def code_size(self) -> int:
+        """Numbers in one example's code."""
+        return prod(self.code_shape)
+
+    @property
+    def device(self) -> str:
+        """Where the parameters live, "cpu" or "gpu"."""
+        return "cpu" if self.xp is np else "gpu"
+
+    def _check(self, name: str, array: Array, shape: tuple[int, ...]) -> None:
+        module = array_module(array, names=name)
+        if module is not self.xp:
+            raise TypeError(
+                f"{name}: a {module.__name__} array, but the model lives on the {self.device}; "
+                f"convert it with {self.xp.__name__}.asarray, or build the model with device="
+            )
+        if array.dtype != self.dtype:
+            raise TypeError(
+                f"{name}: dtype {array.dtype}, but the model's is {self.dtype}; convert it with "
+                f".astype('{self.dtype}')" + (" / 255" if array.dtype == np.uint8 else "")
+            )
+        if array.ndim != len(shape) + 1 or array.shape[1:] != shape or len(array) == 0:
+            raise ValueError(
+                f"{name}: shape {array.shape}, but the model takes "
+                f"(N, {', '.join(map(str, shape))}) with at least one example"
+            )
+
+    def encode(self, x: Array) -> Array:
+        """Encode images.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, of the model's dtype and on its device.
+
+        Returns
+        -------
+        (N, O, *output) ndarray
+            Their codes H.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dtype, device or shape do not fit.
+        """
+        self._check("x", x, self.input_shape)
+        for layer in self.layers:
+            x, _ = layer.encode(x)
+        return x
+
+    def decode(self, H: Array) -> Array:
+        """Decode codes.
+
+        Parameters
+        ----------
+        H : (N, O, *output) ndarray
+            Codes, as `encode` returns them.
+
+        Returns
+        -------
+        (N, C, *size) ndarray
+            Reconstructions R.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dtype, device or shape do not fit.
+        """
+        self._check("H", H, self.code_shape)
+        for layer in reversed(self.layers):
+            H, _ = layer.decode(H)
+        return H
+
+    def reconstruct(self, x: Array) -> Array:
+        """Encode and decode images.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, of the model's dtype and on its device.
+
+        Returns
+        -------
+        (N, C, *size) ndarray
+            Their reconstructions R.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dtype, device or shape do not fit.
+        """
+        return self.decode(self.encode(x))
+
+    def loss_and_gradients(
+        self, x: Array, target: Array | None = None
+    ) -> tuple[float, dict[str, Array]]:
+        """Measure the loss of a batch and its gradient in every parameter.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            What the reconstructions are compared with; x itself if not given.
+
+        Returns
+        -------
+        loss : float
+            Mean over all elements of the batch.
+        gradients : dict
+            Arrays by the names of `parameters`, the caller's own.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dtype, device or shape do not fit.
+        """
+        loss = self.accumulate_gradients(x, target)
+        return float(loss), {name: array.copy() for name, array in self._gradients.items()}
+
+    def accumulate_gradients(self, x: Array, target: Array | None = None) -> Array:
+        """Do the work of `loss_and_gradients`, leaving the gradients in `flat_gradients`.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            What the reconstructions are compared with.
+
+        Returns
+        -------
+        0-d ndarray
+            The loss, on the device.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dtype, device or shape do not fit.
+        """
+        self._check("x", x, self.input_shape)
+        if target is not None:
+            self._check("target", target, self.input_shape)
+            if target.shape != x.shape:
+                raise ValueError(f"target: shape {target.shape} is not x's {x.shape}")
+        self.flat_gradients[...] = 0
+        gradients = [self._of_layer(self._gradients, i) for i in range(len(self.layers))]
+
+        encoders, decoders = [], []
+        H = x
+        for layer in self.layers:
+            H, backward_encode = layer.encode(H)
+            encoders.append(backward_encode)
+        R = H
+        for layer in reversed(self.layers):
+            R, backward_decode = layer.decode(R)
+            decoders.append((layer.visible_activation, R, backward_decode))
+
+        J, E = self.loss(R, x if target is None else target, self.output_activation)
+
+        d = E
+        for index, (f_out, R, backward_decode) in enumerate(reversed(decoders)):
+            E = d if index == 0 else f_out.gradient(d, R)  # the loss's E is through f_out already
+            d = backward_decode(E, gradients[index])
+        for index, backward_encode in reversed(list(enumerate(encoders))):
+            to_lower_layer = backward_encode(d, gradients[index])
+            if index > 0:
+                d = to_lower_layer()
+        return self.xp.asarray(J)
+
+    def configuration(self) -> dict[str, Any]:
+        """Describe the model in plain values.
+
+        Returns
+        -------
+        dict
+            The arguments that make a model of the same shape.
+        """
+        return {
+            "input_shape": list(self.input_shape),
+            "layers": [layer.layer.configuration() for layer in self.layers],
+            "output_activation": self.output_activation.name,
+            "loss": self.loss.name,
+            "seed": self.seed,
+            "dtype": self.dtype,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, parameters and configuration, to one safetensors file, atomically.
+
+        Parameters
+        ----------
+        path : path
+            Where it goes.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; an earlier file of that name is then untouched.
+        """
+        arrays = {name: to_numpy(array) for name, array in self.parameters.items()}
+        checkpoint.write(path, arrays, {"model": self.configuration()})
+
+
+def load(path: str | os.PathLike[str], device: str = "cpu") -> Autoencoder:
+    """Read a model that `Autoencoder.save` or a training run wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file, or a run's folder, of which the best model is taken.
+    device : {"cpu", "gpu", "auto"}
+        Where the model shall live.
+
+    Returns
+    -------
+    Autoencoder
+        The model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or no model in the folder.
+    ValueError
+        If the file is damaged or holds no model.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / BEST
+    arrays, description = checkpoint.read(file)
+    if "model" not in description:
+        raise ValueError(f"path: {os.fspath(file)!r} holds no model")
+    model = Autoencoder(**description["model"], device=device)
+    expected = {name: array.shape for name, array in model.parameters.items()}
+    if {name: array.shape for name, array in arrays.items()} != expected:
+        raise ValueError(f"path: {os.fspath(file)!r} is damaged: arrays do not fit the model")
+    for name, array in arrays.items():
+        model.parameters[name][...] = model.xp.asarray(array)
+    return model

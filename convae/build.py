@@ -1,0 +1,134 @@
+"""From a configuration to the objects that it describes."""
+
+from __future__ import annotations
+
+import dataclasses
+from math import prod
+from typing import Any
+
+from convae.autoencoder import Autoencoder
+from convae.configuration import Config, OptimizerConfig
+from convae.layers import Layer
+from convae.optimizers import OPTIMIZERS, Optimizer
+
+
+def build_optimizer(config: OptimizerConfig) -> Optimizer:
+    """Make the optimizer that a configuration names.
+
+    Parameters
+    ----------
+    config : OptimizerConfig
+        Its name, and the values that differ from its own defaults.
+
+    Returns
+    -------
+    Optimizer
+        A fresh one.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, a value is out of range, or the optimizer does not take it.
+    """
+    if config.name not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer.name: {config.name!r} is unknown; use one of {', '.join(OPTIMIZERS)}"
+        )
+    build: Any = OPTIMIZERS[config.name]
+    taken = {field.name for field in dataclasses.fields(build) if field.init}
+    given = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name != "name" and value is not None
+    }
+    for name in given:
+        if name not in taken:
+            raise ValueError(
+                f"optimizer.{name}: {config.name} has no such value; it takes "
+                f"{', '.join(sorted(taken))}"
+            )
+    try:
+        return build(**given)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ValueError(f"optimizer.{error}") from None
+
+
+def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
+    """Make the model that a configuration describes.
+
+    Parameters
+    ----------
+    config : Config
+        The whole configuration.
+    input_shape : (C, H, W) tuple of int
+        Shape of the dataset's images.
+
+    Returns
+    -------
+    Autoencoder
+        With its initial parameters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layers do not fit the images; the message names the key.
+    RuntimeError
+        If a GPU is asked for and there is none.
+    """
+    try:
+        return Autoencoder(
+            input_shape,
+            [Layer(**dataclasses.asdict(layer)) for layer in config.model.layers],
+            output_activation=config.model.output_activation,
+            loss=config.loss.name,
+            seed=config.seed,
+            dtype=config.dtype,
+            device=config.device,
+        )
+    except (TypeError, ValueError) as error:
+        prefix = "model." if str(error).startswith(("layers", "output_activation")) else ""
+        raise type(error)(f"{prefix}{error} (images are {input_shape})") from None
+
+
+def describe(model: Autoencoder) -> str:
+    """Tabulate a model's layers.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model.
+
+    Returns
+    -------
+    str
+        A line for each layer: kernel, parameters, output, and how many numbers that is.
+    """
+    rows = [("layer", "kernel", "parameters", "output", "numbers")]
+    for index, layer in enumerate(model.layers):
+        count = sum(prod(shape) for shape in layer.shapes.values())
+        numbers = prod(layer.output_shape)
+        rows.append(
+            (
+                str(index),
+                _times(layer.shapes["kernel"]),
+                f"{count:,}",
+                _times(layer.output_shape),
+                f"{numbers:,}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    total = sum(int(array.size) for array in model.parameters.values())
+    pixels = prod(model.input_shape)
+    lines.append(
+        f"{total:,} parameters on the {model.device} in {model.dtype}; "
+        f"image {_times(model.input_shape)} = {pixels:,} numbers, code {model.code_size:,}"
+    )
+    return "\n".join(lines)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,152 @@
+"""The configuration's schema: every key of `configs/`, its type, and what it means.
+
+Plain dataclasses, so that nothing below `train.py` needs Hydra. A key that is not here, or a value
+of another type, is refused when the configuration is composed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING: Any = "???"
+"""Hydra's mark of a value that has to be given."""
+
+
+@dataclass
+class LayerConfig:
+    """One layer; the fields are those of `convae.Layer`."""
+
+    filters: int = MISSING
+    kernel: Any = MISSING  # int, one for each axis, or "input"
+    stride: Any = 1
+    padding: Any = "valid"
+    dilation: Any = 1
+    groups: int = 1
+    activation: str = "relu"
+    sharing: str = "shared"
+    tile: Any = None
+    hidden_bias: str = "natural"
+    visible_bias: str = "natural"
+    tied: bool = True
+
+
+@dataclass
+class ModelConfig:
+    """The stack of layers, from the image upwards."""
+
+    layers: list[LayerConfig] = field(default_factory=list)
+    output_activation: str = "sigmoid"
+
+
+@dataclass
+class DatasetConfig:
+    """Which images, and how they are read."""
+
+    name: str = MISSING  # "digits", "photos", "ImageFolder" or a class of torchvision.datasets
+    root: str = "data"  # where its files are looked for, and downloaded to
+    train: dict[str, Any] = field(default_factory=dict)  # arguments that select the training half
+    test: dict[str, Any] | None = None  # and the test half, where there is one
+    transposed: bool = False  # stored with rows and columns exchanged, as EMNIST is
+    image_size: int | None = None  # resize the short side to this and crop the centre square
+    channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
+    holdout: float = 0.1  # part of the training images for validation (and test, if it has none)
+    limit: int | None = None  # use only so many training images
+    memory_mb: int = 2048  # a split larger than this streams from disk
+    workers: int = 2  # processes that read images while streaming
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer by name; values not given are the optimizer's own defaults."""
+
+    name: str = MISSING  # sgd, adam or adamw
+    learning_rate: float = MISSING  # per step
+    weight_decay: float | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    epsilon: float | None = None
+
+
+@dataclass
+class LossConfig:
+    """What is minimised."""
+
+    name: str = MISSING  # mse or bce
+
+
+@dataclass
+class TrainerConfig:
+    """The training loop."""
+
+    epochs: int = 20
+    batch_size: int = 64
+    log_every: int = 20  # steps between two points of TensorBoard's training curves
+    images_every: int = 5  # epochs between two pictures in TensorBoard
+    probe: int = 16  # test images whose reconstructions are shown
+
+
+@dataclass
+class Config:
+    """Everything that `python train.py` can be told."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: int = 0
+    dtype: str = "float32"
+    device: str = "auto"
+
+
+def unknown_key(arguments: Iterable[str]) -> str | None:
+    """Look for an override whose key the schema does not have.
+
+    Hydra refuses it too, but does not say which keys there are.
+
+    Parameters
+    ----------
+    arguments : iterable of str
+        The command line's arguments.
+
+    Returns
+    -------
+    str or None
+        A message that names the key and those that would do, or None if all keys are known.
+    """
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals or key.startswith(("-", "+", "~", "hydra")):
+            continue
+        message = _unknown_part(Config, key.partition("@")[0].split("."), [])
+        if message:
+            return message
+    return None
+
+
+def _unknown_part(node: Any, parts: list[str], above: list[str]) -> str | None:
+    if not parts:
+        return None
+    if typing.get_origin(node) is list:
+        (node,) = typing.get_args(node)
+        return _unknown_part(node, parts[1:], [*above, parts[0]])
+    if not dataclasses.is_dataclass(node):
+        return None
+    hints = typing.get_type_hints(node)
+    names = [*hints, "experiment"] if node is Config else list(hints)
+    if parts[0] not in names:
+        close = difflib.get_close_matches(parts[0], names, n=1)
+        suggestion = f"; did you mean {'.'.join([*above, close[0]])}?" if close else ""
+        where = ".".join(above) if above else "the configuration"
+        return (
+            f"{'.'.join([*above, parts[0]])}: no such key{suggestion}\n"
+            f"{where} has: {', '.join(names)}"
+        )
+    return _unknown_part(hints.get(parts[0]), parts[1:], [*above, parts[0]])

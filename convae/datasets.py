@@ -1,0 +1,243 @@
+"""Datasets by name: scikit-learn's bundled images, torchvision's datasets, and one's own pictures.
+
+torch and torchvision are imported only where a dataset of theirs is asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from convae.configuration import DatasetConfig
+from convae.splits import InMemory, Pixels, Split, Splits, Streamed, readable
+
+BUILT_IN = ("digits", "photos")
+
+PHOTO_PATCH = 32
+"""Side of the patches cut from the two photographs, in pixels."""
+
+
+def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
+    """Read a dataset and divide it.
+
+    Parameters
+    ----------
+    config : DatasetConfig
+        Which one, and how.
+    seed : int
+        Seed of the division where the dataset has none of its own.
+
+    Returns
+    -------
+    Splits
+        Training, validation and test images.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, images cannot be read, or there are too few of them.
+    FileNotFoundError
+        If the files are neither there nor to be downloaded.
+    """
+    if not 0 < config.holdout < 0.5:
+        raise ValueError(f"dataset.holdout: {config.holdout} is not between 0 and 0.5")
+    if config.channels not in (None, 1, 3):
+        raise ValueError(f"dataset.channels: {config.channels} is neither 1 (grey) nor 3 (colour)")
+    for name in ("image_size", "limit"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"dataset.{name}: {value} is too small; use 1 or more")
+    if config.name in BUILT_IN:
+        for name in ("image_size", "channels"):
+            if getattr(config, name) is not None:
+                raise ValueError(
+                    f"dataset.{name}: {config.name!r} comes as it is; leave this at null"
+                )
+    train, validation, test = _parts(config)
+    rng = np.random.default_rng([seed, 1])
+    train, test = _divide(train, test, config.holdout, rng)
+    train, validation = _divide(train, validation, config.holdout, rng)
+    if config.limit is not None and config.limit < len(train):
+        train = train.select(rng.permutation(len(train))[: config.limit])
+    return Splits(config.name, train, validation, test)
+
+
+def _parts(config: DatasetConfig) -> tuple[Split, Split | None, Split | None]:
+    """Read the parts that a dataset comes in: training, validation, test."""
+    if config.name == "photos":
+        return _photos()
+    if config.name == "digits":
+        return _digits(), None, None
+    if config.name == "ImageFolder":
+        return _image_folder(config)
+    train = _wrap(_torchvision(config, config.train), config)
+    test = None if config.test is None else _wrap(_torchvision(config, config.test), config)
+    return train, None, test
+
+
+def _divide(
+    whole: Split, part: Split | None, fraction: float, rng: np.random.Generator
+) -> tuple[Split, Split]:
+    """Take a part from a split at random, unless it is there already."""
+    if part is not None:
+        return whole, part
+    order = rng.permutation(len(whole))
+    count = round(fraction * len(whole))
+    if count == 0:
+        raise ValueError(
+            f"dataset: {len(whole)} images are too few to set {fraction:.0%} of them aside; "
+            "add images, or raise dataset.holdout"
+        )
+    return whole.select(np.sort(order[count:])), whole.select(np.sort(order[:count]))
+
+
+def _digits() -> InMemory:
+    """Read the 1,797 handwritten digits of 8x8 pixels that scikit-learn brings (UCI, 1998)."""
+    from sklearn.datasets import load_digits
+
+    grey = load_digits().images  # (1797, 8, 8), 0 to 16
+    return InMemory(np.rint(grey * (255 / 16)).astype(np.uint8)[:, None])
+
+
+def _photos() -> tuple[InMemory, InMemory, InMemory]:
+    """Cut scikit-learn's two photographs into patches; each split has a strip of its own."""
+    from sklearn.datasets import load_sample_images
+
+    def patches(first: float, last: float, step: int) -> InMemory:
+        cut = []
+        for photo in load_sample_images().images:  # (427, 640, 3) uint8
+            strip = photo[:, round(first * photo.shape[1]) : round(last * photo.shape[1])]
+            view = np.lib.stride_tricks.sliding_window_view(strip, (PHOTO_PATCH,) * 2, (0, 1))
+            cut.append(view[::step, ::step].reshape(-1, 3, PHOTO_PATCH, PHOTO_PATCH))
+        return InMemory(np.concatenate(cut))
+
+    return patches(0, 0.6, 8), patches(0.6, 0.8, 16), patches(0.8, 1, 16)
+
+
+def _torchvision(config: DatasetConfig, arguments: dict[str, Any]) -> Any:
+    """Open a dataset of torchvision, downloading it only where its files are missing."""
+    from torchvision import datasets
+
+    known = [name for name in datasets.__all__ if inspect.isclass(getattr(datasets, name))]
+    if config.name not in known:
+        raise ValueError(
+            f"dataset.name: {config.name!r} is unknown; use {', '.join(BUILT_IN)}, "
+            f"or a class of torchvision.datasets: {', '.join(known)}"
+        )
+    build = getattr(datasets, config.name)
+    try:
+        return build(config.root, **arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"dataset: {config.name} refuses its arguments {arguments} ({error}); "
+            "set dataset.train and dataset.test to what its constructor takes"
+        ) from None
+    except (RuntimeError, OSError):  # torchvision's words for "no such files"
+        pass
+    try:
+        return build(config.root, **arguments, download=True)
+    except (RuntimeError, OSError, TypeError) as error:
+        raise FileNotFoundError(
+            f"dataset: {config.name} was not found under {config.root!r} and cannot be downloaded "
+            f"({error}). Put its files there as torchvision keeps them, or say where they are with "
+            "dataset.root=<folder>; dataset=digits needs no download"
+        ) from None
+
+
+def _image_folder(config: DatasetConfig) -> tuple[Split, Split | None, Split | None]:
+    """Read a folder of pictures, with or without train/, val/ and test/ inside."""
+    root = Path(config.root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"dataset.root: there is no folder {config.root!r}")
+    if not (root / "train").is_dir():
+        return _wrap(_pictures(root), config), None, None
+    halves = [
+        _wrap(_pictures(root / name), config) if (root / name).is_dir() else None
+        for name in ("val", "test")
+    ]
+    return _wrap(_pictures(root / "train"), config), halves[0], halves[1]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The picture files of a folder, at any depth, in the order of their names.
+
+    Parameters
+    ----------
+    samples : list of (str, int)
+        Path and label of each, as torchvision's folder datasets have them.
+    """
+
+    samples: list[tuple[str, int]]
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Open one picture."""
+        path, label = self.samples[index]
+        return Image.open(path), label
+
+
+def _pictures(folder: Path) -> Pictures:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    paths = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    if not paths:
+        raise FileNotFoundError(
+            f"dataset.root: no pictures under {str(folder)!r} (files ending in "
+            f"{', '.join(IMG_EXTENSIONS)})"
+        )
+    return Pictures([(path, 0) for path in paths])
+
+
+def _wrap(dataset: Any, config: DatasetConfig) -> Split:
+    """Keep a torchvision dataset in memory if it fits, or stream it."""
+    pixels = _raw_pixels(dataset)
+    asked = (config.image_size, config.channels)
+    if pixels is not None and asked in ((None, None), (None, pixels.shape[1])):
+        return InMemory(pixels.swapaxes(2, 3) if config.transposed else pixels)
+    first = Streamed(
+        dataset, np.arange(len(dataset)), 3, config.image_size, config.transposed, config.workers
+    )
+    channels = config.channels
+    if channels is None:
+        readable(first[0])
+        mode = dataset[0][0].mode
+        channels = 1 if mode in ("1", "L") or mode.startswith("I") else 3
+    stream = replace(first, channels=channels)
+    size = len(stream) * int(np.prod(stream.shape))
+    if size > config.memory_mb * 2**20:
+        return stream
+    with tqdm(total=len(stream), desc="reading images", unit=" images", disable=None) as bar:
+        read = []
+        for batch in stream.batches(256):
+            read.append(batch)
+            bar.update(len(batch))
+    shapes = {batch.shape[1:] for batch in read}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"dataset.image_size: images differ in size, such as {sorted(shapes)[:2]}; "
+            "set it, for example dataset.image_size=64"
+        )
+    return InMemory(np.concatenate(read))
+
+
+def _raw_pixels(dataset: Any) -> Pixels | None:
+    """Take the whole array that MNIST's, CIFAR's and similar classes hold, as (N, C, H, W)."""
+    data = getattr(dataset, "data", None)
+    if data is None or not hasattr(data, "shape"):
+        return None
+    pixels = np.asarray(data)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+        return None
+    if pixels.ndim == 3:
+        return pixels[:, None]
+    return pixels.transpose(0, 3, 1, 2) if pixels.shape[3] in (1, 3) else pixels

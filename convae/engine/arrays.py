@@ -1,0 +1,109 @@
+"""Which array library an array belongs to, and the way from one device to another."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any
+"""A ``numpy.ndarray`` or a ``cupy.ndarray``; the array decides the backend."""
+
+DEVICES = ("cpu", "gpu", "auto")
+
+
+def array_module(*arrays: Array, names: str = "arguments") -> ModuleType:
+    """Return the library, NumPy or CuPy, that all the arrays belong to.
+
+    Parameters
+    ----------
+    *arrays : ndarray
+        NumPy or CuPy arrays of any shape.
+    names : str
+        How the error calls them.
+
+    Returns
+    -------
+    module
+        ``numpy`` or ``cupy``. CuPy is never imported here: an array of it can only exist once the
+        caller has imported it.
+
+    Raises
+    ------
+    TypeError
+        If one is no array at all, or if NumPy and CuPy arrays are mixed: nothing is copied between
+        host and device behind the caller's back.
+    """
+    modules = set()
+    for array in arrays:
+        root = type(array).__module__.partition(".")[0]
+        if isinstance(array, np.ndarray):
+            modules.add("numpy")
+        elif root == "cupy":
+            modules.add("cupy")
+        else:
+            raise TypeError(
+                f"{names}: got {type(array).__module__}.{type(array).__qualname__}, "
+                "which is neither a NumPy nor a CuPy array; convert it with numpy.asarray"
+            )
+    if len(modules) > 1:
+        raise TypeError(
+            f"{names}: NumPy and CuPy arrays are mixed; move all of them to one device "
+            "(cupy.asarray or cupy.asnumpy)"
+        )
+    return sys.modules[modules.pop()]
+
+
+def module_for(device: str) -> ModuleType:
+    """Return the array library that serves a device.
+
+    Parameters
+    ----------
+    device : {"cpu", "gpu", "auto"}
+        "auto" takes the GPU where one works and the CPU elsewhere.
+
+    Returns
+    -------
+    module
+        ``numpy`` or ``cupy``.
+
+    Raises
+    ------
+    ValueError
+        If the device is none of the three.
+    RuntimeError
+        If "gpu" was asked for and CuPy or a usable GPU is missing.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"device: {device!r} is unknown; use one of {', '.join(DEVICES)}")
+    if device == "cpu":
+        return np
+    try:
+        import cupy
+    except ImportError:
+        missing = "CuPy is not installed; pip install 'convae[cuda13]' (or cuda12) brings it"
+    else:
+        if cupy.cuda.is_available():
+            return cupy  # type: ignore[no-any-return]
+        missing = "CuPy finds no usable NVIDIA GPU; check the driver with nvidia-smi"
+    if device == "auto":
+        return np
+    raise RuntimeError(f"device: 'gpu' was asked for, but {missing}. device=cpu needs no GPU.")
+
+
+def to_numpy(array: Array) -> np.ndarray[Any, Any]:
+    """Return the array as a NumPy array, copied from the GPU where it lies there.
+
+    Parameters
+    ----------
+    array : ndarray
+        A NumPy or CuPy array of any shape.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same values; the array itself if it is NumPy's.
+    """
+    return array if isinstance(array, np.ndarray) else array.get()

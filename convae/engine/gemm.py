@@ -1,0 +1,280 @@
+"""c, h and g as matrix products, in array code that NumPy and CuPy share.
+
+One mechanism serves the whole family. `windows` lays a strided view over the padded input that
+shows, for every kernel element and every output position, the input element that they meet. The
+output positions are split into ``repeats`` x ``tile``, and the tile's axes and the groups go in
+front, where the matrix product batches over them:
+
+    c:  Z     = K    @ columns(V)        shared kernel: tile 1, one product
+    h:  V'    = fold(K^T @ G)
+    g:  dK    = G    @ columns(V)^T      local kernel: one product for every position
+
+Arrays here are channels first, examples last, ``(C, *size, N)``: copies run along whole rows of
+examples, the stride only touches outer axes, and no product needs a transposition.
+
+``scratch(name, shape, dtype)`` provides memory that is only used inside a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from types import ModuleType
+from typing import TypeAlias
+
+import numpy as np
+
+from convae.engine.arrays import Array
+from convae.engine.geometry import Geometry
+
+Scratch: TypeAlias = Callable[[str, tuple[int, ...], "np.dtype[np.generic]"], Array]
+
+
+def windows(xp: ModuleType, P: Array, geometry: Geometry) -> Array:
+    """View a padded array as what each kernel element meets at each output position.
+
+    Parameters
+    ----------
+    xp : module
+        ``numpy`` or ``cupy``.
+    P : (C, *padded, N) ndarray
+        The zero-padded input.
+    geometry : Geometry
+        The resolved geometry.
+
+    Returns
+    -------
+    (*tile, groups, C/groups, *kernel, *repeats, N) ndarray
+        A view on P. For one fixed tile position and kernel element no two entries share memory,
+        across kernel elements they do.
+    """
+    channel, *steps, example = P.strides
+    per_group = P.shape[0] // geometry.groups
+    shape = (
+        *geometry.tile,
+        geometry.groups,
+        per_group,
+        *geometry.kernel,
+        *geometry.repeats,
+        P.shape[-1],
+    )
+    output_steps = [step * s for step, s in zip(steps, geometry.stride, strict=True)]
+    strides = (
+        *output_steps,
+        channel * per_group,
+        channel,
+        *(step * d for step, d in zip(steps, geometry.dilation, strict=True)),
+        *(step * t for step, t in zip(output_steps, geometry.tile, strict=True)),
+        example,
+    )
+    return xp.lib.stride_tricks.as_strided(P, shape, strides)
+
+
+def columns(xp: ModuleType, V: Array, geometry: Geometry, scratch: Scratch) -> Array:
+    """Copy the windows of an input into the right-hand matrices of c and g ("im2col").
+
+    Parameters
+    ----------
+    xp : module
+        ``numpy`` or ``cupy``.
+    V : (C, *size, N) ndarray
+        The input, not padded.
+    geometry : Geometry
+        The resolved geometry.
+    scratch : callable
+        Provides the memory.
+
+    Returns
+    -------
+    (*tile, groups, C/groups * prod(kernel), prod(repeats) * N) ndarray
+        One matrix for every tile position and group.
+    """
+    C, N = V.shape[0], V.shape[-1]
+    P = V
+    if geometry.padded != geometry.size:
+        P = scratch("padded", (C, *geometry.padded, N), V.dtype)
+        P[...] = 0
+        P[inside(geometry)] = V
+    view = windows(xp, P, geometry)
+    matrices = scratch("columns", view.shape, V.dtype)
+    xp.copyto(matrices, view)
+    return matrices.reshape(
+        *geometry.tile,
+        geometry.groups,
+        C // geometry.groups * prod(geometry.kernel),
+        prod(geometry.repeats) * N,
+    )
+
+
+def inside(geometry: Geometry) -> tuple[slice, ...]:
+    """Index the input's own positions in its padded array.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The resolved geometry.
+
+    Returns
+    -------
+    tuple of slice
+        For an array ``(C, *padded, N)``.
+    """
+    sides = zip(geometry.padding, geometry.size, strict=True)
+    return (slice(None), *(slice(before, before + size) for (before, _), size in sides))
+
+
+def kernel_matrices(K: Array, geometry: Geometry) -> Array:
+    """View a kernel as the left-hand matrices of c.
+
+    Parameters
+    ----------
+    K : (O, *tile, C/groups, *kernel) or (O, C/groups, *kernel) ndarray
+        The kernel.
+    geometry : Geometry
+        The resolved geometry.
+
+    Returns
+    -------
+    (*tile, groups, O/groups, C/groups * prod(kernel)) ndarray
+        One matrix for every tile position and group; a view where K is contiguous.
+    """
+    groups, tile = geometry.groups, geometry.tile
+    matrices = K.reshape(groups, K.shape[0] // groups, *tile, -1)
+    axes = range(2, 2 + len(tile))
+    return matrices.transpose(*axes, 0, 1, -1)
+
+
+def output_matrices(xp: ModuleType, G: Array, geometry: Geometry, scratch: Scratch) -> Array:
+    """Arrange what lies on the output side as matrices; whole tiles, filled up with zeros.
+
+    Parameters
+    ----------
+    xp : module
+        ``numpy`` or ``cupy``.
+    G : (O, *output, N) ndarray
+        What lies on the output side.
+    geometry : Geometry
+        The resolved geometry.
+    scratch : callable
+        Provides the memory.
+
+    Returns
+    -------
+    (*tile, groups, O/groups, prod(repeats) * N) ndarray
+        One matrix for every tile position and group; a view where G allows it.
+    """
+    O, N = G.shape[0], G.shape[-1]
+    if geometry.extended != geometry.output:
+        whole = scratch("extended", (O, *geometry.extended, N), G.dtype)
+        whole[...] = 0
+        whole[(slice(None), *(slice(n) for n in geometry.output))] = G
+        G = whole
+    groups, tile, repeats = geometry.groups, geometry.tile, geometry.repeats
+    axes = geometry.axes
+    split = [n for pair in zip(repeats, tile, strict=True) for n in pair]
+    G = G.reshape(groups, O // groups, *split, N)
+    G = G.transpose(*range(3, 3 + 2 * axes, 2), 0, 1, *range(2, 2 + 2 * axes, 2), -1)
+    return G.reshape(*tile, groups, O // groups, prod(repeats) * N)
+
+
+def c(xp: ModuleType, K: Array, V: Array, geometry: Geometry, scratch: Scratch) -> Array:
+    """Strided convolution of one batch: the kernel's matrices times the input's columns.
+
+    Parameters
+    ----------
+    xp : module
+        ``numpy`` or ``cupy``.
+    K : (O, [*tile,] C/groups, *kernel) ndarray
+        The kernel.
+    V : (C, *size, N) ndarray
+        The input.
+    geometry : Geometry
+        The resolved geometry.
+    scratch : callable
+        Provides the memory.
+
+    Returns
+    -------
+    (O, *output, N) ndarray
+        Z.
+    """
+    axes, groups, tile, repeats = geometry.axes, geometry.groups, geometry.tile, geometry.repeats
+    O, N = K.shape[0], V.shape[-1]
+    Z = xp.matmul(kernel_matrices(K, geometry), columns(xp, V, geometry, scratch))
+    Z = Z.reshape(*tile, groups, O // groups, *repeats, N)
+    turns = [n for axis in range(axes) for n in (2 + axes + axis, axis)]
+    Z = Z.transpose(axes, axes + 1, *turns, -1)  # (groups, O/groups, repeat, tile, ..., N)
+    Z = Z.reshape(O, *geometry.extended, N)
+    return Z[(slice(None), *(slice(n) for n in geometry.output))]
+
+
+def h(xp: ModuleType, K: Array, G: Array, geometry: Geometry, scratch: Scratch) -> Array:
+    """Transposed convolution of one batch: the transposed product, its columns added up.
+
+    Parameters
+    ----------
+    xp : module
+        ``numpy`` or ``cupy``.
+    K : (O, [*tile,] C/groups, *kernel) ndarray
+        The kernel.
+    G : (O, *output, N) ndarray
+        What lies on the output side.
+    geometry : Geometry
+        The resolved geometry.
+    scratch : callable
+        Provides the memory.
+
+    Returns
+    -------
+    (C, *size, N) ndarray
+        V', a view on its padded array.
+    """
+    axes = geometry.axes
+    C, N = K.shape[-axes - 1] * geometry.groups, G.shape[-1]
+    P = xp.zeros((C, *geometry.padded, N), G.dtype)
+    view = windows(xp, P, geometry)
+    matrices = kernel_matrices(K, geometry).swapaxes(-1, -2)
+    meets = scratch("columns", view.shape, G.dtype)
+    product = meets.reshape(*matrices.shape[:-1], -1)
+    xp.matmul(matrices, output_matrices(xp, G, geometry, scratch), out=product)
+    every = (slice(None),) * (axes + 2)  # tile, groups, channels
+    for offset in np.ndindex(*geometry.kernel):
+        view[(*every, *offset)] += meets[(*every, *offset)]
+    return P[inside(geometry)]
+
+
+def g(
+    xp: ModuleType,
+    G: Array,
+    V: Array,
+    K_shape: tuple[int, ...],
+    geometry: Geometry,
+    scratch: Scratch,
+) -> Array:
+    """Gradient of the kernel over one batch: output matrices times the transposed columns.
+
+    Parameters
+    ----------
+    xp : module
+        ``numpy`` or ``cupy``.
+    G : (O, *output, N) ndarray
+        What lies on the output side.
+    V : (C, *size, N) ndarray
+        What lies on the input side.
+    K_shape : tuple of int
+        Shape of the result.
+    geometry : Geometry
+        The resolved geometry.
+    scratch : callable
+        Provides the memory.
+
+    Returns
+    -------
+    ndarray
+        dK of the shape K_shape, summed over the examples.
+    """
+    axes = geometry.axes
+    meets = columns(xp, V, geometry, scratch).swapaxes(-1, -2)
+    dK = xp.matmul(output_matrices(xp, G, geometry, scratch), meets)
+    dK = dK.transpose(axes, axes + 1, *range(axes), -1)  # (groups, O/groups, *tile, ...)
+    return dK.reshape(K_shape)

@@ -1,0 +1,111 @@
+"""Losses: the number J, a mean over all elements, and the error E at the reconstruction.
+
+E is dJ/dR taken back through the output activation, as the decoder's gradients want it
+(*Deep Learning*, section 9.5: the tensor E of equation 9.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from convae.activations import Activation
+from convae.engine import Array, array_module
+
+LOG_FLOOR = -100.0
+"""Where the logarithms of bce are cut off, as in PyTorch's ``binary_cross_entropy``."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss by name.
+
+    Parameters
+    ----------
+    name : str
+        The name used in configurations.
+    function : callable
+        ``function(R, x, f_out)`` returns J, a 0-d array, and E of R's shape.
+    outputs : tuple of str
+        Output activations that it accepts; empty for all.
+    """
+
+    name: str
+    function: Callable[[Array, Array, Activation], tuple[Array, Array]]
+    outputs: tuple[str, ...] = ()
+
+    def __call__(self, R: Array, x: Array, f_out: Activation) -> tuple[Array, Array]:
+        """Compare a reconstruction with its target.
+
+        Parameters
+        ----------
+        R : (N, C, *size) ndarray
+            The reconstruction, f_out of something.
+        x : (N, C, *size) ndarray
+            The target.
+        f_out : Activation
+            The output activation.
+
+        Returns
+        -------
+        J : 0-d ndarray
+            The mean over all elements.
+        E : (N, C, *size) ndarray
+            The gradient of J before f_out.
+        """
+        return self.function(R, x, f_out)
+
+
+def _mse(R: Array, x: Array, f_out: Activation) -> tuple[Array, Array]:
+    """``J = mean((R - x)**2)``, ``dJ/dR = 2 (R - x) / count``."""
+    xp = array_module(R, x, names="reconstruction and target")
+    E = R - x
+    J = xp.square(E).mean(dtype=xp.float64)
+    E *= 2 / E.size
+    return J, f_out.gradient(E, R)
+
+
+def _bce(R: Array, x: Array, f_out: Activation) -> tuple[Array, Array]:
+    """``J = -mean(x log R + (1 - x) log(1 - R))``; through the sigmoid, ``E = (R - x) / count``."""
+    xp = array_module(R, x, names="reconstruction and target")
+    smallest = xp.finfo(R.dtype).tiny
+    log_R = xp.maximum(xp.log(xp.maximum(R, smallest)), LOG_FLOOR)
+    log_not_R = xp.maximum(xp.log(xp.maximum(1 - R, smallest)), LOG_FLOOR)
+    J = -(log_not_R + x * (log_R - log_not_R)).mean(dtype=xp.float64)
+    E = R - x
+    E *= 1 / E.size
+    return J, E
+
+
+LOSSES = {loss.name: loss for loss in (Loss("mse", _mse), Loss("bce", _bce, ("sigmoid",)))}
+
+
+def loss(name: str, output_activation: str) -> Loss:
+    """Look a loss up by its name.
+
+    Parameters
+    ----------
+    name : str
+        "mse", the mean squared error, or "bce", the mean binary cross-entropy.
+    output_activation : str
+        The activation it will be used with.
+
+    Returns
+    -------
+    Loss
+        The loss.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, or if it needs another output activation.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"loss: {name!r} is unknown; use one of {', '.join(LOSSES)}")
+    found = LOSSES[name]
+    if found.outputs and output_activation not in found.outputs:
+        raise ValueError(
+            f"loss: {name!r} reads reconstructions as probabilities; with it, "
+            f"output_activation has to be {' or '.join(found.outputs)}, not {output_activation!r}"
+        )
+    return found

@@ -1,0 +1,307 @@
+"""Images in batches: kept in memory where they fit, streamed from disk where they do not.
+
+A split yields uint8 batches ``(N, C, H, W)``; `to_floats` scales them to [0, 1]. torch is imported
+only to stream.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from convae.engine import Array
+
+Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Split(Protocol):
+    """Images that can be counted and walked through in batches."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of one image."""
+
+    def __len__(self) -> int:
+        """Count the images."""
+
+    def select(self, indices: np.ndarray[Any, Any]) -> Split:
+        """Take some of the images, by their positions."""
+
+    def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[Pixels]:
+        """Walk through all images once, shuffled if a generator is given."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A split kept in memory.
+
+    Parameters
+    ----------
+    pixels : (N, C, H, W) ndarray of uint8
+        The images.
+    """
+
+    pixels: Pixels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of one image."""
+        _, channels, rows, columns = self.pixels.shape
+        return channels, rows, columns
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.pixels)
+
+    def select(self, indices: np.ndarray[Any, Any]) -> InMemory:
+        """Take some of the images.
+
+        Parameters
+        ----------
+        indices : (M,) ndarray of int
+            Their positions.
+
+        Returns
+        -------
+        InMemory
+            A copy of them.
+        """
+        return InMemory(self.pixels[indices])
+
+    def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[Pixels]:
+        """Walk through all images once.
+
+        Parameters
+        ----------
+        size : int
+            Images in a batch; the last one may be smaller.
+        rng : numpy.random.Generator, optional
+            Shuffles them; in their order if not given.
+
+        Yields
+        ------
+        (N, C, H, W) ndarray of uint8
+            A batch.
+        """
+        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        for start in range(0, len(self), size):
+            yield self.pixels[order[start : start + size]]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What a worker process sends instead of an image that it could not read.
+
+    Parameters
+    ----------
+    reason : str
+        Which image, and why.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A split read from disk as it is walked through.
+
+    Parameters
+    ----------
+    dataset : torch.utils.data.Dataset
+        Gives pairs (PIL image, label).
+    indices : (N,) ndarray of int
+        Which of its items belong to the split.
+    channels : int
+        1 for grey, 3 for colour.
+    image_size : int or None
+        Side of the square to which images are resized and cropped.
+    transposed : bool
+        Whether rows and columns are exchanged in the files.
+    workers : int
+        Processes that read images.
+    """
+
+    dataset: Any
+    indices: np.ndarray[Any, Any]
+    channels: int
+    image_size: int | None
+    transposed: bool
+    workers: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of one image."""
+        channels, rows, columns = readable(self[0]).shape
+        return channels, rows, columns
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Pixels | Unreadable:
+        """Read one image ``(C, H, W)``, or say why it cannot be read."""
+        index = int(self.indices[position])
+        try:
+            image = self.dataset[index][0]
+            return to_pixels(image, self.channels, self.image_size, self.transposed)
+        except (OSError, SyntaxError, ValueError, struct.error) as error:
+            samples = getattr(self.dataset, "samples", None)
+            which = samples[index][0] if samples else f"number {index}"
+            return Unreadable(f"image {which} cannot be read ({error}); repair or remove it")
+
+    def select(self, indices: np.ndarray[Any, Any]) -> Streamed:
+        """Take some of the images.
+
+        Parameters
+        ----------
+        indices : (M,) ndarray of int
+            Their positions.
+
+        Returns
+        -------
+        Streamed
+            A split of them.
+        """
+        return replace(self, indices=self.indices[indices])
+
+    def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[Pixels]:
+        """Walk through all images once.
+
+        Parameters
+        ----------
+        size : int
+            Images in a batch; the last one may be smaller.
+        rng : numpy.random.Generator, optional
+            Shuffles them; in their order if not given.
+
+        Yields
+        ------
+        (N, C, H, W) ndarray of uint8
+            A batch.
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read, or differs in size from the others.
+        """
+        from torch.utils.data import DataLoader
+
+        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        loader: Any = DataLoader(
+            self,  # type: ignore[arg-type]
+            batch_size=size,
+            sampler=order.tolist(),
+            num_workers=self.workers,
+            collate_fn=list,
+        )
+        for items in loader:
+            images = [readable(item) for item in items]
+            shapes = sorted({image.shape[1:] for image in images})
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"dataset.image_size: images differ in size, {shapes[0]} and {shapes[-1]} "
+                    "(rows, columns) among others; set it, for example dataset.image_size=64"
+                )
+            yield np.stack(images)
+
+
+def readable(item: Pixels | Unreadable) -> Pixels:
+    """Refuse an image that could not be read.
+
+    Parameters
+    ----------
+    item : ndarray or Unreadable
+        What `Streamed` gives for one position.
+
+    Returns
+    -------
+    (C, H, W) ndarray of uint8
+        The image.
+
+    Raises
+    ------
+    ValueError
+        If it is no image; the message names the file and says why.
+    """
+    if isinstance(item, Unreadable):
+        raise ValueError(f"dataset: {item.reason}")
+    return item
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A dataset's three parts, with no image in two of them.
+
+    Parameters
+    ----------
+    name : str
+        What the dataset is called.
+    train, validation, test : Split
+        For fitting, for choosing, for reporting.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+
+
+def to_floats(pixels: Pixels, xp: ModuleType, dtype: str) -> Array:
+    """Scale a batch to [0, 1], in the memory order that the engine reads fastest.
+
+    Parameters
+    ----------
+    pixels : (N, C, H, W) ndarray of uint8
+        A batch.
+    xp : module
+        ``numpy`` or ``cupy``: where the result shall live.
+    dtype : str
+        Its floating-point type.
+
+    Returns
+    -------
+    (N, C, H, W) ndarray
+        The pixels divided by 255; examples innermost in memory.
+    """
+    last = xp.asarray(pixels).transpose(1, 2, 3, 0)
+    floats = xp.empty(last.shape, dtype)
+    floats[...] = last
+    floats *= 1 / 255
+    return floats.transpose(3, 0, 1, 2)
+
+
+def to_pixels(
+    image: Image.Image, channels: int, image_size: int | None = None, transposed: bool = False
+) -> Pixels:
+    """Turn a picture of any mode into pixels.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        The picture; 16-bit ones keep their upper 8 bits.
+    channels : int
+        1 for grey, 3 for colour.
+    image_size : int, optional
+        Resize the short side to this and crop the centre square.
+    transposed : bool
+        Exchange rows and columns.
+
+    Returns
+    -------
+    (C, H, W) ndarray of uint8
+        The pixels.
+    """
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    if image_size is not None:
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, np.uint8)
+    pixels = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return pixels.swapaxes(1, 2) if transposed else pixels

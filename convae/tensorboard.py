@@ -1,0 +1,94 @@
+"""What TensorBoard shows of a run."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from convae.autoencoder import Autoencoder
+from convae.engine import Array
+from convae.pictures import filter_grid, reconstruction_grid
+
+
+class Board:
+    """The event file of one run. Steps count updates of the parameters.
+
+    Parameters
+    ----------
+    directory : path
+        The run's folder.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(os.fspath(directory))
+
+    def __enter__(self) -> Board:
+        """Use the board as a context manager."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write out what is pending and close the file."""
+        self._writer.close()
+
+    def training(
+        self, step: int, loss: float, learning_rate: float, images_per_second: float
+    ) -> None:
+        """Add points to the training curves.
+
+        Parameters
+        ----------
+        step : int
+            Updates done so far.
+        loss : float
+            Mean loss since the last points.
+        learning_rate : float
+            Learning rate per step.
+        images_per_second : float
+            Training images since the last points, by the wall clock.
+        """
+        self._writer.add_scalar("loss/train", loss, step)
+        self._writer.add_scalar("learning_rate", learning_rate, step)
+        self._writer.add_scalar("images_per_second", images_per_second, step)
+
+    def validation(self, step: int, loss: float) -> None:
+        """Add a point to the validation curve.
+
+        Parameters
+        ----------
+        step : int
+            Updates done so far.
+        loss : float
+            Mean loss over the validation images.
+        """
+        self._writer.add_scalar("loss/validation", loss, step)
+
+    def pictures(self, step: int, model: Autoencoder, probe: Array) -> None:
+        """Show reconstructions of the probe images, and the first layer's filters.
+
+        Parameters
+        ----------
+        step : int
+            Updates done so far.
+        model : Autoencoder
+            The model as it is now.
+        probe : (N, C, H, W) ndarray
+            The images, the same at every step.
+        """
+        axes = model.layers[0].geometry.axes
+        kernel = model.parameters["0.kernel"]
+        self._picture("reconstructions", reconstruction_grid(probe, model.reconstruct(probe)), step)
+        self._picture("filters", filter_grid(kernel, axes), step)
+        self._writer.flush()
+
+    def _picture(self, tag: str, picture: np.ndarray[Any, Any], step: int) -> None:
+        self._writer.add_image(tag, picture, step, dataformats="HWC")

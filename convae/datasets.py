@@ -181,9 +181,11 @@ class Pictures:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Open one picture."""
+        """Read one picture."""
         path, label = self.samples[index]
-        return Image.open(path), label
+        with Image.open(path) as image:
+            image.load()
+        return image, label
 
 
 def _pictures(folder: Path) -> Pictures:

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from convae.activations import Activation
 from convae.engine import Array, array_module
 
-LOG_FLOOR = -100.0
-"""Where the logarithms of bce are cut off, as in PyTorch's ``binary_cross_entropy``."""
-
 
 @dataclass(frozen=True)
 class Loss:
@@ -66,11 +63,14 @@ def _mse(R: Array, x: Array, f_out: Activation) -> tuple[Array, Array]:
 
 
 def _bce(R: Array, x: Array, f_out: Activation) -> tuple[Array, Array]:
-    """``J = -mean(x log R + (1 - x) log(1 - R))``; through the sigmoid, ``E = (R - x) / count``."""
+    """``J = -mean(x log R + (1 - x) log(1 - R))``; through the sigmoid, ``E = (R - x) / count``.
+
+    Where R or 1 - R rounds to zero, the logarithm is that of the smallest normal number.
+    """
     xp = array_module(R, x, names="reconstruction and target")
     smallest = xp.finfo(R.dtype).tiny
-    log_R = xp.maximum(xp.log(xp.maximum(R, smallest)), LOG_FLOOR)
-    log_not_R = xp.maximum(xp.log(xp.maximum(1 - R, smallest)), LOG_FLOOR)
+    log_R = xp.log(xp.maximum(R, smallest))
+    log_not_R = xp.log(xp.maximum(1 - R, smallest))
     J = -(log_not_R + x * (log_R - log_not_R)).mean(dtype=xp.float64)
     E = R - x
     E *= 1 / E.size

@@ -1,0 +1,62 @@
+"""Pictures: where each image lands, and what its levels become."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convae.pictures import GAP, filter_grid, grid, png, reconstruction_grid
+
+
+def test_grid_places_images_row_by_row() -> None:
+    images = np.linspace(0, 1, 5)[:, None, None, None] * np.ones((5, 1, 60, 50))
+    picture = grid(images, columns=3)
+    assert picture.shape == (2 * 60 + GAP, 3 * 50 + 2 * GAP, 3)
+    assert [tuple(picture[r, c]) for r, c in ((0, 0), (0, 60), (0, 120), (70, 10), (70, 60))] == [
+        (level,) * 3 for level in (0, 64, 128, 191, 255)
+    ]
+    assert (picture[60:62] == 255).all()
+
+
+def test_small_images_are_enlarged_and_values_cut_off() -> None:
+    picture = grid(np.array([-1.0, 2.0]).reshape(1, 1, 1, 2), columns=1)
+    assert picture.shape == (24, 48, 3)
+    assert (picture[:, :24] == 0).all()
+    assert (picture[:, 24:] == 255).all()
+
+
+def test_originals_are_above_their_reconstructions() -> None:
+    x, R = np.zeros((3, 3, 50, 50)), np.ones((3, 3, 50, 50))
+    picture = reconstruction_grid(x, R)
+    assert picture.shape == (2 * 50 + GAP, 3 * 50 + 2 * GAP, 3)
+    assert (picture[:50, :50] == 0).all()
+    assert (picture[52:, :50] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((8, 1, 5, 5), 2),
+        ((8, 3, 5, 5), 2),
+        ((8, 7, 5, 5), 2),
+        ((4, 2, 2, 1, 5, 5), 2),
+        ((8, 1, 5), 1),
+        ((8, 1, 3, 5, 5), 3),
+        ((1000, 1, 3, 3), 2),
+    ],
+)
+def test_filters_of_every_kind_have_a_picture(rng, shape, axes: int) -> None:
+    picture = filter_grid(rng.standard_normal(shape), axes)
+    assert picture.dtype == np.uint8
+    assert picture.ndim == 3
+    assert min(picture.shape[:2]) >= 5
+    assert picture.min() < 128 < picture.max()
+
+
+def test_zero_is_mid_grey_and_png_is_readable() -> None:
+    picture = filter_grid(np.zeros((1, 1, 3, 3)), 2)
+    read = np.asarray(Image.open(io.BytesIO(png(picture))))
+    assert (read == 128).all()

@@ -25,6 +25,8 @@ def main(composed: DictConfig) -> float:
         config = OmegaConf.to_object(composed)
         assert isinstance(config, Config)
         directory = Path(HydraConfig.get().runtime.output_dir)
+        if directory.is_relative_to(Path.cwd()):
+            directory = directory.relative_to(Path.cwd())
         return train(config, directory)["validation_loss"]
     except (
         ArithmeticError,

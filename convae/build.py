@@ -130,5 +130,31 @@ def describe(model: Autoencoder) -> str:
     return "\n".join(lines)
 
 
+def oversized(model: Autoencoder, images: int) -> list[str]:
+    """Find local kernels that are larger than the data can support.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model.
+    images : int
+        Training images.
+
+    Returns
+    -------
+    list of str
+        A warning for each layer whose local kernel has more numbers than all training images.
+    """
+    numbers = images * prod(model.input_shape)
+    return [
+        f"model.layers.{index}: the local kernel {_times(layer.shapes['kernel'])} has "
+        f"{prod(layer.shapes['kernel']):,} parameters, more than the {numbers:,} numbers in the "
+        "training images; expect it to learn them by heart, or use sharing=tiled, fewer filters "
+        "or more images"
+        for index, layer in enumerate(model.layers)
+        if layer.layer.sharing == "local" and prod(layer.shapes["kernel"]) > numbers
+    ]
+
+
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

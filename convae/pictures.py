@@ -13,8 +13,11 @@ from convae.engine import Array, to_numpy
 SMALLEST_SIDE = 48
 """Images with fewer pixels a side are enlarged by a whole factor, in pixels of the picture."""
 
-GAP = 2
-"""Pixels between two images of a grid, before enlargement."""
+GAP = 4
+"""Pixels between two images of a grid."""
+
+BACKGROUND = (70, 110, 160)
+"""Colour of the gaps: one that neither grey images nor filters contain."""
 
 MOST_FILTERS = 256
 """Filters in one picture, at most."""
@@ -33,17 +36,20 @@ def grid(images: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
     Returns
     -------
     (rows, columns, 3) ndarray of uint8
-        The picture, on white.
+        The picture.
     """
-    count, _, height, width = images.shape
-    rows = -(-count // columns)
+    factor = max(1, -(-SMALLEST_SIDE // max(images.shape[2:])))
     levels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
-    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    levels = levels.repeat(factor, axis=2).repeat(factor, axis=3)
+    count, _, height, width = levels.shape
+    rows = -(-count // columns)
+    shape = (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)
+    canvas = np.full(shape, BACKGROUND, np.uint8)
     for index, image in enumerate(levels):
-        top, left = (n * (side + GAP) for n, side in zip(divmod(index, columns), (height, width)))  # noqa: B905
+        row, column = divmod(index, columns)
+        top, left = row * (height + GAP), column * (width + GAP)
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    factor = max(1, -(-SMALLEST_SIDE // max(height, width)))
-    return canvas.repeat(factor, axis=0).repeat(factor, axis=1)
+    return canvas
 
 
 def reconstruction_grid(x: Array, R: Array) -> np.ndarray[Any, Any]:
@@ -65,8 +71,8 @@ def reconstruction_grid(x: Array, R: Array) -> np.ndarray[Any, Any]:
 def filter_grid(K: Array, axes: int) -> np.ndarray[Any, Any]:
     """Show a layer's filters, each stretched to its own range around mid-grey.
 
-    Filters of three channels are shown in colour, others as the mean over their channels; of a
-    tiled or local kernel each tile position is a picture of its own. One-dimensional filters are
+    Filters of three channels are shown in colour, others as the mean over their channels. The
+    kernels of a tile stand in one block, each at its place in the tile. One-dimensional filters are
     drawn as stripes, of three-dimensional ones the middle slice is drawn.
 
     Parameters
@@ -81,18 +87,22 @@ def filter_grid(K: Array, axes: int) -> np.ndarray[Any, Any]:
     (rows, columns, 3) ndarray of uint8
         The picture.
     """
-    kernel = to_numpy(K).astype(np.float64)
-    kernel = kernel.reshape(-1, *kernel.shape[kernel.ndim - axes - 1 :])
-    if axes == 1:
-        kernel = kernel[:, :, None]
-    if axes == 3:
-        kernel = kernel[:, :, kernel.shape[2] // 2]
-    if kernel.shape[1] != 3:
-        kernel = kernel.mean(axis=1, keepdims=True)
-    kernel = kernel[:MOST_FILTERS]
-    largest = np.abs(kernel).max(axis=(1, 2, 3), keepdims=True)
+    kernel = to_numpy(K)[:MOST_FILTERS].astype(np.float64)
+    filters, *tile = kernel.shape[: kernel.ndim - axes - 1]
+    kernel = kernel.reshape(filters, *(tile or [1] * axes), *kernel.shape[kernel.ndim - axes - 1 :])
+    if axes == 1:  # a row of pixels for each kernel
+        kernel = kernel[:, None, :, :, None]
+    if axes == 3:  # of tile and kernel, the middle slice
+        kernel = kernel[:, kernel.shape[1] // 2]
+        kernel = kernel[:, :, :, :, kernel.shape[4] // 2]
+    if kernel.shape[3] != 3:
+        kernel = kernel.mean(axis=3, keepdims=True)
+    largest = np.abs(kernel).max(axis=tuple(range(1, kernel.ndim)), keepdims=True)
     shades = 0.5 + 0.5 * kernel / np.where(largest > 0, largest, 1)
-    return grid(shades, columns=int(np.ceil(np.sqrt(len(shades)))))
+    shades = np.pad(shades, [(0, 0)] * 4 + [(0, 1)] * 2, constant_values=1)  # lines between kernels
+    _, down, across, channels, height, width = shades.shape
+    blocks = shades.transpose(0, 3, 1, 4, 2, 5).reshape(-1, channels, down * height, across * width)
+    return grid(blocks[:, :, :-1, :-1], columns=int(np.ceil(np.sqrt(len(blocks)))))
 
 
 def png(picture: np.ndarray[Any, Any]) -> bytes:

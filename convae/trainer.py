@@ -16,7 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convae import checkpoint
 from convae.autoencoder import BEST, Autoencoder, load
-from convae.build import build_model, build_optimizer, describe
+from convae.build import build_model, build_optimizer, describe, oversized
 from convae.configuration import Config, TrainerConfig
 from convae.datasets import load_dataset
 from convae.evaluation import mean_errors, mean_image_error, pca_error
@@ -248,6 +248,8 @@ def train(config: Config, directory: Path) -> dict[str, float]:
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test images\n{describe(model)}"
     )
+    for warning in oversized(model, len(data.train)):
+        log.warning(f"warning: {warning}")
     progress = fit(model, optimizer, data, config.trainer, directory, config.seed)
     best = load(directory / BEST, device=model.device)
     return summarise(best, data, progress, config.trainer, directory)

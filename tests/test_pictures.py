@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convae.pictures import GAP, filter_grid, grid, png, reconstruction_grid
+from convae.pictures import BACKGROUND, GAP, filter_grid, grid, png, reconstruction_grid
 
 
 def test_grid_places_images_row_by_row() -> None:
@@ -18,7 +18,7 @@ def test_grid_places_images_row_by_row() -> None:
     assert [tuple(picture[r, c]) for r, c in ((0, 0), (0, 60), (0, 120), (70, 10), (70, 60))] == [
         (level,) * 3 for level in (0, 64, 128, 191, 255)
     ]
-    assert (picture[60:62] == 255).all()
+    assert (picture[60 : 60 + GAP] == BACKGROUND).all()
 
 
 def test_small_images_are_enlarged_and_values_cut_off() -> None:
@@ -33,7 +33,7 @@ def test_originals_are_above_their_reconstructions() -> None:
     picture = reconstruction_grid(x, R)
     assert picture.shape == (2 * 50 + GAP, 3 * 50 + 2 * GAP, 3)
     assert (picture[:50, :50] == 0).all()
-    assert (picture[52:, :50] == 255).all()
+    assert (picture[50 + GAP :, :50] == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,10 @@ def test_originals_are_above_their_reconstructions() -> None:
         ((8, 3, 5, 5), 2),
         ((8, 7, 5, 5), 2),
         ((4, 2, 2, 1, 5, 5), 2),
+        ((4, 6, 6, 3, 5, 5), 2),
         ((8, 1, 5), 1),
+        ((8, 4, 1, 5), 1),
+        ((4, 2, 2, 2, 1, 3, 5, 5), 3),
         ((8, 1, 3, 5, 5), 3),
         ((1000, 1, 3, 3), 2),
     ],
@@ -54,6 +57,16 @@ def test_filters_of_every_kind_have_a_picture(rng, shape, axes: int) -> None:
     assert picture.ndim == 3
     assert min(picture.shape[:2]) >= 5
     assert picture.min() < 128 < picture.max()
+
+
+def test_kernels_of_a_tile_stand_at_their_places() -> None:
+    K = np.zeros((1, 2, 3, 1, 2, 2))
+    K[0, 1, 2] = 1
+    picture = filter_grid(K, 2)
+    side = picture.shape[1] // 8  # three kernels of 2 pixels, two lines between them
+    assert picture.shape == (5 * side, 8 * side, 3)
+    assert (picture[3 * side :, 6 * side :] == 255).all()
+    assert (picture[3 * side :, 3 * side : 5 * side] == 128).all()
 
 
 def test_zero_is_mid_grey_and_png_is_readable() -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import convae
+from convae.pictures import GAP
 from tests.conftest import REPOSITORY
 from tests.test_datasets import write_pictures
 
@@ -73,10 +74,10 @@ def test_tensorboard_shows_curves_and_pictures(finished) -> None:
     for tag in ("loss/train", "learning_rate", "images_per_second"):
         assert [event.step for event in board.Scalars(tag)] == list(range(10, steps, 10))
     assert [event.step for event in board.Scalars("loss/validation")] == [19, 38, 57]
-    for tag, width in (("reconstructions", 16 * 10 - 2), ("filters", 6 * 5 - 2)):
+    for tag, columns in (("reconstructions", 16), ("filters", 6)):
         images = board.Images(tag)
         assert [image.step for image in images] == [0, 38, 57]
-        assert images[0].width % width == 0
+        assert images[0].width == columns * (48 + GAP) - GAP
 
 
 def test_the_saved_model_reconstructs(finished, rng) -> None:

@@ -1,0 +1,76 @@
+"""Timing two or more ways of doing one thing side by side, and saying on what machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]], rounds: int = 9, seconds: float = 0.05
+) -> dict[str, list[float]]:
+    """Time the contestants in turn, A B A B ..., so that a noisy machine favours none.
+
+    Each is called often enough in a round to fill the given seconds, after a warm-up.
+
+    Returns
+    -------
+    dict
+        Seconds of one call, one entry for each round.
+    """
+    calls = {}
+    for name, contestant in contestants.items():
+        contestant()
+        start = time.perf_counter()
+        contestant()
+        calls[name] = max(1, round(seconds / (time.perf_counter() - start)))
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                contestant()
+            times[name].append((time.perf_counter() - start) / calls[name])
+    return times
+
+
+def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
+    """Median, smallest and largest of the round-by-round ratios."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def machine() -> str:
+    """Describe the processor and the versions."""
+    model = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")
+    return (
+        f"{model}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, "
+        f"NumPy {np.__version__}, PyTorch {torch.__version__}"
+    )
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Lay out a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def keep(name: str, command: str, text: str) -> None:
+    """Print a result and keep it under benchmarks/results, with command, date and machine."""
+    content = f"`{command}`, {date.today()}, {machine()}\n\n{text}\n"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(content)
+    print(content)

@@ -1,0 +1,43 @@
+"""The README's scripts run and its commands compose; .ci/run types its two set-up commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.test_configuration import GROUPS, compose
+
+README = (REPOSITORY / "README.md").read_text()
+SCRIPTS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = sorted(set(re.findall(r"python train\.py ((?:[\w.-]+=|-m |--cfg )[^\n`;&]*)", README)))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_run(script: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "group=option" not in c])
+def test_commands_compose(command: str) -> None:
+    words = [word for word in shlex.split(command) if "=" in word]
+    compose(*(f"{word.partition(',')[0]}" for word in words))
+
+
+def test_there_are_scripts_and_commands() -> None:
+    assert len(SCRIPTS) >= 2
+    assert len(COMMANDS) >= 5
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    for path in re.findall(r"\((docs/[^)]+)\)|`((?:convae|tests)/[\w/]+\.py)`", README):
+        assert (REPOSITORY / (path[0] or path[1])).is_file(), path
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_is_in_the_readme(group: str) -> None:
+    for file in (REPOSITORY / "configs" / group).glob("*.yaml"):
+        assert f"`{file.stem}`" in README, f"{group}={file.stem}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from convae import checkpoint, losses
 from convae.activations import activation
-from convae.engine import Array, array_module, module_for, to_numpy
+from convae.engine import Array, array_module, module_for, over, parts_of_batch, to_numpy
 from convae.engine.geometry import per_axis
 from convae.layers import Layer, TiedConvolution, layer_from
 from convae.parameters import Arrays, allocate
@@ -92,13 +92,14 @@ class Autoencoder:
         self.dtype = dtype
         self.xp = module_for(device)
         self.layers = self._stack([layer_from(layer) for layer in layers])
-        shapes = {
+        self._shapes = {
             f"{index}.{name}": shape
             for index, layer in enumerate(self.layers)
             for name, shape in layer.shapes.items()
         }
-        self.flat_parameters, self.parameters = allocate(self.xp, shapes, dtype)
-        self.flat_gradients, self._gradients = allocate(self.xp, shapes, dtype)
+        self.flat_parameters, self.parameters = allocate(self.xp, self._shapes, dtype)
+        self.flat_gradients, self._gradients = allocate(self.xp, self._shapes, dtype)
+        self._partial_gradients = [(self.flat_gradients, self._gradients)]
         rng = np.random.default_rng(self.seed)
         for index, layer in enumerate(self.layers):
             layer.parameters = self._of_layer(self.parameters, index)
@@ -134,6 +135,14 @@ class Autoencoder:
     def code_size(self) -> int:
         """Numbers in one example's code."""
         return prod(self.code_shape)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates that one example takes in a training step."""
+        forms = [
+            layer.geometry.macs(layer.input_shape[0], layer.layer.filters) for layer in self.layers
+        ]
+        return 6 * sum(forms) - forms[0]  # the lowest layer has no layer below to tell
 
     @property
     def device(self) -> str:
@@ -276,9 +285,24 @@ class Autoencoder:
             self._check("target", target, self.input_shape)
             if target.shape != x.shape:
                 raise ValueError(f"target: shape {target.shape} is not x's {x.shape}")
-        self.flat_gradients[...] = 0
-        gradients = [self._of_layer(self._gradients, i) for i in range(len(self.layers))]
+        target = x if target is None else target
+        parts = parts_of_batch(self.xp, len(x), self.macs)
+        while len(self._partial_gradients) < len(parts):
+            self._partial_gradients.append(allocate(self.xp, self._shapes, self.dtype))
 
+        def part(examples: slice) -> Array:
+            flat, gradients = self._partial_gradients[examples.start // parts[0].stop]
+            flat[...] = 0
+            return self._add_gradients(x[examples], target[examples], gradients, x.size)
+
+        losses = over(part, parts)
+        for flat, _ in self._partial_gradients[1 : len(parts)]:
+            self.flat_gradients += flat
+        return self.xp.asarray(sum(losses))
+
+    def _add_gradients(self, x: Array, target: Array, into: Arrays, count: int) -> Array:
+        """Go up and down the stack and back, for a part of a batch of `count` elements."""
+        gradients = [self._of_layer(into, index) for index in range(len(self.layers))]
         encoders, decoders = [], []
         H = x
         for layer in self.layers:
@@ -289,7 +313,7 @@ class Autoencoder:
             R, backward_decode = layer.decode(R)
             decoders.append((layer.visible_activation, R, backward_decode))
 
-        J, E = self.loss(R, x if target is None else target, self.output_activation)
+        J, E = self.loss(R, target, self.output_activation, count)
 
         d = E
         for index, (f_out, R, backward_decode) in enumerate(reversed(decoders)):
@@ -299,7 +323,7 @@ class Autoencoder:
             to_lower_layer = backward_encode(d, gradients[index])
             if index > 0:
                 d = to_lower_layer()
-        return self.xp.asarray(J)
+        return J
 
     def configuration(self) -> dict[str, Any]:
         """Describe the model in plain values.

@@ -22,16 +22,18 @@ class Loss:
     name : str
         The name used in configurations.
     function : callable
-        ``function(R, x, f_out)`` returns J, a 0-d array, and E of R's shape.
+        ``function(R, x, f_out, count)`` returns J, a 0-d array, and E of R's shape.
     outputs : tuple of str
         Output activations that it accepts; empty for all.
     """
 
     name: str
-    function: Callable[[Array, Array, Activation], tuple[Array, Array]]
+    function: Callable[[Array, Array, Activation, int], tuple[Array, Array]]
     outputs: tuple[str, ...] = ()
 
-    def __call__(self, R: Array, x: Array, f_out: Activation) -> tuple[Array, Array]:
+    def __call__(
+        self, R: Array, x: Array, f_out: Activation, count: int | None = None
+    ) -> tuple[Array, Array]:
         """Compare a reconstruction with its target.
 
         Parameters
@@ -42,27 +44,30 @@ class Loss:
             The target.
         f_out : Activation
             The output activation.
+        count : int, optional
+            Elements over which the mean is taken; those of R if not given. The parts of a batch are
+            each given the whole batch's, and their J and E then add up to the batch's.
 
         Returns
         -------
         J : 0-d ndarray
-            The mean over all elements.
+            The sum over the elements of R, divided by the count.
         E : (N, C, *size) ndarray
             The gradient of J before f_out.
         """
-        return self.function(R, x, f_out)
+        return self.function(R, x, f_out, R.size if count is None else count)
 
 
-def _mse(R: Array, x: Array, f_out: Activation) -> tuple[Array, Array]:
+def _mse(R: Array, x: Array, f_out: Activation, count: int) -> tuple[Array, Array]:
     """``J = mean((R - x)**2)``, ``dJ/dR = 2 (R - x) / count``."""
     xp = array_module(R, x, names="reconstruction and target")
     E = R - x
-    J = xp.square(E).mean(dtype=xp.float64)
-    E *= 2 / E.size
+    J = xp.square(E).sum(dtype=xp.float64) / count
+    E *= 2 / count
     return J, f_out.gradient(E, R)
 
 
-def _bce(R: Array, x: Array, f_out: Activation) -> tuple[Array, Array]:
+def _bce(R: Array, x: Array, f_out: Activation, count: int) -> tuple[Array, Array]:
     """``J = -mean(x log R + (1 - x) log(1 - R))``; through the sigmoid, ``E = (R - x) / count``.
 
     Where R or 1 - R rounds to zero, the logarithm is that of the smallest normal number.
@@ -71,9 +76,9 @@ def _bce(R: Array, x: Array, f_out: Activation) -> tuple[Array, Array]:
     smallest = xp.finfo(R.dtype).tiny
     log_R = xp.log(xp.maximum(R, smallest))
     log_not_R = xp.log(xp.maximum(1 - R, smallest))
-    J = -(log_not_R + x * (log_R - log_not_R)).mean(dtype=xp.float64)
+    J = -(log_not_R + x * (log_R - log_not_R)).sum(dtype=xp.float64) / count
     E = R - x
-    E *= 1 / E.size
+    E *= 1 / count
     return J, E
 
 

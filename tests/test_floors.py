@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 FLOORS = [
     {"version"},
     {"engine.arrays", "engine.geometry", "engine.definition"},
-    {"engine.gemm"},
+    {"engine.gemm", "engine.parallel"},
     {"engine.cpu", "engine.gpu"},
     {"engine.operations"},
     {"engine.identity"},

@@ -14,7 +14,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
 Integers: TypeAlias = tuple[int, ...]
@@ -257,8 +257,28 @@ def resolve(
         If an argument is malformed, the kernel exceeds its padded input, or the tile exceeds the
         output. The message names the argument, what came and what would do.
     """
+    arguments = (size, kernel, stride, padding, dilation, tile, groups)
+    return _resolve(*(_hashable(argument) for argument in arguments))
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_hashable(entry) for entry in value)
+    return value
+
+
+@lru_cache(maxsize=1024, typed=True)  # typed: 1.0 and True are not 1
+def _resolve(
+    size: Integers,
+    kernel: int | Integers,
+    stride: int | Integers,
+    padding: Padding,
+    dilation: int | Integers,
+    tile: int | Integers,
+    groups: int,
+) -> Geometry:
     axes = len(size)
-    sizes = per_axis("size", tuple(size), axes)
+    sizes = per_axis("size", size, axes)
     kernels = per_axis("kernel", kernel, axes)
     dilations = per_axis("dilation", dilation, axes)
     geometry = Geometry(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convae import engine
-from convae.engine import cpu, definition
+from convae.engine import cpu, definition, parallel
 from tests.engine.problems import Problem, problems
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -222,7 +222,7 @@ def test_result_does_not_depend_on_the_number_of_threads(monkeypatch, rng) -> No
     results = []
     for workers in (1, 2, 5):
         pool = ThreadPoolExecutor(workers)
-        monkeypatch.setattr(cpu, "_pool", lambda pool=pool: pool)
+        monkeypatch.setattr(parallel, "_pool", lambda pool=pool: pool)
         results.append(engine.g(G, V, kernel=3, padding="same"))
         pool.shutdown()
     assert (results[0] == results[1]).all()

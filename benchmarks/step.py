@@ -1,0 +1,116 @@
+"""A training step beside PyTorch's, on one machine in one run: python -m benchmarks.step.
+
+Both train the same tied autoencoder from the same initial values with Adam. Their losses have to
+agree before anything is timed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import convae
+from benchmarks.measure import interleaved, keep, ratio, table
+from benchmarks.peers import training_steps
+from convae import Layer
+from convae.splits import to_floats
+
+WORKLOADS: dict[str, tuple[int, tuple[int, int, int], list[tuple[int, int, int]]]] = {
+    # name: (batch, image, [(filters, kernel, stride), ...])
+    "1x28x28 b256: 32@5/2 64@3/2": (256, (1, 28, 28), [(32, 5, 2), (64, 3, 2)]),
+    "1x28x28 b128: 32@5/1": (128, (1, 28, 28), [(32, 5, 1)]),
+    "3x32x32 b128: 64@5/2 128@3/2": (128, (3, 32, 32), [(64, 5, 2), (128, 3, 2)]),
+    "3x64x64 b64: 32@5/2 64@3/2 128@3/2": (
+        64,
+        (3, 64, 64),
+        [(32, 5, 2), (64, 3, 2), (128, 3, 2)],
+    ),
+}
+
+
+def gemm_peak(seconds: float = 1.0) -> float:
+    """Multiply-adds of the fastest large matrix product here, NumPy's or PyTorch's, in FLOP/s."""
+    side = 2048
+    a = np.random.default_rng(0).random((side, side), dtype="float32")
+    t = torch.tensor(a)
+    best = 0.0
+    for product in (lambda: a @ a, lambda: t @ t):
+        product()
+        end = time.perf_counter() + seconds / 2
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            product()
+            best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    return best
+
+
+def build(name: str) -> tuple[convae.Autoencoder, np.ndarray]:
+    """Make a workload's model and batch; PyTorch can copy 'same', symmetric for odd kernels."""
+    batch, shape, layers = WORKLOADS[name]
+    model = convae.Autoencoder(
+        shape, [Layer(f, kernel=k, stride=s, padding="same") for f, k, s in layers]
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
+    return model, to_floats(pixels, np, "float32")
+
+
+def measure(name: str) -> tuple[convae.Autoencoder, dict[str, list[float]], int]:
+    """Check that the losses of both agree over five steps, then time them in turn."""
+    model, x = build(name)
+    peers = training_steps(model, np.ascontiguousarray(x))
+    ours = convae.TrainingStep(model, convae.Adam(1e-3))
+    losses = [float(ours(x)) for _ in range(5)]
+    usable = {}
+    for mode, step in tqdm(peers.items(), desc="PyTorch's modes", leave=False, disable=None):
+        try:
+            theirs = [step() for _ in range(5)]
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            print(f"{mode} is left out: {str(error).splitlines()[0]}")
+            continue
+        difference = np.abs(np.subtract(losses, theirs)).max()
+        assert difference < 1e-4 * losses[0], f"{name}, {mode}: losses differ by {difference}"
+        usable[mode] = step
+    times = interleaved({"convae": lambda: ours(x), **usable}, rounds=11, seconds=0.3)
+    return model, times, len(x)
+
+
+def main() -> None:
+    """Measure every workload."""
+    peak = gemm_peak()
+    rows, ratios = [], []
+    for name in tqdm(WORKLOADS, desc="benchmark", unit=" workloads", disable=None):
+        model, times, batch = measure(name)
+        ours = times.pop("convae")
+        mode = min(times, key=lambda m: statistics.median(times[m]))
+        median, least, most = ratio(times[mode], ours)
+        ratios.append(median)
+        seconds = statistics.median(ours)
+        rate = 2 * model.macs * batch / seconds
+        others = ", ".join(f"{m} {1e3 * statistics.median(t):.1f}" for m, t in times.items())
+        rows.append(
+            [
+                name,
+                f"{1e3 * seconds:.1f}",
+                others,
+                f"{median:.2f} ({least:.2f} to {most:.2f})",
+                f"{batch / seconds:,.0f}",
+                f"{rate / 1e9:.0f}",
+                f"{rate / peak:.0%}",
+            ]
+        )
+    header = ["workload", "convae, ms", "PyTorch, ms", "PyTorch's best / convae"]
+    header += ["images/s", "GFLOP/s", "of GEMM peak"]
+    mean = statistics.geometric_mean(ratios)
+    note = (
+        "float32, Adam; a ratio over 1 means that convae is faster (median, range over 11 rounds). "
+        f"Geometric mean of the ratios: {mean:.2f}. GEMM peak here: {peak / 1e9:.0f} GFLOP/s."
+    )
+    keep("step_cpu", "python -m benchmarks.step", f"{note}\n\n{table(header, rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Work on parts of a batch at the same time, and memory that a thread keeps between calls.
+
+NumPy and its BLAS release the interpreter's lock, so threads are enough. While the pool is at
+work BLAS is held to one thread. How a batch is divided depends on the problem alone, never on the
+number of threads, and so do the results.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from math import prod
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from convae.engine.arrays import Array
+
+Result = TypeVar("Result")
+
+WORK_OF_A_PART = 400_000_000
+"""Multiply-accumulates that make it worth while to hand a part of a batch to a thread."""
+
+SMALLEST_PART, LARGEST_PART, FEWEST_PARTS = 16, 64, 4
+
+_local = threading.local()
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    """Lend memory that this thread reuses from call to call; its contents are arbitrary.
+
+    Parameters
+    ----------
+    name : str
+        Which of the thread's buffers; one name is in use once at a time.
+    shape : tuple of int
+        Shape of the array.
+    dtype : numpy.dtype
+        Type of its elements.
+
+    Returns
+    -------
+    numpy.ndarray
+        A C-contiguous view on the buffer, which grows when it has to.
+    """
+    if not hasattr(_local, "buffers"):
+        _local.buffers = {}
+    buffers: dict[str, np.ndarray[Any, Any]] = _local.buffers
+    size = prod(shape) * dtype.itemsize
+    if name not in buffers or buffers[name].nbytes < size:
+        buffers[name] = np.empty(size, np.uint8)
+    return buffers[name][:size].view(dtype).reshape(shape)
+
+
+def parts_of_batch(xp: ModuleType, examples: int, work: int) -> list[slice]:
+    """Divide a batch into parts that threads can work on; on a GPU it stays whole.
+
+    Parameters
+    ----------
+    xp : module
+        ``numpy`` or ``cupy``.
+    examples : int
+        Examples in the batch.
+    work : int
+        Multiply-accumulates that one example takes.
+
+    Returns
+    -------
+    list of slice
+        Consecutive parts of the batch, of equal length but for the last.
+    """
+    if xp is not np:
+        return [slice(0, examples)]
+    length = min(WORK_OF_A_PART // max(work, 1), -(-examples // FEWEST_PARTS), LARGEST_PART)
+    return cut(examples, max(length, SMALLEST_PART))
+
+
+def cut(examples: int, length: int) -> list[slice]:
+    """Divide a batch into parts of a given length.
+
+    Parameters
+    ----------
+    examples, length : int
+        Examples in the batch, and in each part but the last.
+
+    Returns
+    -------
+    list of slice
+        The parts, in order.
+    """
+    return [slice(i, min(i + length, examples)) for i in range(0, examples, length)]
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="convae")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def over(work: Callable[[slice], Result], parts: list[slice]) -> list[Result]:
+    """Do the work on each part, in parallel where that is possible.
+
+    A call from within such work is done in its own thread.
+
+    Parameters
+    ----------
+    work : callable
+        Takes the slice of the batch.
+    parts : list of slice
+        The parts.
+
+    Returns
+    -------
+    list
+        The results in the order of the parts.
+    """
+    if len(parts) == 1 or getattr(_local, "busy", False):
+        return [work(part) for part in parts]
+
+    def in_pool(part: slice) -> Result:
+        _local.busy = True
+        return work(part)
+
+    with _blas().limit(limits=1, user_api="blas"):
+        return list(_pool().map(in_pool, parts))

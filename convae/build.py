@@ -149,8 +149,8 @@ def oversized(model: Autoencoder, images: int) -> list[str]:
     return [
         f"model.layers.{index}: the local kernel {_times(layer.shapes['kernel'])} has "
         f"{prod(layer.shapes['kernel']):,} parameters, more than the {numbers:,} numbers in the "
-        "training images; expect it to learn them by heart, or use sharing=tiled, fewer filters "
-        "or more images"
+        "training images; watch the validation loss, or use sharing=tiled, fewer filters or more "
+        "images"
         for index, layer in enumerate(model.layers)
         if layer.layer.sharing == "local" and prod(layer.shapes["kernel"]) > numbers
     ]

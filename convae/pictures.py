@@ -13,6 +13,9 @@ from convae.engine import Array, to_numpy
 SMALLEST_SIDE = 48
 """Images with fewer pixels a side are enlarged by a whole factor, in pixels of the picture."""
 
+SMALLEST_KERNEL = 12
+"""The same for one kernel in a block of them."""
+
 GAP = 4
 """Pixels between two images of a grid."""
 
@@ -69,7 +72,7 @@ def reconstruction_grid(x: Array, R: Array) -> np.ndarray[Any, Any]:
 
 
 def filter_grid(K: Array, axes: int) -> np.ndarray[Any, Any]:
-    """Show a layer's filters, each stretched to its own range around mid-grey.
+    """Show a layer's kernels, each stretched to its own range around mid-grey.
 
     Filters of three channels are shown in colour, others as the mean over their channels. The
     kernels of a tile stand in one block, each at its place in the tile. One-dimensional filters are
@@ -97,8 +100,10 @@ def filter_grid(K: Array, axes: int) -> np.ndarray[Any, Any]:
         kernel = kernel[:, :, :, :, kernel.shape[4] // 2]
     if kernel.shape[3] != 3:
         kernel = kernel.mean(axis=3, keepdims=True)
-    largest = np.abs(kernel).max(axis=tuple(range(1, kernel.ndim)), keepdims=True)
+    largest = np.abs(kernel).max(axis=(3, 4, 5), keepdims=True)
     shades = 0.5 + 0.5 * kernel / np.where(largest > 0, largest, 1)
+    factor = max(1, -(-SMALLEST_KERNEL // max(shades.shape[4:])))
+    shades = shades.repeat(factor, axis=4).repeat(factor, axis=5)
     shades = np.pad(shades, [(0, 0)] * 4 + [(0, 1)] * 2, constant_values=1)  # lines between kernels
     _, down, across, channels, height, width = shades.shape
     blocks = shades.transpose(0, 3, 1, 4, 2, 5).reshape(-1, channels, down * height, across * width)

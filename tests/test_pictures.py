@@ -61,12 +61,12 @@ def test_filters_of_every_kind_have_a_picture(rng, shape, axes: int) -> None:
 
 def test_kernels_of_a_tile_stand_at_their_places() -> None:
     K = np.zeros((1, 2, 3, 1, 2, 2))
-    K[0, 1, 2] = 1
+    K[0, 1, 2] = 0.1  # stretched to white
     picture = filter_grid(K, 2)
-    side = picture.shape[1] // 8  # three kernels of 2 pixels, two lines between them
-    assert picture.shape == (5 * side, 8 * side, 3)
-    assert (picture[3 * side :, 6 * side :] == 255).all()
-    assert (picture[3 * side :, 3 * side : 5 * side] == 128).all()
+    factor = picture.shape[1] // (3 * 12 + 2)  # three kernels of 12 pixels, two lines between them
+    assert picture.shape == ((2 * 12 + 1) * factor, (3 * 12 + 2) * factor, 3)
+    assert (picture[13 * factor :, 26 * factor :] == 255).all()
+    assert (picture[: 12 * factor, : 12 * factor] == 128).all()
 
 
 def test_zero_is_mid_grey_and_png_is_readable() -> None:

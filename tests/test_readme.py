@@ -32,8 +32,17 @@ def test_there_are_scripts_and_commands() -> None:
     assert len(COMMANDS) >= 5
 
 
+def test_results_in_the_readme_are_those_that_the_benchmarks_kept() -> None:
+    kept = "".join(file.read_text() for file in (REPOSITORY / "benchmarks/results").glob("*.md"))
+    rows = [line for line in README.splitlines() if line.startswith("| `model=") and "0.0" in line]
+    assert len(rows) == 3
+    assert all(row in kept for row in rows)
+
+
 def test_files_that_the_readme_names_exist() -> None:
-    for path in re.findall(r"\((docs/[^)]+)\)|`((?:convae|tests)/[\w/]+\.py)`", README):
+    for path in re.findall(
+        r"\(((?:docs|benchmarks)/[^)]+)\)|`((?:convae|tests)/[\w/]+\.py)`", README
+    ):
         assert (REPOSITORY / (path[0] or path[1])).is_file(), path
 
 

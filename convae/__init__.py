@@ -1,9 +1,10 @@
 """Convolutional autoencoders with tied weights, without automatic differentiation."""
 
 from convae import engine
-from convae.autoencoder import Autoencoder, load
+from convae.autoencoder import Autoencoder
 from convae.layers import Layer
 from convae.optimizers import SGD, Adam, AdamW
+from convae.saved import load
 from convae.step import TrainingStep
 from convae.version import __version__
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,6 @@ from convae.layers import Layer, TiedConvolution, layer_from
 from convae.parameters import Arrays, allocate
 
 DTYPES = ("float32", "float64")
-
-BEST = "best.safetensors"
-"""Name of the best model's file in a run's folder."""
 
 
 class Autoencoder:
@@ -78,9 +74,11 @@ class Autoencoder:
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: {dtype!r} is unknown; use {' or '.join(DTYPES)}")
-        if not 2 <= len(input_shape) <= 4:
+        if isinstance(layers, (Layer, Mapping)) or not isinstance(layers, Sequence):
+            raise TypeError(f"layers: {layers!r} is not a list of layers")
+        if not isinstance(input_shape, Sequence) or not 2 <= len(input_shape) <= 4:
             raise ValueError(
-                f"input_shape: {tuple(input_shape)} is not (channels, *positions) "
+                f"input_shape: {input_shape!r} is not (channels, *positions) "
                 "with 1 to 3 axes of positions"
             )
         if not layers:
@@ -105,6 +103,18 @@ class Autoencoder:
             layer.parameters = self._of_layer(self.parameters, index)
             for name, values in layer.initialise(rng).items():
                 layer.parameters[name][...] = self.xp.asarray(values)
+
+    def __repr__(self) -> str:
+        """Say what goes in, what the code is, and how large the model is."""
+        count = sum(array.size for array in self.parameters.values())
+        return (
+            f"Autoencoder({self.input_shape} -> {self.code_shape}, {count:,} parameters, "
+            f"{self.dtype}, {self.device})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle a model by its configuration and its parameters."""
+        return _revive, (self.configuration(), self.device, to_numpy(self.flat_parameters))
 
     def _stack(self, layers: list[Layer]) -> tuple[TiedConvolution, ...]:
         built: list[TiedConvolution] = []
@@ -359,38 +369,9 @@ class Autoencoder:
         checkpoint.write(path, arrays, {"model": self.configuration()})
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu") -> Autoencoder:
-    """Read a model that `Autoencoder.save` or a training run wrote.
-
-    Parameters
-    ----------
-    path : path
-        The file, or a run's folder, of which the best model is taken.
-    device : {"cpu", "gpu", "auto"}
-        Where the model shall live.
-
-    Returns
-    -------
-    Autoencoder
-        The model.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file, or no model in the folder.
-    ValueError
-        If the file is damaged or holds no model.
-    """
-    file = Path(path)
-    if file.is_dir():
-        file = file / BEST
-    arrays, description = checkpoint.read(file)
-    if "model" not in description:
-        raise ValueError(f"path: {os.fspath(file)!r} holds no model")
-    model = Autoencoder(**description["model"], device=device)
-    expected = {name: array.shape for name, array in model.parameters.items()}
-    if {name: array.shape for name, array in arrays.items()} != expected:
-        raise ValueError(f"path: {os.fspath(file)!r} is damaged: arrays do not fit the model")
-    for name, array in arrays.items():
-        model.parameters[name][...] = model.xp.asarray(array)
+def _revive(
+    configuration: dict[str, Any], device: str, parameters: np.ndarray[Any, Any]
+) -> Autoencoder:
+    model = Autoencoder(**configuration, device=device)
+    model.flat_parameters[...] = model.xp.asarray(parameters)
     return model

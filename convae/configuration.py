@@ -109,7 +109,8 @@ class Config:
 def unknown_key(arguments: Iterable[str]) -> str | None:
     """Look for an override whose key the schema does not have.
 
-    Hydra refuses it too, but does not say which keys there are.
+    Hydra refuses it too, but does not say which keys there are; and with a plus in front it takes a
+    key that nothing would ever read.
 
     Parameters
     ----------
@@ -122,8 +123,8 @@ def unknown_key(arguments: Iterable[str]) -> str | None:
         A message that names the key and those that would do, or None if all keys are known.
     """
     for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if not equals or key.startswith(("-", "+", "~", "hydra")):
+        key, equals, _ = argument.lstrip("+").partition("=")
+        if not equals or key.startswith(("-", "~", "hydra")):
             continue
         message = _unknown_part(Config, key.partition("@")[0].split("."), [])
         if message:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
+from numbers import Real
 from typing import Any, ClassVar
 
 from convae.engine import Array, array_module
 
 
-def _check(name: str, value: float, good: bool, wanted: str) -> None:
-    if not good:
+def _check(name: str, value: float, good: Callable[[float], bool], wanted: str) -> None:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: {value!r} is no number; use {wanted}")
+    if not good(value):
         raise ValueError(f"{name}: {value!r} will not do; use {wanted}")
 
 
@@ -45,8 +49,8 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _check("learning_rate", self.learning_rate, self.learning_rate > 0, "a positive number")
-        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        _check("learning_rate", self.learning_rate, lambda x: 0 < x < inf, "a positive number")
+        _check("weight_decay", self.weight_decay, lambda x: 0 <= x < inf, "0 or more")
 
     def update(self, parameters: Array, gradient: Array) -> None:
         """Do one step.
@@ -107,8 +111,8 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
-        _check("momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
-        _check("nesterov", self.nesterov, self.momentum > 0 or not self.nesterov, "momentum > 0")
+        _check("momentum", self.momentum, lambda x: 0 <= x < 1, "a number in [0, 1)")
+        _check("nesterov", self.nesterov, lambda on: self.momentum > 0 or not on, "momentum > 0")
 
     def _update(self, xp: Any, parameters: Array, gradient: Array) -> None:
         if self.weight_decay:
@@ -149,8 +153,8 @@ class Adam(Optimizer):
         """Check the values."""
         super().__post_init__()
         for name, beta in (("beta1", self.beta1), ("beta2", self.beta2)):
-            _check(name, beta, 0 <= beta < 1, "a number in [0, 1)")
-        _check("epsilon", self.epsilon, self.epsilon > 0, "a positive number")
+            _check(name, beta, lambda x: 0 <= x < 1, "a number in [0, 1)")
+        _check("epsilon", self.epsilon, lambda x: 0 < x < inf, "a positive number")
 
     def _decay(self, parameters: Array, gradient: Array) -> None:
         if self.weight_decay:

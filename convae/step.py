@@ -16,9 +16,20 @@ class TrainingStep:
         The model whose parameters are updated in place.
     optimizer : Optimizer
         What updates them; it belongs to this model from now on.
+
+    Raises
+    ------
+    TypeError
+        If one of them is something else.
     """
 
     def __init__(self, model: Autoencoder, optimizer: Optimizer) -> None:
+        for name, value, kind in (
+            ("model", model, Autoencoder),
+            ("optimizer", optimizer, Optimizer),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}: {value!r} is not a convae {kind.__name__}")
         self.model = model
         self.optimizer = optimizer
 

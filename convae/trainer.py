@@ -15,21 +15,19 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convae import checkpoint
-from convae.autoencoder import BEST, Autoencoder, load
+from convae.autoencoder import Autoencoder
 from convae.build import build_model, build_optimizer, describe, oversized
 from convae.configuration import Config, TrainerConfig
 from convae.datasets import load_dataset
 from convae.evaluation import mean_errors, mean_image_error, pca_error
 from convae.optimizers import Optimizer
 from convae.pictures import png, reconstruction_grid
+from convae.saved import BEST, LAST, load
 from convae.splits import Splits, to_floats
 from convae.step import TrainingStep
 from convae.tensorboard import Board
 
 log = logging.getLogger("convae")
-
-LAST = "last.safetensors"
-"""Name of the last epoch's model in a run's folder."""
 
 
 @dataclass
@@ -241,6 +239,8 @@ def train(config: Config, directory: Path) -> dict[str, float]:
         value = getattr(config.trainer, name)
         if value < 1:
             raise ValueError(f"trainer.{name}: {value} is too small; use 1 or more")
+    if config.seed < 0:
+        raise ValueError(f"seed: {config.seed} is too small; use 0 or more")
     optimizer = build_optimizer(config.optimizer)
     data = load_dataset(config.dataset, config.seed)
     model = build_model(config, data.train.shape)

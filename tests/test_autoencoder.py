@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from dataclasses import replace
 from types import ModuleType
 
@@ -244,6 +246,13 @@ def model_of(**changes):
         (model_of(typo=1), TypeError, "layers: .*'typo': 1.* the arguments are filters"),
         (lambda: convae.Autoencoder((2, 8, 8), []), ValueError, "layers: none given"),
         (lambda: convae.Autoencoder((2, 8, 8), [3]), TypeError, "layers: 3 is not a Layer"),
+        (
+            lambda: convae.Autoencoder((1, 8, 8), STACKS[1][0]),
+            TypeError,
+            "layers: Layer.* is not a l",
+        ),
+        (lambda: convae.Autoencoder(8, STACKS[1]), ValueError, "input_shape: 8 is not"),
+        (lambda: convae.TrainingStep(None, convae.Adam()), TypeError, "model: None is not a conv"),
         (lambda: convae.Autoencoder((8,), STACKS[1]), ValueError, r"input_shape: \(8,\)"),
         (lambda: convae.Autoencoder((1, 8, 8), STACKS[1], "rel"), ValueError, "output_activation"),
         (lambda: convae.Autoencoder((1, 8, 8), STACKS[1], loss="l1"), ValueError, "loss: 'l1'"),
@@ -343,3 +352,19 @@ def test_a_batch_in_parts_repeats_to_the_bit(monkeypatch, rng) -> None:
         results.append((float(loss), model.flat_gradients.tobytes()))
         pool.shutdown()
     assert len(set(results)) == 1
+
+
+def test_copies_and_pickles_are_models_of_their_own(rng) -> None:
+    model = build(np, (2, 6, 5), STACKS[2])
+    x = rng.random((2, 2, 6, 5))
+    R = model.reconstruct(x)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert (twin.reconstruct(x) == R).all()
+        twin.parameters["0.kernel"][...] = 0
+        assert (model.reconstruct(x) == R).all()
+        assert (twin.reconstruct(x) != R).any()
+
+
+def test_repr_says_what_the_model_is() -> None:
+    model = convae.Autoencoder((1, 8, 8), [Layer(4, 3)])
+    assert repr(model) == "Autoencoder((1, 8, 8) -> (4, 6, 6), 41 parameters, float32, cpu)"

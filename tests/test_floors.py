@@ -21,7 +21,7 @@ FLOORS = [
     {"activations", "biases", "checkpoint", "configuration", "optimizers", "parameters"},
     {"layers", "losses", "splits"},
     {"autoencoder", "datasets", "pictures"},
-    {"step", "evaluation", "build", "tensorboard"},
+    {"step", "evaluation", "build", "saved", "tensorboard"},
     {"trainer"},
     {""},
 ]

@@ -88,6 +88,11 @@ def test_bad_values_are_refused_by_name(build, says: str) -> None:
         build()
 
 
+def test_a_value_that_is_no_number_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="learning_rate: 'fast' is no number"):
+        convae.Adam("fast")
+
+
 def test_one_optimizer_serves_one_model() -> None:
     optimizer = convae.Adam()
     optimizer.update(np.zeros(3), np.ones(3))

@@ -137,10 +137,14 @@ def test_real_mnist_trains(real_images, tmp_path) -> None:
             "the loss became nan in epoch 1; lower optimizer.learning_rate",
         ),
         (["dataset=torchvision"], "dataset.name"),
+        (["+model.layers.0.foo=3"], "model.layers.0.foo: no such key"),
+        (["seed=-1"], "seed: -1 is too small"),
+        (["model=null"], "must be a string or a list"),
+        (["hydra.run.dir=/proc/nowhere"], "/proc/nowhere"),
     ],
 )
 def test_mistakes_end_in_a_few_clear_lines(tmp_path, arguments, says: str) -> None:
-    done = run(*arguments, f"hydra.run.dir={tmp_path}")
+    done = run(f"hydra.run.dir={tmp_path}", *arguments)
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr

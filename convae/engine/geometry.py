@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
@@ -257,13 +257,22 @@ def resolve(
         If an argument is malformed, the kernel exceeds its padded input, or the tile exceeds the
         output. The message names the argument, what came and what would do.
     """
-    arguments = (size, kernel, stride, padding, dilation, tile, groups)
-    return _resolve(*(_hashable(argument) for argument in arguments))
+    return _resolve(
+        tuple(size),
+        _hashable("kernel", kernel),
+        _hashable("stride", stride),
+        _hashable("padding", padding),
+        _hashable("dilation", dilation),
+        _hashable("tile", tile),
+        groups,
+    )
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(name: str, value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(_hashable(entry) for entry in value)
+        return tuple(_hashable(name, entry) for entry in value)
+    if not isinstance(value, Hashable):
+        raise TypeError(f"{name}: {value!r} is neither an integer nor a tuple or list of integers")
     return value
 
 

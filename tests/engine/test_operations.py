@@ -249,6 +249,8 @@ G0 = np.zeros((1, 4, 3, 3))
         (lambda: engine.c(K0[:, :1], V0), ValueError, "V: 2 channels, but K takes 1"),
         (lambda: engine.c(K0, V0, stride=0), ValueError, "stride: 0 is too small"),
         (lambda: engine.c(K0, V0, stride=1.5), TypeError, "stride: 1.5 is not an integer"),
+        (lambda: engine.c(K0, V0, stride={1: 1}), TypeError, "stride: {1: 1} is neither"),
+        (lambda: engine.c(K0, V0, stride=np.array([1, 1])), TypeError, "stride: array"),
         (lambda: engine.c(K0, V0, stride=(1, 1, 1)), ValueError, r"stride: \(1, 1, 1\) has 3"),
         (lambda: engine.c(K0, V0, dilation=3), ValueError, "kernel: 3 along axis 0 covers 7"),
         (lambda: engine.c(K0, V0, padding="some"), ValueError, "padding: 'some' is unknown"),

@@ -14,7 +14,7 @@ from convae.engine.arrays import Array
 from convae.engine.geometry import Geometry
 from convae.engine.parallel import LARGEST_PART, cut, over, scratch
 
-COLUMNS_BYTES = 4 << 20
+COLUMNS_BYTES = 32 << 20
 """Memory that the columns of one chunk may take: what a core's caches hold, more or less."""
 
 

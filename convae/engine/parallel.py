@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 WORK_OF_A_PART = 400_000_000
 """Multiply-accumulates that make it worth while to hand a part of a batch to a thread."""
 
-SMALLEST_PART, LARGEST_PART, FEWEST_PARTS = 16, 64, 4
+SMALLEST_PART, LARGEST_PART, FEWEST_PARTS = 32, 64, 4
 
 _local = threading.local()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from convae.configuration import Config, unknown_key
+from convae.signals import Interrupted
+from convae.state import read_state
 from convae.trainer import train
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -32,14 +36,45 @@ MISTAKES = (
 """What a user can put right: shown as a message, not as a traceback."""
 
 
+def saved_configuration(directory: Path, overrides: list[str]) -> DictConfig:
+    """Take a run's configuration from its state, with this command's overrides on top."""
+    _, description = read_state(directory)
+    saved = OmegaConf.merge(OmegaConf.structured(Config), description["configuration"])
+    assert isinstance(saved, DictConfig)
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if OmegaConf.is_dict(OmegaConf.select(saved, override.key_or_group)):
+            raise ValueError(
+                f"{override.input_line}: a run that goes on keeps its {override.key_or_group}; "
+                f"change single values of it, such as {override.key_or_group}.<key>=..."
+            )
+        OmegaConf.update(saved, override.key_or_group, override.value())
+        if override.key_or_group == "resume":
+            continue
+        logging.getLogger("convae").info(f"going on with {override.input_line}")
+    OmegaConf.save(saved, directory / ".hydra" / "config.yaml")
+    return saved
+
+
+def run_directory(resume: str | None, fresh: str) -> str:
+    """Choose the folder of a run: that of the run that goes on, or a fresh one."""
+    if resume is not None and not Path(resume).is_dir():
+        raise FileNotFoundError(f"resume: there is no folder {resume!r}")
+    return resume or fresh
+
+
+OmegaConf.register_new_resolver("run_directory", run_directory)
+
+
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
 def main(composed: DictConfig) -> float:
     """Run what the configuration says and return the best validation loss."""
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
     directory = Path(HydraConfig.get().runtime.output_dir)
     if directory.is_relative_to(Path.cwd()):
         directory = directory.relative_to(Path.cwd())
+    if composed.resume is not None:
+        composed = saved_configuration(directory, HydraConfig.get().overrides.task)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
     return train(config, directory)["validation_loss"]
 
 
@@ -50,6 +85,9 @@ if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on; what to show is decided here
     try:
         main()
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.number)
     except MISTAKES as error:
         if full:
             raise

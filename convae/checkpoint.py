@@ -5,6 +5,7 @@ Reading one runs no code from the file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -16,8 +17,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-DESCRIPTION = "convae"
-"""Key of the description in the file's metadata."""
+KEY = "convae"
+"""Key in the file's metadata: JSON of the description, and of a digest of it and of all arrays.
+
+It is one key because safetensors writes several in any order; equal models have equal files.
+"""
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -74,7 +78,17 @@ def write(
         If it cannot be written; an earlier file of that name is then untouched.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_bytes(path, save(contiguous, {DESCRIPTION: json.dumps(description)}))
+    metadata = {"blake2b": _digest(contiguous, description), "description": description}
+    write_bytes(path, save(contiguous, {KEY: json.dumps(metadata)}))
+
+
+def _digest(arrays: Mapping[str, np.ndarray[Any, Any]], description: Mapping[str, Any]) -> str:
+    digest = hashlib.blake2b(json.dumps(description).encode(), digest_size=16)
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def read(
@@ -107,13 +121,17 @@ def read(
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        description = json.loads(metadata[DESCRIPTION])
+        ours = json.loads(metadata[KEY])
+        description: dict[str, Any] = ours["description"]
+        intact = ours["blake2b"] == _digest(arrays, description)
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"path: {os.fspath(path)!r} is damaged or no safetensors file ({error})"
         ) from None
-    except KeyError:
+    except (KeyError, TypeError):
         raise ValueError(
             f"path: {os.fspath(path)!r} is a safetensors file, but convae did not write it"
         ) from None
+    if not intact:
+        raise ValueError(f"path: {os.fspath(path)!r} is damaged (its digest does not fit)")
     return arrays, description

@@ -90,6 +90,8 @@ class TrainerConfig:
     log_every: int = 20  # steps between two points of TensorBoard's training curves
     images_every: int = 5  # epochs between two pictures in TensorBoard
     probe: int = 16  # test images whose reconstructions are shown
+    checkpoint_every: int = 1  # epochs between two states that a run can go on from
+    checkpoint_minutes: float = 10.0  # and minutes, within a long epoch
 
 
 @dataclass
@@ -104,6 +106,7 @@ class Config:
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
+    resume: str | None = None  # the folder of a run that shall go on
 
 
 def unknown_key(arguments: Iterable[str]) -> str | None:

@@ -33,7 +33,9 @@ class Split(Protocol):
     def select(self, indices: np.ndarray[Any, Any]) -> Split:
         """Take some of the images, by their positions."""
 
-    def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[Pixels]:
+    def batches(
+        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
+    ) -> Iterator[Pixels]:
         """Walk through all images once, shuffled if a generator is given."""
 
 
@@ -74,7 +76,9 @@ class InMemory:
         """
         return InMemory(self.pixels[indices])
 
-    def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[Pixels]:
+    def batches(
+        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
+    ) -> Iterator[Pixels]:
         """Walk through all images once.
 
         Parameters
@@ -83,6 +87,8 @@ class InMemory:
             Images in a batch; the last one may be smaller.
         rng : numpy.random.Generator, optional
             Shuffles them; in their order if not given.
+        skip : int
+            Batches to leave out at the beginning.
 
         Yields
         ------
@@ -90,7 +96,7 @@ class InMemory:
             A batch.
         """
         order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
-        for start in range(0, len(self), size):
+        for start in range(skip * size, len(self), size):
             yield self.pixels[order[start : start + size]]
 
 
@@ -170,7 +176,9 @@ class Streamed:
         """
         return replace(self, indices=self.indices[indices])
 
-    def batches(self, size: int, rng: np.random.Generator | None = None) -> Iterator[Pixels]:
+    def batches(
+        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
+    ) -> Iterator[Pixels]:
         """Walk through all images once.
 
         Parameters
@@ -179,6 +187,8 @@ class Streamed:
             Images in a batch; the last one may be smaller.
         rng : numpy.random.Generator, optional
             Shuffles them; in their order if not given.
+        skip : int
+            Batches to leave out at the beginning.
 
         Yields
         ------
@@ -196,7 +206,7 @@ class Streamed:
         loader: Any = DataLoader(
             self,  # type: ignore[arg-type]
             batch_size=size,
-            sampler=order.tolist(),
+            sampler=order[skip * size :].tolist(),
             num_workers=self.workers,
             collate_fn=list,
         )

@@ -20,12 +20,16 @@ class Board:
     ----------
     directory : path
         The run's folder.
+    after : int
+        The step from which a resumed run goes on: points beyond it, of a process that was killed,
+        are no longer shown.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], after: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(os.fspath(directory))
+        purge = after + 1 if after else None
+        self._writer: Any = SummaryWriter(os.fspath(directory), purge_step=purge)
 
     def __enter__(self) -> Board:
         """Use the board as a context manager."""
@@ -88,6 +92,9 @@ class Board:
         kernel = model.parameters["0.kernel"]
         self._picture("reconstructions", reconstruction_grid(probe, model.reconstruct(probe)), step)
         self._picture("filters", filter_grid(kernel, axes), step)
+
+    def flush(self) -> None:
+        """Write out what is pending."""
         self._writer.flush()
 
     def _picture(self, tag: str, picture: np.ndarray[Any, Any], step: int) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
-from dataclasses import dataclass
-from math import inf
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,40 +21,22 @@ from convae.evaluation import mean_errors, mean_image_error, pca_error
 from convae.optimizers import Optimizer
 from convae.pictures import png, reconstruction_grid
 from convae.saved import BEST, LAST, load
+from convae.signals import Interrupted, StopSignals
 from convae.splits import Splits, to_floats
+from convae.state import LossSum, Progress, read_state, restore, save_state
 from convae.step import TrainingStep
 from convae.tensorboard import Board
 
 log = logging.getLogger("convae")
 
 
-@dataclass
-class Progress:
-    """Where a run stands.
-
-    Parameters
-    ----------
-    epoch, step : int
-        Epochs and updates done.
-    best_epoch : int
-        The epoch with the lowest validation loss so far.
-    best_loss : float
-        That loss.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_loss: float = inf
-
-
 def fit(
     model: Autoencoder,
     optimizer: Optimizer,
     data: Splits,
-    config: TrainerConfig,
+    config: Config,
     directory: Path,
-    seed: int,
+    progress: Progress | None = None,
 ) -> Progress:
     """Train, validate after every epoch, and keep the best and the last model.
 
@@ -65,15 +45,15 @@ def fit(
     model : Autoencoder
         Trained in place.
     optimizer : Optimizer
-        A fresh one.
+        Fresh, or as the run that goes on left it.
     data : Splits
         Training and validation images, and test images to look at.
-    config : TrainerConfig
+    config : Config
         How long, and what to show.
     directory : Path
-        The run's folder: models and TensorBoard's events go here.
-    seed : int
-        Seed of the order of the images.
+        The run's folder: models, states and TensorBoard's events go here.
+    progress : Progress, optional
+        How far the run has come, if it goes on.
 
     Returns
     -------
@@ -83,76 +63,106 @@ def fit(
     Raises
     ------
     FloatingPointError
-        If the loss is no longer finite; the models saved before it stay.
+        If the loss is no longer finite; the models and states saved before it stay.
+    Interrupted
+        If SIGINT or SIGTERM came; the state is saved.
+    OSError
+        If a file cannot be written; those saved before it stay.
     """
+    trainer = config.trainer
+    configuration = dataclasses.asdict(config)
+    rng = np.random.default_rng([config.seed, 2])
+    if progress is None:
+        progress = Progress(order=dict(rng.bit_generator.state))
+    rng.bit_generator.state = progress.order
     step = TrainingStep(model, optimizer)
-    rng = np.random.default_rng([seed, 2])
-    probe = to_floats(next(data.test.batches(config.probe)), model.xp, model.dtype)
-    progress = Progress()
-    steps_per_epoch = -(-len(data.train) // config.batch_size)
+    probe = to_floats(next(data.test.batches(trainer.probe)), model.xp, model.dtype)
+    steps_per_epoch = -(-len(data.train) // trainer.batch_size)
+    saved_at = time.perf_counter()
     with (
-        Board(directory) as board,
-        tqdm(total=config.epochs * steps_per_epoch, unit=" steps", disable=None) as bar,
+        Board(directory, after=progress.step) as board,
+        StopSignals() as stop,
+        tqdm(
+            total=trainer.epochs * steps_per_epoch,
+            initial=progress.step,
+            unit=" steps",
+            disable=None,
+        ) as bar,
         logging_redirect_tqdm([logging.getLogger()]),
     ):
-        board.pictures(0, model, probe)
-        for epoch in range(1, config.epochs + 1):
-            bar.set_description(f"epoch {epoch}/{config.epochs}")
-            whole, recent = Window(), Window()
-            for pixels in data.train.batches(config.batch_size, rng):
+
+        def save() -> None:
+            nonlocal saved_at
+            board.flush()
+            save_state(directory, model, optimizer, progress, configuration)
+            saved_at = time.perf_counter()
+
+        if progress.step == 0:
+            board.pictures(0, model, probe)
+        for epoch in range(progress.epoch + 1, trainer.epochs + 1):
+            bar.set_description(f"epoch {epoch}/{trainer.epochs}")
+            epoch_speed, speed = Speedometer(), Speedometer()
+            for pixels in data.train.batches(trainer.batch_size, rng, skip=progress.batch):
                 loss = step(to_floats(pixels, model.xp, model.dtype))
                 progress.step += 1
-                whole.add(loss, len(pixels))
-                recent.add(loss, len(pixels))
-                if progress.step % config.log_every == 0:
-                    mean, speed = recent.mean(), recent.images_per_second()
-                    recent = Window()
-                    board.training(progress.step, mean, optimizer.learning_rate, speed)
-                    bar.set_postfix_str(f"loss {mean:.5f}, {speed:,.0f} images/s")
+                progress.batch += 1
+                for total in (progress.whole, progress.recent):
+                    total.add(loss, len(pixels))
+                for meter in (epoch_speed, speed):
+                    meter.images += len(pixels)
+                if progress.step % trainer.log_every == 0:
+                    mean = progress.recent.mean()
+                    board.training(progress.step, mean, optimizer.learning_rate, speed.read())
+                    bar.set_postfix_str(f"loss {mean:.5f}, {speed.read():,.0f} images/s")
+                    progress.recent, speed = LossSum(), Speedometer()
                 bar.update()
-            train_loss, speed = whole.mean(), whole.images_per_second()
+                if stop.received:
+                    save()
+                    raise Interrupted(
+                        stop.received,
+                        f"stopped after step {progress.step}; "
+                        f"to go on: python train.py resume={directory}",
+                    )
+                minutes = (time.perf_counter() - saved_at) / 60
+                if minutes > trainer.checkpoint_minutes and progress.batch < steps_per_epoch:
+                    save()
+            train_loss = progress.whole.mean()
             if not np.isfinite(train_loss):
                 raise FloatingPointError(
                     f"the loss became {train_loss} in epoch {epoch}; lower "
                     f"optimizer.learning_rate (it is {optimizer.learning_rate:g})"
                 )
-            validation_loss, _ = mean_errors(model, data.validation, config.batch_size)
+            validation_loss, _ = mean_errors(model, data.validation, trainer.batch_size)
             board.validation(progress.step, validation_loss)
-            progress.epoch = epoch
+            progress.epoch, progress.batch, progress.whole = epoch, 0, LossSum()
+            progress.order = dict(rng.bit_generator.state)
             if validation_loss < progress.best_loss:
                 progress.best_loss, progress.best_epoch = validation_loss, epoch
                 model.save(directory / BEST)
             model.save(directory / LAST)
-            if epoch % config.images_every == 0 or epoch == config.epochs:
+            if epoch % trainer.images_every == 0 or epoch == trainer.epochs:
                 board.pictures(progress.step, model, probe)
             log.info(
-                f"epoch {epoch:>{len(str(config.epochs))}}/{config.epochs}  "
+                f"epoch {epoch:>{len(str(trainer.epochs))}}/{trainer.epochs}  "
                 f"train {train_loss:.5f}  validation {validation_loss:.5f}  "
-                f"{speed:,.0f} images/s{'  best' if progress.best_epoch == epoch else ''}"
+                f"{epoch_speed.read():,.0f} images/s"
+                f"{'  best' if progress.best_epoch == epoch else ''}"
             )
+            if epoch % trainer.checkpoint_every == 0 or epoch == trainer.epochs:
+                save()
     return progress
 
 
-class Window:
-    """A running mean of the loss over a stretch of training, and its speed."""
+class Speedometer:
+    """Images a second, by the wall clock, since it was made."""
 
     def __init__(self) -> None:
-        self.total: Any = 0.0
         self.images = 0
-        self.start = time.perf_counter()
+        self._start = time.perf_counter()
 
-    def add(self, loss: Any, images: int) -> None:
-        """Count one step; the loss stays on its device."""
-        self.total = self.total + loss * images
-        self.images += images
-
-    def mean(self) -> float:
-        """Mean loss over the images, waiting for the device."""
-        return float(self.total) / self.images
-
-    def images_per_second(self) -> float:
-        """Images divided by the time since the start, by the wall clock."""
-        return self.images / (time.perf_counter() - self.start)
+    def read(self) -> float:
+        """Divide the images by the time that has passed."""
+        return self.images / (time.perf_counter() - self._start)
 
 
 def summarise(
@@ -217,7 +227,7 @@ def train(config: Config, directory: Path) -> dict[str, float]:
     config : Config
         What to do.
     directory : Path
-        The run's folder.
+        The run's folder. If the configuration says resume, the state in it is gone on from.
 
     Returns
     -------
@@ -234,8 +244,10 @@ def train(config: Config, directory: Path) -> dict[str, float]:
         If a GPU is asked for and there is none.
     FloatingPointError
         If training diverges.
+    Interrupted
+        If SIGINT or SIGTERM came; the state is saved.
     """
-    for name in ("epochs", "batch_size", "log_every", "images_every", "probe"):
+    for name in ("epochs", "batch_size", "log_every", "images_every", "probe", "checkpoint_every"):
         value = getattr(config.trainer, name)
         if value < 1:
             raise ValueError(f"trainer.{name}: {value} is too small; use 1 or more")
@@ -248,8 +260,12 @@ def train(config: Config, directory: Path) -> dict[str, float]:
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test images\n{describe(model)}"
     )
+    progress = None
+    if config.resume is not None:
+        progress = restore(*read_state(directory), model, optimizer)
+        log.info(f"going on after step {progress.step}, in epoch {progress.epoch + 1}")
     for warning in oversized(model, len(data.train)):
         log.warning(f"warning: {warning}")
-    progress = fit(model, optimizer, data, config.trainer, directory, config.seed)
+    progress = fit(model, optimizer, data, config, directory, progress)
     best = load(directory / BEST, device=model.device)
     return summarise(best, data, progress, config.trainer, directory)

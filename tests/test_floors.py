@@ -18,10 +18,10 @@ FLOORS = [
     {"engine.operations"},
     {"engine.identity"},
     {"engine"},
-    {"activations", "biases", "checkpoint", "configuration", "optimizers", "parameters"},
+    {"activations", "biases", "checkpoint", "configuration", "optimizers", "parameters", "signals"},
     {"layers", "losses", "splits"},
     {"autoencoder", "datasets", "pictures"},
-    {"step", "evaluation", "build", "saved", "tensorboard"},
+    {"step", "evaluation", "build", "saved", "state", "tensorboard"},
     {"trainer"},
     {""},
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from convae.autoencoder import Autoencoder
 from convae.configuration import Config, OptimizerConfig
+from convae.corruption import Corruption
 from convae.layers import Layer
 from convae.optimizers import OPTIMIZERS, Optimizer
 
@@ -88,6 +89,27 @@ def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
     except (TypeError, ValueError) as error:
         prefix = "model." if str(error).startswith(("layers", "output_activation")) else ""
         raise type(error)(f"{prefix}{error} (images are {input_shape})") from None
+
+
+def build_corruption(config: Config) -> Corruption:
+    """Make the corruption that a configuration describes.
+
+    Parameters
+    ----------
+    config : Config
+        The whole configuration.
+
+    Returns
+    -------
+    Corruption
+        The noise, seeded with the run's seed.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the amount out of range.
+    """
+    return Corruption(config.corruption.name, config.corruption.amount, config.seed)
 
 
 def describe(model: Autoencoder) -> str:

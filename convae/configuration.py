@@ -82,6 +82,14 @@ class LossConfig:
 
 
 @dataclass
+class CorruptionConfig:
+    """Noise on what the model is given; it is compared with the clean images."""
+
+    name: str = "none"  # none, gaussian, masking or salt_and_pepper
+    amount: float = 0.0  # standard deviation, or fraction of the values replaced
+
+
+@dataclass
 class TrainerConfig:
     """The training loop."""
 
@@ -102,6 +110,7 @@ class Config:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
     dtype: str = "float32"

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from convae.autoencoder import Autoencoder
+from convae.corruption import Corruption, Use
 from convae.splits import Split, to_floats
 
 PCA_IMAGES = 10_000
 """Training images that PCA is fitted on, at most."""
 
 
-def mean_errors(model: Autoencoder, split: Split, batch_size: int) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Errors:
+    """How far reconstructions are from clean images.
+
+    Parameters
+    ----------
+    loss : float
+        The model's own loss, a mean over all elements.
+    mse : float
+        The mean squared error, in units of the range [0, 1] squared.
+    input_mse : float
+        The same of what the model was given: 0 without corruption.
+    """
+
+    loss: float
+    mse: float
+    input_mse: float
+
+
+CLEAN = Corruption()
+
+
+def measure(
+    model: Autoencoder,
+    split: Split,
+    batch_size: int,
+    use: Use = Use.TEST,
+    corruption: Corruption = CLEAN,
+) -> Errors:
     """Measure a model on all images of a split.
 
     Parameters
@@ -24,22 +54,25 @@ def mean_errors(model: Autoencoder, split: Split, batch_size: int) -> tuple[floa
         The images.
     batch_size : int
         Images at a time.
+    use : Use
+        What for; it decides the noise.
+    corruption : Corruption
+        Noise on what the model is given.
 
     Returns
     -------
-    loss : float
-        The model's own loss, a mean over all elements.
-    mse : float
-        The mean squared error, in units of the range [0, 1] squared.
+    Errors
+        Means over all images.
     """
-    loss = squares = 0.0
-    for pixels in split.batches(batch_size):
+    sums = np.zeros(3)
+    for index, pixels in enumerate(split.batches(batch_size)):
         x = to_floats(pixels, model.xp, model.dtype)
-        R = model.reconstruct(x)
+        given = corruption(x, use, index)
+        R = model.reconstruct(given)
         J, _ = model.loss(R, x, model.output_activation)
-        loss += float(J) * len(pixels)
-        squares += float(((R - x) ** 2).mean(dtype="float64")) * len(pixels)
-    return loss / len(split), squares / len(split)
+        squares = [float(((image - x) ** 2).mean(dtype="float64")) for image in (R, given)]
+        sums += len(pixels) * np.array([float(J), *squares])
+    return Errors(*(float(total) for total in sums / len(split)))
 
 
 def vectors(
@@ -89,15 +122,17 @@ def mean_image_error(train: Split, test: Split) -> float:
     return squares / (len(test) * mean.size)
 
 
-def pca_error(train: Split, test: Split, components: int) -> float:
+def pca_error(train: Split, test: Split, components: int, corruption: Corruption = CLEAN) -> float:
     """Mean squared error of PCA with as many components as a code has numbers.
 
     Parameters
     ----------
     train, test : Split
-        The images; PCA is fitted on at most `PCA_IMAGES` of the training images.
+        The images; PCA is fitted on at most `PCA_IMAGES` of the clean training images.
     components : int
-        Numbers kept of each image. From the number of pixels on, nothing is lost.
+        Numbers kept of each image. From the number of pixels on, nothing of the input is lost.
+    corruption : Corruption
+        Noise on the test images that PCA is given.
 
     Returns
     -------
@@ -107,11 +142,13 @@ def pca_error(train: Split, test: Split, components: int) -> float:
     from sklearn.decomposition import PCA
 
     fitted_on = vectors(train, PCA_IMAGES, np.random.default_rng(0))
-    if components >= fitted_on.shape[1]:
-        return 0.0
-    pca = PCA(min(components, len(fitted_on)), random_state=0).fit(fitted_on)
+    pca = None
+    if components < fitted_on.shape[1]:
+        pca = PCA(min(components, len(fitted_on)), random_state=0).fit(fitted_on)
     squares = 0.0
-    for batch in test.batches(1024):
-        rows = batch.reshape(len(batch), -1).astype(np.float32) / 255
-        squares += float(((pca.inverse_transform(pca.transform(rows)) - rows) ** 2).sum())
+    for index, batch in enumerate(test.batches(1024)):
+        x = to_floats(batch, np, "float32")
+        rows = corruption(x, Use.TEST, index).reshape(len(batch), -1)
+        kept = rows if pca is None else pca.inverse_transform(pca.transform(rows))
+        squares += float(((kept - x.reshape(len(batch), -1)) ** 2).sum())
     return squares / (len(test) * int(fitted_on.shape[1]))

@@ -55,20 +55,20 @@ def grid(images: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
     return canvas
 
 
-def reconstruction_grid(x: Array, R: Array) -> np.ndarray[Any, Any]:
-    """Show originals in the upper row and their reconstructions below.
+def reconstruction_grid(*rows: Array) -> np.ndarray[Any, Any]:
+    """Show originals in the upper row and what was made of them below.
 
     Parameters
     ----------
-    x, R : (N, C, H, W) ndarray
-        Images and reconstructions in [0, 1].
+    *rows : (N, C, H, W) ndarray
+        Images in [0, 1]: originals, corrupted ones if there are any, reconstructions.
 
     Returns
     -------
     (rows, columns, 3) ndarray of uint8
         The picture.
     """
-    return grid(np.concatenate([to_numpy(x), to_numpy(R)]), columns=len(x))
+    return grid(np.concatenate([to_numpy(row) for row in rows]), columns=len(rows[0]))
 
 
 def filter_grid(K: Array, axes: int) -> np.ndarray[Any, Any]:

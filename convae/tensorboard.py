@@ -76,7 +76,7 @@ class Board:
         """
         self._writer.add_scalar("loss/validation", loss, step)
 
-    def pictures(self, step: int, model: Autoencoder, probe: Array) -> None:
+    def pictures(self, step: int, model: Autoencoder, rows: list[Array]) -> None:
         """Show reconstructions of the probe images, and the first layer's filters.
 
         Parameters
@@ -85,12 +85,12 @@ class Board:
             Updates done so far.
         model : Autoencoder
             The model as it is now.
-        probe : (N, C, H, W) ndarray
-            The images, the same at every step.
+        rows : list of (N, C, H, W) ndarray
+            Originals, corrupted ones if there are any, and reconstructions.
         """
         axes = model.layers[0].geometry.axes
         kernel = model.parameters["0.kernel"]
-        self._picture("reconstructions", reconstruction_grid(probe, model.reconstruct(probe)), step)
+        self._picture("reconstructions", reconstruction_grid(*rows), step)
         self._picture("filters", filter_grid(kernel, axes), step)
 
     def flush(self) -> None:

@@ -14,15 +14,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convae import checkpoint
 from convae.autoencoder import Autoencoder
-from convae.build import build_model, build_optimizer, describe, oversized
-from convae.configuration import Config, TrainerConfig
+from convae.build import build_corruption, build_model, build_optimizer, describe, oversized
+from convae.configuration import Config
+from convae.corruption import Corruption, Use
 from convae.datasets import load_dataset
-from convae.evaluation import mean_errors, mean_image_error, pca_error
+from convae.engine import Array
+from convae.evaluation import mean_image_error, measure, pca_error
 from convae.optimizers import Optimizer
 from convae.pictures import png, reconstruction_grid
 from convae.saved import BEST, LAST, load
 from convae.signals import Interrupted, StopSignals
-from convae.splits import Splits, to_floats
+from convae.splits import Split, Splits, to_floats
 from convae.state import LossSum, Progress, read_state, restore, save_state
 from convae.step import TrainingStep
 from convae.tensorboard import Board
@@ -76,7 +78,8 @@ def fit(
         progress = Progress(order=dict(rng.bit_generator.state))
     rng.bit_generator.state = progress.order
     step = TrainingStep(model, optimizer)
-    probe = to_floats(next(data.test.batches(trainer.probe)), model.xp, model.dtype)
+    corruption = build_corruption(config)
+    probe = Probe(data.test, trainer.probe, corruption)
     steps_per_epoch = -(-len(data.train) // trainer.batch_size)
     saved_at = time.perf_counter()
     with (
@@ -98,12 +101,13 @@ def fit(
             saved_at = time.perf_counter()
 
         if progress.step == 0:
-            board.pictures(0, model, probe)
+            board.pictures(0, model, probe.rows(model))
         for epoch in range(progress.epoch + 1, trainer.epochs + 1):
             bar.set_description(f"epoch {epoch}/{trainer.epochs}")
             epoch_speed, speed = Speedometer(), Speedometer()
             for pixels in data.train.batches(trainer.batch_size, rng, skip=progress.batch):
-                loss = step(to_floats(pixels, model.xp, model.dtype))
+                x = to_floats(pixels, model.xp, model.dtype)
+                loss = step(corruption(x, Use.TRAINING, progress.step), target=x)
                 progress.step += 1
                 progress.batch += 1
                 for total in (progress.whole, progress.recent):
@@ -132,7 +136,9 @@ def fit(
                     f"the loss became {train_loss} in epoch {epoch}; lower "
                     f"optimizer.learning_rate (it is {optimizer.learning_rate:g})"
                 )
-            validation_loss, _ = mean_errors(model, data.validation, trainer.batch_size)
+            validation_loss = measure(
+                model, data.validation, trainer.batch_size, Use.VALIDATION, corruption
+            ).loss
             board.validation(progress.step, validation_loss)
             progress.epoch, progress.batch, progress.whole = epoch, 0, LossSum()
             progress.order = dict(rng.bit_generator.state)
@@ -141,7 +147,7 @@ def fit(
                 model.save(directory / BEST)
             model.save(directory / LAST)
             if epoch % trainer.images_every == 0 or epoch == trainer.epochs:
-                board.pictures(progress.step, model, probe)
+                board.pictures(progress.step, model, probe.rows(model))
             log.info(
                 f"epoch {epoch:>{len(str(trainer.epochs))}}/{trainer.epochs}  "
                 f"train {train_loss:.5f}  validation {validation_loss:.5f}  "
@@ -151,6 +157,30 @@ def fit(
             if epoch % trainer.checkpoint_every == 0 or epoch == trainer.epochs:
                 save()
     return progress
+
+
+class Probe:
+    """The test images that are shown again and again.
+
+    Parameters
+    ----------
+    test : Split
+        Where they are taken from: the first ones.
+    count : int
+        How many.
+    corruption : Corruption
+        Noise on what the model is given, the same every time.
+    """
+
+    def __init__(self, test: Split, count: int, corruption: Corruption) -> None:
+        self._pixels = next(test.batches(count))
+        self._corruption = corruption
+
+    def rows(self, model: Autoencoder) -> list[Array]:
+        """Give the rows of the picture: originals, corrupted ones if any, reconstructions."""
+        x = to_floats(self._pixels, model.xp, model.dtype)
+        given = self._corruption(x, Use.PROBE, 0)
+        return [x, *([given] if self._corruption else []), model.reconstruct(given)]
 
 
 class Speedometer:
@@ -166,7 +196,7 @@ class Speedometer:
 
 
 def summarise(
-    model: Autoencoder, data: Splits, progress: Progress, config: TrainerConfig, directory: Path
+    model: Autoencoder, data: Splits, progress: Progress, config: Config, directory: Path
 ) -> dict[str, float]:
     """Compare the best model with two baselines on the test images; keep figures and a picture.
 
@@ -178,8 +208,8 @@ def summarise(
         All images.
     progress : Progress
         Where the run ended.
-    config : TrainerConfig
-        For the batch size and the probe.
+    config : Config
+        The run's configuration.
     directory : Path
         The run's folder; ``summary.json`` and ``reconstructions.png`` go here.
 
@@ -188,25 +218,29 @@ def summarise(
     dict
         The figures of the summary.
     """
-    test_loss, test_mse = mean_errors(model, data.test, config.batch_size)
+    corruption = build_corruption(config)
+    errors = measure(model, data.test, config.trainer.batch_size, Use.TEST, corruption)
     summary = {
         "best_epoch": float(progress.best_epoch),
         "validation_loss": progress.best_loss,
-        "test_loss": test_loss,
-        "test_mse": test_mse,
+        "test_loss": errors.loss,
+        "test_mse": errors.mse,
+        "input_mse": errors.input_mse,
         "mean_image_mse": mean_image_error(data.train, data.test),
-        "pca_mse": pca_error(data.train, data.test, model.code_size),
+        "pca_mse": pca_error(data.train, data.test, model.code_size, corruption),
     }
     checkpoint.write_bytes(directory / "summary.json", json.dumps(summary, indent=2).encode())
-    probe = to_floats(next(data.test.batches(config.probe)), model.xp, model.dtype)
-    picture = reconstruction_grid(probe, model.reconstruct(probe))
+    picture = reconstruction_grid(*Probe(data.test, config.trainer.probe, corruption).rows(model))
     checkpoint.write_bytes(directory / "reconstructions.png", png(picture))
+    from_what = f" from {corruption.name} noise of {corruption.amount}" if corruption else ""
+    noisy = f"  the noisy images themselves  {errors.input_mse:.5f}\n" if corruption else ""
     log.info(
-        f"\nMean squared error on {len(data.test):,} test images of {data.name}:\n"
+        f"\nMean squared error on {len(data.test):,} test images of {data.name}{from_what}:\n"
         f"  this model (epoch {progress.best_epoch}, code of {model.code_size:,} numbers)"
-        f"  {test_mse:.5f}\n"
+        f"  {errors.mse:.5f}\n"
         f"  PCA with {model.code_size:,} components{_pca_note(model)}  {summary['pca_mse']:.5f}\n"
         f"  the mean image  {summary['mean_image_mse']:.5f}\n"
+        f"{noisy}"
         f"Run: {directory}\n"
         f"Look at it: tensorboard --logdir {directory}"
     )
@@ -253,6 +287,7 @@ def train(config: Config, directory: Path) -> dict[str, float]:
             raise ValueError(f"trainer.{name}: {value} is too small; use 1 or more")
     if config.seed < 0:
         raise ValueError(f"seed: {config.seed} is too small; use 0 or more")
+    build_corruption(config)  # a mistake in it shall not wait for the data
     optimizer = build_optimizer(config.optimizer)
     data = load_dataset(config.dataset, config.seed)
     model = build_model(config, data.train.shape)
@@ -268,4 +303,4 @@ def train(config: Config, directory: Path) -> dict[str, float]:
         log.warning(f"warning: {warning}")
     progress = fit(model, optimizer, data, config, directory, progress)
     best = load(directory / BEST, device=model.device)
-    return summarise(best, data, progress, config.trainer, directory)
+    return summarise(best, data, progress, config, directory)

@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 
 import train  # noqa: F401 (registers the schema)
 from convae import Layer
-from convae.build import build_model, build_optimizer
+from convae.build import build_corruption, build_model, build_optimizer
 from convae.configuration import Config, LayerConfig, unknown_key
 from tests.conftest import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
-GROUPS = ("model", "dataset", "optimizer", "loss", "trainer", "experiment")
+GROUPS = ("model", "dataset", "optimizer", "loss", "corruption", "trainer", "experiment")
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in (CONFIGS / group).glob("*.yaml")]
 SHAPES = {"digits": (1, 8, 8), "photos": (3, 32, 32), "MNIST": (1, 28, 28)}
 
@@ -35,12 +35,13 @@ def test_every_file_composes_and_builds(option: str) -> None:
     shape = SHAPES.get(config.dataset.name, (1, 28, 28))
     model = build_model(config, shape)
     assert model.input_shape == shape
+    assert build_corruption(config).name == config.corruption.name
     assert build_optimizer(config.optimizer).learning_rate == config.optimizer.learning_rate
 
 
 def test_every_file_says_what_it_is_for() -> None:
     for file in CONFIGS.rglob("*.yaml"):
-        if file.parent.name in ("dataset", "model", "experiment"):
+        if file.parent.name in ("dataset", "model", "corruption", "experiment"):
             assert "# " in file.read_text().split("name:")[0].split("layers:")[0], file
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import convae
-from convae.evaluation import mean_errors, mean_image_error, pca_error
+from convae.evaluation import mean_image_error, measure, pca_error
 from convae.splits import InMemory
 
 
@@ -17,13 +17,14 @@ def splits(rng) -> tuple[InMemory, InMemory]:
     )
 
 
-def test_mean_errors_weigh_every_image_alike(splits) -> None:
+def test_errors_weigh_every_image_alike(splits) -> None:
     model = convae.Autoencoder((1, 4, 4), [convae.Layer(2, 3)], loss="bce", dtype="float64")
     x = splits[1].pixels / 255
     R = model.reconstruct(x)
-    loss, mse = mean_errors(model, splits[1], batch_size=5)
-    assert mse == pytest.approx(((R - x) ** 2).mean())
-    assert loss == pytest.approx(-(x * np.log(R) + (1 - x) * np.log(1 - R)).mean())
+    errors = measure(model, splits[1], batch_size=5)
+    assert errors.input_mse == 0
+    assert errors.mse == pytest.approx(((R - x) ** 2).mean())
+    assert errors.loss == pytest.approx(-(x * np.log(R) + (1 - x) * np.log(1 - R)).mean())
 
 
 def test_mean_image(splits) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 import convae
 from convae import checkpoint, trainer
-from convae.configuration import Config, TrainerConfig
+from convae.configuration import Config, CorruptionConfig, TrainerConfig
 from convae.signals import Interrupted, StopSignals
 from convae.splits import InMemory, Splits
 from convae.state import read_state, restore, save_state
@@ -39,7 +40,10 @@ def fresh(optimizer: str = "adam"):
     return model, {"adam": convae.Adam, "sgd": convae.SGD}[optimizer](0.01)
 
 
-CONFIG = Config(trainer=TrainerConfig(epochs=3, batch_size=8, log_every=2, images_every=2, probe=4))
+CONFIG = Config(
+    trainer=TrainerConfig(epochs=3, batch_size=8, log_every=2, images_every=2, probe=4),
+    corruption=CorruptionConfig("gaussian", 0.2),
+)
 
 
 def outcome(folder: Path, model: convae.Autoencoder, progress) -> tuple:
@@ -104,7 +108,7 @@ def test_points_of_a_killed_process_are_not_shown_twice(data, uninterrupted, tmp
     trainer.fit(model, optimizer, data, CONFIG, tmp_path)
     state = tmp_path / "state-000000005.safetensors"
     assert not state.exists()
-    short = Config(trainer=TrainerConfig(**{**CONFIG.trainer.__dict__, "epochs": 1}))
+    short = replace(CONFIG, trainer=replace(CONFIG.trainer, epochs=1))
     model, optimizer = fresh()
     trainer.fit(model, optimizer, data, short, tmp_path / "first")
     for newer in tmp_path.glob("state-*"):

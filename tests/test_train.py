@@ -108,6 +108,18 @@ def test_a_sweep_runs_every_job(tmp_path) -> None:
         assert (tmp_path / job / "best.safetensors").is_file()
 
 
+def test_denoising_shows_the_noisy_images_too(tmp_path) -> None:
+    done = run(*SHORT, "corruption=masking", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "images of digits from masking noise of 0.5" in done.stdout
+    assert "the noisy images themselves" in done.stdout
+    with Image.open(tmp_path / "reconstructions.png") as picture:
+        height = picture.height
+    assert height == 3 * (48 + GAP) - GAP
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["input_mse"] > 0
+
+
 def test_real_mnist_trains(real_images, tmp_path) -> None:
     done = run(
         "dataset=mnist",

@@ -1,0 +1,131 @@
+"""Noise on the input of a denoising autoencoder (Vincent et al. 2010).
+
+The model sees the corrupted image and is compared with the clean one. What noise an image gets
+depends on the seed and on where in the run it is used, and on nothing else: a run that goes on, and
+one repeated, see the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from convae.engine import Array, array_module
+
+Noise: TypeAlias = np.ndarray[Any, Any]
+
+
+class Use(IntEnum):
+    """What the corrupted images are for; each use has noise of its own."""
+
+    TRAINING = 0
+    VALIDATION = 1
+    TEST = 2
+    PROBE = 3
+
+
+def _gaussian(x: Array, amount: float, draw: Callable[[str], Array]) -> Array:
+    """Add normal noise of the given standard deviation, and cut off at 0 and 1."""
+    xp = array_module(x)
+    noisy = draw("normal")
+    noisy *= amount
+    noisy += x
+    return xp.clip(noisy, 0, 1, out=noisy)
+
+
+def _masking(x: Array, amount: float, draw: Callable[[str], Array]) -> Array:
+    """Set the given fraction of all values to 0."""
+    return x * (draw("uniform") >= amount)
+
+
+def _salt_and_pepper(x: Array, amount: float, draw: Callable[[str], Array]) -> Array:
+    """Set the given fraction of all values to 0 or 1, with equal chance."""
+    xp = array_module(x)
+    chance = draw("uniform")
+    return xp.where(chance < amount, (chance < amount / 2).astype(x.dtype), x)
+
+
+Function: TypeAlias = Callable[[Array, float, Callable[[str], Array]], Array]
+CORRUPTIONS: dict[str, tuple[Function | None, str, float]] = {
+    # name: (function, what the amount is, its largest value)
+    "none": (None, "nothing", 0),
+    "gaussian": (_gaussian, "the noise's standard deviation", 10),
+    "masking": (_masking, "a fraction of the values", 1),
+    "salt_and_pepper": (_salt_and_pepper, "a fraction of the values", 1),
+}
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """A kind of noise.
+
+    Parameters
+    ----------
+    name : {"none", "gaussian", "masking", "salt_and_pepper"}
+        Which kind.
+    amount : float
+        The standard deviation of gaussian noise, or the fraction of values that the others replace.
+        Images range over [0, 1].
+    seed : int
+        Seed of all the noise.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the amount out of range.
+    """
+
+    name: str = "none"
+    amount: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.name not in CORRUPTIONS:
+            raise ValueError(
+                f"corruption.name: {self.name!r} is unknown; use one of {', '.join(CORRUPTIONS)}"
+            )
+        _, meaning, largest = CORRUPTIONS[self.name]
+        if not 0 <= self.amount <= largest:
+            raise ValueError(
+                f"corruption.amount: {self.amount} will not do; for {self.name!r} it is {meaning}, "
+                f"from 0 to {largest}"
+            )
+
+    def __bool__(self) -> bool:
+        """Whether anything is changed at all."""
+        return self.name != "none" and self.amount > 0
+
+    def __call__(self, x: Array, use: Use, index: int) -> Array:
+        """Corrupt a batch.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Clean images in [0, 1]; not changed.
+        use : Use
+            What for.
+        index : int
+            Which batch of that use: the step of training, or the batch's position.
+
+        Returns
+        -------
+        (N, C, *size) ndarray
+            Corrupted images in [0, 1]; x itself if there is nothing to do.
+        """
+        function, _, _ = CORRUPTIONS[self.name]
+        if function is None or not self:
+            return x
+        rng = np.random.default_rng([self.seed, 3, use, index])
+        shape = (*x.shape[1:], len(x))  # examples innermost, as everywhere in memory
+
+        def draw(distribution: str) -> Array:
+            sample = rng.standard_normal if distribution == "normal" else rng.random
+            noise: Noise = sample(shape, dtype=x.dtype.type)
+            return array_module(x).asarray(noise).transpose(len(shape) - 1, *range(len(shape) - 1))
+
+        return function(x, self.amount, draw)

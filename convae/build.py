@@ -7,10 +7,11 @@ from math import prod
 from typing import Any
 
 from convae.autoencoder import Autoencoder
-from convae.configuration import Config, OptimizerConfig
+from convae.configuration import Config, OptimizerConfig, ScheduleConfig
 from convae.corruption import Corruption
 from convae.layers import Layer
 from convae.optimizers import OPTIMIZERS, Optimizer
+from convae.schedules import Schedule, schedule
 
 
 def build_optimizer(config: OptimizerConfig) -> Optimizer:
@@ -37,11 +38,7 @@ def build_optimizer(config: OptimizerConfig) -> Optimizer:
         )
     build: Any = OPTIMIZERS[config.name]
     taken = {field.name for field in dataclasses.fields(build) if field.init}
-    given = {
-        name: value
-        for name, value in dataclasses.asdict(config).items()
-        if name != "name" and value is not None
-    }
+    given = _given(config)
     for name in given:
         if name not in taken:
             raise ValueError(
@@ -89,6 +86,36 @@ def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
     except (TypeError, ValueError) as error:
         prefix = "model." if str(error).startswith(("layers", "output_activation")) else ""
         raise type(error)(f"{prefix}{error} (images are {input_shape})") from None
+
+
+def build_schedule(config: ScheduleConfig) -> Schedule:
+    """Make the schedule that a configuration names.
+
+    Parameters
+    ----------
+    config : ScheduleConfig
+        Its name, and the values that differ from its own defaults.
+
+    Returns
+    -------
+    Schedule
+        A fresh one.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, a value is out of range, or the schedule does not take it.
+    """
+    return schedule(config.name, **_given(config))
+
+
+def _given(config: OptimizerConfig | ScheduleConfig) -> dict[str, Any]:
+    """Collect the values that a configuration gives, apart from the name."""
+    return {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name != "name" and value is not None
+    }
 
 
 def build_corruption(config: Config) -> Corruption:

@@ -75,6 +75,20 @@ class OptimizerConfig:
 
 
 @dataclass
+class ScheduleConfig:
+    """The learning rate over the run; values not given are the schedule's own defaults."""
+
+    name: str = "constant"  # constant, cosine, step, one_cycle or plateau
+    warmup: int | None = None  # steps
+    final: float | None = None  # factor at the end: cosine, one_cycle
+    start: float | None = None  # factor at the beginning: one_cycle
+    rise: float | None = None  # part of the run: one_cycle
+    every: int | None = None  # epochs: step
+    decay: float | None = None  # factor: step, plateau
+    patience: int | None = None  # epochs: plateau
+
+
+@dataclass
 class LossConfig:
     """What is minimised."""
 
@@ -98,6 +112,8 @@ class TrainerConfig:
     log_every: int = 20  # steps between two points of TensorBoard's training curves
     images_every: int = 5  # epochs between two pictures in TensorBoard
     probe: int = 16  # test images whose reconstructions are shown
+    patience: int | None = None  # stop after so many epochs without a lower validation loss
+    clip_norm: float | None = None  # shorten longer gradients to this norm
     checkpoint_every: int = 1  # epochs between two states that a run can go on from
     checkpoint_minutes: float = 10.0  # and minutes, within a long epoch
 
@@ -109,6 +125,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

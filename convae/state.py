@@ -78,6 +78,8 @@ class Progress:
         Training losses of the epoch under way, and since the last point of the curves.
     order : dict
         State of the generator that shuffles the images, at the start of the epoch under way.
+    schedule : dict
+        What the learning rate's schedule has taken note of.
     """
 
     epoch: int = 0
@@ -88,6 +90,7 @@ class Progress:
     whole: LossSum = field(default_factory=LossSum)
     recent: LossSum = field(default_factory=LossSum)
     order: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """Describe the progress in plain values, ready for JSON.

@@ -16,22 +16,32 @@ class TrainingStep:
         The model whose parameters are updated in place.
     optimizer : Optimizer
         What updates them; it belongs to this model from now on.
+    clip_norm : float, optional
+        Gradients whose norm, over all parameters together, exceeds this are shortened to it
+        (Pascanu et al. 2013).
 
     Raises
     ------
     TypeError
-        If one of them is something else.
+        If model or optimizer is something else.
+    ValueError
+        If clip_norm is not positive.
     """
 
-    def __init__(self, model: Autoencoder, optimizer: Optimizer) -> None:
+    def __init__(
+        self, model: Autoencoder, optimizer: Optimizer, clip_norm: float | None = None
+    ) -> None:
         for name, value, kind in (
             ("model", model, Autoencoder),
             ("optimizer", optimizer, Optimizer),
         ):
             if not isinstance(value, kind):
                 raise TypeError(f"{name}: {value!r} is not a convae {kind.__name__}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm: {clip_norm} will not do; use a positive number")
         self.model = model
         self.optimizer = optimizer
+        self.clip_norm = clip_norm
 
     def __call__(self, x: Array, target: Array | None = None) -> Array:
         """Do one step.
@@ -54,5 +64,9 @@ class TrainingStep:
             If dtype, device or shape do not fit.
         """
         loss = self.model.accumulate_gradients(x, target)
-        self.optimizer.update(self.model.flat_parameters, self.model.flat_gradients)
+        gradients = self.model.flat_gradients
+        if self.clip_norm is not None:
+            norm = self.model.xp.sqrt(self.model.xp.dot(gradients, gradients))
+            gradients *= self.clip_norm / self.model.xp.maximum(norm, self.clip_norm)
+        self.optimizer.update(self.model.flat_parameters, gradients)
         return loss

@@ -14,7 +14,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convae import checkpoint
 from convae.autoencoder import Autoencoder
-from convae.build import build_corruption, build_model, build_optimizer, describe, oversized
+from convae.build import (
+    build_corruption,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    describe,
+    oversized,
+)
 from convae.configuration import Config
 from convae.corruption import Corruption, Use
 from convae.datasets import load_dataset
@@ -77,16 +84,19 @@ def fit(
     if progress is None:
         progress = Progress(order=dict(rng.bit_generator.state))
     rng.bit_generator.state = progress.order
-    step = TrainingStep(model, optimizer)
+    schedule = build_schedule(config.schedule)
+    vars(schedule).update(progress.schedule)
+    step = TrainingStep(model, optimizer, trainer.clip_norm)
     corruption = build_corruption(config)
     probe = Probe(data.test, trainer.probe, corruption)
     steps_per_epoch = -(-len(data.train) // trainer.batch_size)
+    steps = trainer.epochs * steps_per_epoch
     saved_at = time.perf_counter()
     with (
         Board(directory, after=progress.step) as board,
         StopSignals() as stop,
         tqdm(
-            total=trainer.epochs * steps_per_epoch,
+            total=steps,
             initial=progress.step,
             unit=" steps",
             disable=None,
@@ -103,10 +113,15 @@ def fit(
         if progress.step == 0:
             board.pictures(0, model, probe.rows(model))
         for epoch in range(progress.epoch + 1, trainer.epochs + 1):
+            if is_tired(progress, trainer.patience):
+                log.info(f"no lower validation loss in {trainer.patience} epochs: stopping here")
+                break
             bar.set_description(f"epoch {epoch}/{trainer.epochs}")
             epoch_speed, speed = Speedometer(), Speedometer()
             for pixels in data.train.batches(trainer.batch_size, rng, skip=progress.batch):
                 x = to_floats(pixels, model.xp, model.dtype)
+                factor = schedule.factor(progress.step, steps, steps_per_epoch)
+                optimizer.learning_rate = factor * config.optimizer.learning_rate
                 loss = step(corruption(x, Use.TRAINING, progress.step), target=x)
                 progress.step += 1
                 progress.batch += 1
@@ -134,7 +149,8 @@ def fit(
             if not np.isfinite(train_loss):
                 raise FloatingPointError(
                     f"the loss became {train_loss} in epoch {epoch}; lower "
-                    f"optimizer.learning_rate (it is {optimizer.learning_rate:g})"
+                    f"optimizer.learning_rate (it is {config.optimizer.learning_rate:g}), or set "
+                    "trainer.clip_norm=1"
                 )
             validation_loss = measure(
                 model, data.validation, trainer.batch_size, Use.VALIDATION, corruption
@@ -142,11 +158,14 @@ def fit(
             board.validation(progress.step, validation_loss)
             progress.epoch, progress.batch, progress.whole = epoch, 0, LossSum()
             progress.order = dict(rng.bit_generator.state)
+            schedule.observe(validation_loss)
+            progress.schedule = schedule.state()
             if validation_loss < progress.best_loss:
                 progress.best_loss, progress.best_epoch = validation_loss, epoch
                 model.save(directory / BEST)
             model.save(directory / LAST)
-            if epoch % trainer.images_every == 0 or epoch == trainer.epochs:
+            last = epoch == trainer.epochs or is_tired(progress, trainer.patience)
+            if epoch % trainer.images_every == 0 or last:
                 board.pictures(progress.step, model, probe.rows(model))
             log.info(
                 f"epoch {epoch:>{len(str(trainer.epochs))}}/{trainer.epochs}  "
@@ -154,9 +173,27 @@ def fit(
                 f"{epoch_speed.read():,.0f} images/s"
                 f"{'  best' if progress.best_epoch == epoch else ''}"
             )
-            if epoch % trainer.checkpoint_every == 0 or epoch == trainer.epochs:
+            if epoch % trainer.checkpoint_every == 0 or last:
                 save()
     return progress
+
+
+def is_tired(progress: Progress, patience: int | None) -> bool:
+    """Tell whether the validation loss has not fallen for too many epochs.
+
+    Parameters
+    ----------
+    progress : Progress
+        How far the run has come.
+    patience : int or None
+        Epochs without improvement that are too many; None for any number.
+
+    Returns
+    -------
+    bool
+        Whether to stop.
+    """
+    return patience is not None and progress.epoch - progress.best_epoch >= patience
 
 
 class Probe:
@@ -287,7 +324,12 @@ def train(config: Config, directory: Path) -> dict[str, float]:
             raise ValueError(f"trainer.{name}: {value} is too small; use 1 or more")
     if config.seed < 0:
         raise ValueError(f"seed: {config.seed} is too small; use 0 or more")
-    build_corruption(config)  # a mistake in it shall not wait for the data
+    if config.trainer.patience is not None and config.trainer.patience < 1:
+        raise ValueError(f"trainer.patience: {config.trainer.patience} is too small; use 1 or more")
+    if config.trainer.clip_norm is not None and not config.trainer.clip_norm > 0:
+        raise ValueError(f"trainer.clip_norm: {config.trainer.clip_norm} is not a positive number")
+    build_corruption(config)  # mistakes in these shall not wait for the data
+    build_schedule(config.schedule)
     optimizer = build_optimizer(config.optimizer)
     data = load_dataset(config.dataset, config.seed)
     model = build_model(config, data.train.shape)

@@ -11,12 +11,21 @@ from omegaconf import OmegaConf
 
 import train  # noqa: F401 (registers the schema)
 from convae import Layer
-from convae.build import build_corruption, build_model, build_optimizer
+from convae.build import build_corruption, build_model, build_optimizer, build_schedule
 from convae.configuration import Config, LayerConfig, unknown_key
 from tests.conftest import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"
-GROUPS = ("model", "dataset", "optimizer", "loss", "corruption", "trainer", "experiment")
+GROUPS = (
+    "model",
+    "dataset",
+    "optimizer",
+    "schedule",
+    "loss",
+    "corruption",
+    "trainer",
+    "experiment",
+)
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in (CONFIGS / group).glob("*.yaml")]
 SHAPES = {"digits": (1, 8, 8), "photos": (3, 32, 32), "MNIST": (1, 28, 28)}
 
@@ -35,6 +44,7 @@ def test_every_file_composes_and_builds(option: str) -> None:
     shape = SHAPES.get(config.dataset.name, (1, 28, 28))
     model = build_model(config, shape)
     assert model.input_shape == shape
+    assert build_schedule(config.schedule).factor(0, 100, 10) > 0
     assert build_corruption(config).name == config.corruption.name
     assert build_optimizer(config.optimizer).learning_rate == config.optimizer.learning_rate
 
@@ -91,6 +101,21 @@ def test_known_keys_pass(arguments: str) -> None:
 def test_bad_optimizers_are_refused_by_key(overrides: list[str], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         build_optimizer(compose(*overrides).optimizer)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["schedule.name=cos"], "schedule.name: 'cos' is unknown; use one of constant, cosine"),
+        (["schedule=cosine", "schedule.every=3"], "schedule.every: cosine has no such value"),
+        (["schedule=step", "schedule.every=0"], "schedule.every: 0 will not do; use 1 or more"),
+        (["schedule=plateau", "schedule.decay=2"], "schedule.decay: 2.0 will not do"),
+        (["schedule.warmup=-1"], "schedule.warmup: -1 will not do"),
+    ],
+)
+def test_bad_schedules_are_refused_by_key(overrides: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        build_schedule(compose(*overrides).schedule)
 
 
 @pytest.mark.parametrize(

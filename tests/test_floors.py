@@ -26,6 +26,7 @@ FLOORS = [
         "corruption",
         "optimizers",
         "parameters",
+        "schedules",
         "signals",
     },
     {"layers", "losses", "splits"},

@@ -98,3 +98,31 @@ def test_one_optimizer_serves_one_model() -> None:
     optimizer.update(np.zeros(3), np.ones(3))
     with pytest.raises(ValueError, match="served 3 parameters and cannot serve 4"):
         optimizer.update(np.zeros(4), np.ones(4))
+
+
+@pytest.mark.parametrize("clip_norm", [1e-4, 1e-2, 10.0])
+def test_clipping_follows_pytorchs(xp: ModuleType, rng, clip_norm: float) -> None:
+    device = "cpu" if xp is np else "gpu"
+    arguments = {"input_shape": (1, 6, 6), "layers": [convae.Layer(3, 3)], "dtype": "float64"}
+    model = convae.Autoencoder(**arguments, device=device)
+    copy = convae.Autoencoder(**arguments)
+    x = rng.random((8, 1, 6, 6))
+    tensors = untied.parameters_of(copy)
+    reference = torch.optim.SGD(tensors.values(), 1.0)
+    torch.nn.functional.mse_loss(
+        untied.reconstruct(copy, tensors, torch.tensor(x)), torch.tensor(x)
+    ).backward()
+    norm = torch.nn.utils.clip_grad_norm_(list(tensors.values()), clip_norm)
+    reference.step()
+    assert (norm > clip_norm) == (clip_norm < 1)
+    convae.TrainingStep(model, convae.SGD(1.0), clip_norm)(xp.asarray(x))
+    for name, tensor in tensors.items():
+        np.testing.assert_allclose(
+            engine.to_numpy(model.parameters[name]), tensor.detach().numpy(), rtol=1e-5, atol=1e-9
+        )
+
+
+def test_a_bad_norm_is_refused() -> None:
+    model = convae.Autoencoder((1, 6, 6), [convae.Layer(3, 3)])
+    with pytest.raises(ValueError, match="clip_norm: 0 will not do"):
+        convae.TrainingStep(model, convae.Adam(), 0)

@@ -18,7 +18,13 @@ from tqdm import tqdm
 
 import convae
 from convae import checkpoint, trainer
-from convae.configuration import Config, CorruptionConfig, TrainerConfig
+from convae.configuration import (
+    Config,
+    CorruptionConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainerConfig,
+)
 from convae.signals import Interrupted, StopSignals
 from convae.splits import InMemory, Splits
 from convae.state import read_state, restore, save_state
@@ -43,6 +49,8 @@ def fresh(optimizer: str = "adam"):
 CONFIG = Config(
     trainer=TrainerConfig(epochs=3, batch_size=8, log_every=2, images_every=2, probe=4),
     corruption=CorruptionConfig("gaussian", 0.2),
+    schedule=ScheduleConfig("plateau", warmup=4, patience=0),
+    optimizer=OptimizerConfig("adam", 0.01),
 )
 
 
@@ -100,6 +108,17 @@ def test_a_stopped_run_goes_on_to_the_bit(
     progress = trainer.fit(model, optimizer, data, CONFIG, tmp_path, progress)
     assert outcome(tmp_path, model, progress) == uninterrupted
     assert len(list(tmp_path.glob("state-*"))) == 2
+
+
+def test_a_run_without_improvement_stops_and_stays_stopped(data, tmp_path) -> None:
+    """With no learning at all, the first epoch's loss is never undercut."""
+    patient = replace(CONFIG, trainer=replace(CONFIG.trainer, epochs=50, patience=2))
+    patient = replace(patient, optimizer=OptimizerConfig("sgd", 1e-30))
+    model, optimizer = fresh("sgd")
+    progress = trainer.fit(model, optimizer, data, patient, tmp_path)
+    assert (progress.epoch, progress.best_epoch) == (3, 1)
+    again = trainer.fit(model, optimizer, data, patient, tmp_path, progress)
+    assert again.epoch == 3
 
 
 def test_points_of_a_killed_process_are_not_shown_twice(data, uninterrupted, tmp_path) -> None:

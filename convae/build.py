@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 from convae.autoencoder import Autoencoder
 from convae.configuration import Config, OptimizerConfig, ScheduleConfig
 from convae.corruption import Corruption
 from convae.layers import Layer
 from convae.optimizers import OPTIMIZERS, Optimizer
-from convae.schedules import Schedule, schedule
+from convae.schedules import SCHEDULES, Schedule
+
+Built = TypeVar("Built")
 
 
 def build_optimizer(config: OptimizerConfig) -> Optimizer:
@@ -32,23 +35,7 @@ def build_optimizer(config: OptimizerConfig) -> Optimizer:
     ValueError
         If the name is unknown, a value is out of range, or the optimizer does not take it.
     """
-    if config.name not in OPTIMIZERS:
-        raise ValueError(
-            f"optimizer.name: {config.name!r} is unknown; use one of {', '.join(OPTIMIZERS)}"
-        )
-    build: Any = OPTIMIZERS[config.name]
-    taken = {field.name for field in dataclasses.fields(build) if field.init}
-    given = _given(config)
-    for name in given:
-        if name not in taken:
-            raise ValueError(
-                f"optimizer.{name}: {config.name} has no such value; it takes "
-                f"{', '.join(sorted(taken))}"
-            )
-    try:
-        return build(**given)  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise ValueError(f"optimizer.{error}") from None
+    return _build("optimizer", OPTIMIZERS, config)
 
 
 def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
@@ -106,16 +93,36 @@ def build_schedule(config: ScheduleConfig) -> Schedule:
     ValueError
         If the name is unknown, a value is out of range, or the schedule does not take it.
     """
-    return schedule(config.name, **_given(config))
+    return _build("schedule", SCHEDULES, config)
 
 
-def _given(config: OptimizerConfig | ScheduleConfig) -> dict[str, Any]:
-    """Collect the values that a configuration gives, apart from the name."""
-    return {
+def _build(
+    group: str,
+    choices: Mapping[str, Callable[..., Built]],
+    config: OptimizerConfig | ScheduleConfig,
+) -> Built:
+    """Call the choice that a configuration names with the values that it gives."""
+    if config.name not in choices:
+        raise ValueError(
+            f"{group}.name: {config.name!r} is unknown; use one of {', '.join(choices)}"
+        )
+    choice: Any = choices[config.name]
+    taken = [field.name for field in dataclasses.fields(choice) if field.init]
+    given = {
         name: value
         for name, value in dataclasses.asdict(config).items()
         if name != "name" and value is not None
     }
+    for name in given:
+        if name not in taken:
+            raise ValueError(
+                f"{group}.{name}: {config.name} has no such value; it takes {', '.join(taken)}"
+            )
+    try:
+        built: Built = choice(**given)
+    except ValueError as error:
+        raise ValueError(f"{group}.{error}") from None
+    return built
 
 
 def build_corruption(config: Config) -> Corruption:

@@ -8,6 +8,17 @@ from dataclasses import dataclass
 from math import cos, inf, isfinite, pi
 from typing import Any
 
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "warmup": (lambda x: x >= 0, "0 or more steps"),
+    "final": (lambda x: 0 <= x <= 1, "a factor from 0 to 1"),
+    "start": (lambda x: 0 < x <= 1, "a factor over 0, up to 1"),
+    "every": (lambda x: x >= 1, "1 or more epochs"),
+    "decay": (lambda x: 0 < x <= 1, "a factor over 0, up to 1"),
+    "rise": (lambda x: 0 < x < 1, "a part of the run between 0 and 1"),
+    "patience": (lambda x: x >= 0, "0 or more epochs"),
+}
+"""What each argument of a schedule may be."""
+
 
 @dataclass
 class Schedule:
@@ -17,9 +28,22 @@ class Schedule:
     ----------
     warmup : int
         Steps over which the rate rises from ``1 / warmup`` of its value to the whole of it.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
     """
 
     warmup: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.init and not (isfinite(value) and RANGES[field.name][0](value)):
+                wanted = RANGES[field.name][1]
+                raise ValueError(f"{field.name}: {value} will not do; use {wanted}")
 
     def factor(self, step: int, steps: int, steps_per_epoch: int) -> float:
         """Give the factor on the learning rate of one step.
@@ -187,48 +211,3 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "one_cycle": OneCycle,
     "plateau": Plateau,
 }
-
-RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "warmup": (lambda x: x >= 0, "0 or more steps"),
-    "final": (lambda x: 0 <= x <= 1, "a factor from 0 to 1"),
-    "start": (lambda x: 0 < x <= 1, "a factor over 0, up to 1"),
-    "every": (lambda x: x >= 1, "1 or more epochs"),
-    "decay": (lambda x: 0 < x <= 1, "a factor over 0, up to 1"),
-    "rise": (lambda x: 0 < x < 1, "a part of the run between 0 and 1"),
-    "patience": (lambda x: x >= 0, "0 or more epochs"),
-}
-
-
-def schedule(name: str, **values: float) -> Schedule:
-    """Make a schedule by its name.
-
-    Parameters
-    ----------
-    name : str
-        A key of `SCHEDULES`.
-    **values
-        What differs from the schedule's own defaults.
-
-    Returns
-    -------
-    Schedule
-        A fresh one.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, a value is out of range, or the schedule does not take it.
-    """
-    if name not in SCHEDULES:
-        raise ValueError(f"schedule.name: {name!r} is unknown; use one of {', '.join(SCHEDULES)}")
-    build: Any = SCHEDULES[name]
-    taken = [field.name for field in dataclasses.fields(build) if field.init]
-    for key, value in values.items():
-        if key not in taken:
-            raise ValueError(
-                f"schedule.{key}: {name} has no such value; it takes {', '.join(taken)}"
-            )
-        good, wanted = RANGES[key]
-        if not isfinite(value) or not good(value):
-            raise ValueError(f"schedule.{key}: {value} will not do; use {wanted}")
-    return build(**values)  # type: ignore[no-any-return]

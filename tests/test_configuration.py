@@ -94,7 +94,10 @@ def test_known_keys_pass(arguments: str) -> None:
     ("overrides", "says"),
     [
         (["optimizer.name=rms"], "optimizer.name: 'rms' is unknown; use one of sgd, adam"),
-        (["optimizer.momentum=0.9"], "optimizer.momentum: adam has no such value; it takes beta1"),
+        (
+            ["optimizer.momentum=0.9"],
+            "optimizer.momentum: adam has no such value; it takes learning_rate",
+        ),
         (["optimizer.learning_rate=-1"], "optimizer.learning_rate: -1"),
     ],
 )

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from convae.schedules import SCHEDULES, schedule
+from convae.schedules import SCHEDULES
 
 STEPS, EPOCH = 100, 10
 
 
 def rates(name: str, **values: float) -> list[float]:
-    made = schedule(name, **values)
+    made = SCHEDULES[name](**values)
     return [made.factor(step, STEPS, EPOCH) for step in range(STEPS)]
 
 
@@ -53,7 +53,7 @@ def test_plateau_follows_pytorchs(rng) -> None:
     reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=2, threshold=0
     )
-    ours = schedule("plateau", patience=2, decay=0.5)
+    ours = SCHEDULES["plateau"](patience=2, decay=0.5)
     for loss in np.cumsum(rng.normal(0, 1, 60)):
         ours.observe(float(loss))
         reference.step(float(loss))
@@ -69,10 +69,10 @@ def test_warm_up_rises_in_equal_steps_and_never_from_zero(name: str) -> None:
 
 
 def test_what_a_plateau_remembers_can_be_put_back(rng) -> None:
-    first = schedule("plateau", patience=1)
+    first = SCHEDULES["plateau"](patience=1)
     for loss in (3, 2, 4, 5, 6):
         first.observe(loss)
-    second = schedule("plateau", patience=1)
+    second = SCHEDULES["plateau"](patience=1)
     vars(second).update(first.state())
     for loss in (1.5, 2, 3, 4):
         first.observe(loss)

@@ -1,4 +1,4 @@
-"""The NumPy backend: `gemm` over chunks of the batch that are small enough for the caches.
+"""The NumPy backend: `gemm` over chunks of the batch, so that memory stays bounded.
 
 Partial sums are added in the order of the chunks.
 """
@@ -15,11 +15,11 @@ from convae.engine.geometry import Geometry
 from convae.engine.parallel import LARGEST_PART, cut, over, scratch
 
 COLUMNS_BYTES = 32 << 20
-"""Memory that the columns of one chunk may take: what a core's caches hold, more or less."""
+"""Memory that the columns of one chunk may take; below it, larger chunks were the faster ones."""
 
 
 def chunks(geometry: Geometry, channels: int, itemsize: int, examples: int) -> list[slice]:
-    """Divide a batch so that the columns of each part stay in cache.
+    """Divide a batch so that the columns of each part stay small.
 
     Parameters
     ----------

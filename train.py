@@ -15,10 +15,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from convae.application import train
 from convae.configuration import Config, unknown_key
 from convae.signals import Interrupted
 from convae.state import read_state
-from convae.trainer import train
 
 ConfigStore.instance().store(name="schema", node=Config)
 

@@ -1,9 +1,8 @@
-"""Training: epochs, validation, the best model kept, and an honest summary."""
+"""Training: epochs, validation, the best model kept, and a state to go on from."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from pathlib import Path
@@ -12,27 +11,17 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from convae import checkpoint
 from convae.autoencoder import Autoencoder
-from convae.build import (
-    build_corruption,
-    build_model,
-    build_optimizer,
-    build_schedule,
-    describe,
-    oversized,
-)
+from convae.build import build_corruption, build_schedule
 from convae.configuration import Config
 from convae.corruption import Corruption, Use
-from convae.datasets import load_dataset
 from convae.engine import Array
-from convae.evaluation import mean_image_error, measure, pca_error
+from convae.evaluation import measure
 from convae.optimizers import Optimizer
-from convae.pictures import png, reconstruction_grid
-from convae.saved import BEST, LAST, load
+from convae.saved import BEST, LAST
 from convae.signals import Interrupted, StopSignals
-from convae.splits import Split, Splits, to_floats
-from convae.state import LossSum, Progress, read_state, restore, save_state
+from convae.splits import Pixels, Split, Splits, to_floats
+from convae.state import LossSum, Progress, save_state
 from convae.step import TrainingStep
 from convae.tensorboard import Board
 
@@ -78,104 +67,188 @@ def fit(
     OSError
         If a file cannot be written; those saved before it stay.
     """
-    trainer = config.trainer
-    configuration = dataclasses.asdict(config)
-    rng = np.random.default_rng([config.seed, 2])
     if progress is None:
+        rng = np.random.default_rng([config.seed, 2])
         progress = Progress(order=dict(rng.bit_generator.state))
-    rng.bit_generator.state = progress.order
-    schedule = build_schedule(config.schedule)
-    vars(schedule).update(progress.schedule)
-    step = TrainingStep(model, optimizer, trainer.clip_norm)
-    corruption = build_corruption(config)
-    probe = Probe(data.test, trainer.probe, corruption)
-    steps_per_epoch = -(-len(data.train) // trainer.batch_size)
-    steps = trainer.epochs * steps_per_epoch
-    saved_at = time.perf_counter()
+    trainer = config.trainer
+    steps = trainer.epochs * -(-len(data.train) // trainer.batch_size)
     with (
         Board(directory, after=progress.step) as board,
         StopSignals() as stop,
-        tqdm(
-            total=steps,
-            initial=progress.step,
-            unit=" steps",
-            disable=None,
-        ) as bar,
+        tqdm(total=steps, initial=progress.step, unit=" steps", disable=None) as bar,
         logging_redirect_tqdm([logging.getLogger()]),
     ):
-
-        def save() -> None:
-            nonlocal saved_at
-            board.flush()
-            save_state(directory, model, optimizer, progress, configuration)
-            saved_at = time.perf_counter()
-
+        run = Run(model, optimizer, data, config, directory, progress, board, stop, bar)
         if progress.step == 0:
-            board.pictures(0, model, probe.rows(model))
+            run.show_pictures()
         for epoch in range(progress.epoch + 1, trainer.epochs + 1):
             if is_tired(progress, trainer.patience):
                 log.info(f"no lower validation loss in {trainer.patience} epochs: stopping here")
                 break
             bar.set_description(f"epoch {epoch}/{trainer.epochs}")
-            epoch_speed, speed = Speedometer(), Speedometer()
-            for pixels in data.train.batches(trainer.batch_size, rng, skip=progress.batch):
-                x = to_floats(pixels, model.xp, model.dtype)
-                factor = schedule.factor(progress.step, steps, steps_per_epoch)
-                optimizer.learning_rate = factor * config.optimizer.learning_rate
-                loss = step(corruption(x, Use.TRAINING, progress.step), target=x)
-                progress.step += 1
-                progress.batch += 1
-                for total in (progress.whole, progress.recent):
-                    total.add(loss, len(pixels))
-                for meter in (epoch_speed, speed):
-                    meter.images += len(pixels)
-                if progress.step % trainer.log_every == 0:
-                    mean = progress.recent.mean()
-                    board.training(progress.step, mean, optimizer.learning_rate, speed.read())
-                    bar.set_postfix_str(f"loss {mean:.5f}, {speed.read():,.0f} images/s")
-                    progress.recent, speed = LossSum(), Speedometer()
-                bar.update()
-                if stop.received:
-                    save()
-                    raise Interrupted(
-                        stop.received,
-                        f"stopped after step {progress.step}; "
-                        f"to go on: python train.py resume={directory}",
-                    )
-                minutes = (time.perf_counter() - saved_at) / 60
-                if minutes > trainer.checkpoint_minutes and progress.batch < steps_per_epoch:
-                    save()
-            train_loss = progress.whole.mean()
-            if not np.isfinite(train_loss):
-                raise FloatingPointError(
-                    f"the loss became {train_loss} in epoch {epoch}; lower "
-                    f"optimizer.learning_rate (it is {config.optimizer.learning_rate:g}), or set "
-                    "trainer.clip_norm=1"
-                )
-            validation_loss = measure(
-                model, data.validation, trainer.batch_size, Use.VALIDATION, corruption
-            ).loss
-            board.validation(progress.step, validation_loss)
-            progress.epoch, progress.batch, progress.whole = epoch, 0, LossSum()
-            progress.order = dict(rng.bit_generator.state)
-            schedule.observe(validation_loss)
-            progress.schedule = schedule.state()
-            if validation_loss < progress.best_loss:
-                progress.best_loss, progress.best_epoch = validation_loss, epoch
-                model.save(directory / BEST)
-            model.save(directory / LAST)
-            last = epoch == trainer.epochs or is_tired(progress, trainer.patience)
-            if epoch % trainer.images_every == 0 or last:
-                board.pictures(progress.step, model, probe.rows(model))
-            log.info(
-                f"epoch {epoch:>{len(str(trainer.epochs))}}/{trainer.epochs}  "
-                f"train {train_loss:.5f}  validation {validation_loss:.5f}  "
-                f"{epoch_speed.read():,.0f} images/s"
-                f"{'  best' if progress.best_epoch == epoch else ''}"
-            )
-            if epoch % trainer.checkpoint_every == 0 or last:
-                save()
+            speed = run.train_epoch()
+            run.end_epoch(speed)
     return progress
+
+
+class Run:
+    """What `fit` holds on to from epoch to epoch.
+
+    Parameters
+    ----------
+    model, optimizer, data, config, directory, progress
+        As in `fit`; progress is there from the start.
+    board : Board
+        What TensorBoard shows.
+    stop : StopSignals
+        Whether to stop.
+    bar : tqdm
+        The progress bar.
+    """
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        optimizer: Optimizer,
+        data: Splits,
+        config: Config,
+        directory: Path,
+        progress: Progress,
+        board: Board,
+        stop: StopSignals,
+        bar: tqdm,
+    ) -> None:
+        self.model, self.optimizer, self.data = model, optimizer, data
+        self.config, self.trainer = config, config.trainer
+        self.directory, self.progress = directory, progress
+        self.board, self.stop, self.bar = board, stop, bar
+        self.rng = np.random.default_rng()
+        self.rng.bit_generator.state = progress.order
+        self.schedule = build_schedule(config.schedule)
+        vars(self.schedule).update(progress.schedule)
+        self.step = TrainingStep(model, optimizer, self.trainer.clip_norm)
+        self.corruption = build_corruption(config)
+        self.probe = Probe(data.test, self.trainer.probe, self.corruption)
+        self.steps_per_epoch = -(-len(data.train) // self.trainer.batch_size)
+        self.saved_at = time.perf_counter()
+
+    def train_epoch(self) -> float:
+        """Do the steps of an epoch that are still to do.
+
+        Returns
+        -------
+        float
+            Images a second.
+
+        Raises
+        ------
+        Interrupted
+            If a signal came; the state is saved.
+        """
+        progress, size = self.progress, self.trainer.batch_size
+        whole, recent = Speedometer(), Speedometer()
+        for pixels in self.data.train.batches(size, self.rng, skip=progress.batch):
+            loss = self.train_batch(pixels)
+            for total in (progress.whole, progress.recent):
+                total.add(loss, len(pixels))
+            for meter in (whole, recent):
+                meter.images += len(pixels)
+            if progress.step % self.trainer.log_every == 0:
+                mean, speed = progress.recent.mean(), recent.read()
+                self.board.training(progress.step, mean, self.optimizer.learning_rate, speed)
+                self.bar.set_postfix_str(f"loss {mean:.5f}, {speed:,.0f} images/s")
+                progress.recent, recent = LossSum(), Speedometer()
+            self.bar.update()
+            if self.stop.received:
+                self.save()
+                raise Interrupted(
+                    self.stop.received,
+                    f"stopped after step {progress.step}; "
+                    f"to go on: python train.py resume={self.directory}",
+                )
+            minutes = (time.perf_counter() - self.saved_at) / 60
+            if minutes > self.trainer.checkpoint_minutes and progress.batch < self.steps_per_epoch:
+                self.save()
+        return whole.read()
+
+    def train_batch(self, pixels: Pixels) -> Array:
+        """Do one step.
+
+        Parameters
+        ----------
+        pixels : (N, C, H, W) ndarray of uint8
+            A batch.
+
+        Returns
+        -------
+        0-d ndarray
+            Its loss, on the device.
+        """
+        progress = self.progress
+        steps = self.trainer.epochs * self.steps_per_epoch
+        factor = self.schedule.factor(progress.step, steps, self.steps_per_epoch)
+        self.optimizer.learning_rate = factor * self.config.optimizer.learning_rate
+        x = to_floats(pixels, self.model.xp, self.model.dtype)
+        loss = self.step(self.corruption(x, Use.TRAINING, progress.step), target=x)
+        progress.step += 1
+        progress.batch += 1
+        return loss
+
+    def end_epoch(self, speed: float) -> None:
+        """Validate, and keep what has to be kept.
+
+        Parameters
+        ----------
+        speed : float
+            Images a second, to be told.
+
+        Raises
+        ------
+        FloatingPointError
+            If the training loss is no longer finite.
+        """
+        progress, trainer, model = self.progress, self.trainer, self.model
+        epoch = progress.epoch + 1
+        train_loss = progress.whole.mean()
+        if not np.isfinite(train_loss):
+            raise FloatingPointError(
+                f"the loss became {train_loss} in epoch {epoch}; lower optimizer.learning_rate "
+                f"(it is {self.config.optimizer.learning_rate:g}), or set trainer.clip_norm=1"
+            )
+        validation = self.data.validation
+        errors = measure(model, validation, trainer.batch_size, Use.VALIDATION, self.corruption)
+        self.board.validation(progress.step, errors.loss)
+        self.schedule.observe(errors.loss)
+        progress.epoch, progress.batch, progress.whole = epoch, 0, LossSum()
+        progress.order, progress.schedule = (
+            dict(self.rng.bit_generator.state),
+            self.schedule.state(),
+        )
+        if errors.loss < progress.best_loss:
+            progress.best_loss, progress.best_epoch = errors.loss, epoch
+            model.save(self.directory / BEST)
+        model.save(self.directory / LAST)
+        last = epoch == trainer.epochs or is_tired(progress, trainer.patience)
+        if epoch % trainer.images_every == 0 or last:
+            self.show_pictures()
+        log.info(
+            f"epoch {epoch:>{len(str(trainer.epochs))}}/{trainer.epochs}  "
+            f"train {train_loss:.5f}  validation {errors.loss:.5f}  "
+            f"{speed:,.0f} images/s{'  best' if progress.best_epoch == epoch else ''}"
+        )
+        if epoch % trainer.checkpoint_every == 0 or last:
+            self.save()
+
+    def show_pictures(self) -> None:
+        """Put the probe images and the filters on the board."""
+        self.board.pictures(self.progress.step, self.model, self.probe.rows(self.model))
+
+    def save(self) -> None:
+        """Write the state from which the run can go on, and all that is shown up to it."""
+        self.board.flush()
+        configuration = dataclasses.asdict(self.config)
+        save_state(self.directory, self.model, self.optimizer, self.progress, configuration)
+        self.saved_at = time.perf_counter()
 
 
 def is_tired(progress: Progress, patience: int | None) -> bool:
@@ -230,119 +303,3 @@ class Speedometer:
     def read(self) -> float:
         """Divide the images by the time that has passed."""
         return self.images / (time.perf_counter() - self._start)
-
-
-def summarise(
-    model: Autoencoder, data: Splits, progress: Progress, config: Config, directory: Path
-) -> dict[str, float]:
-    """Compare the best model with two baselines on the test images; keep figures and a picture.
-
-    Parameters
-    ----------
-    model : Autoencoder
-        The best model of the run.
-    data : Splits
-        All images.
-    progress : Progress
-        Where the run ended.
-    config : Config
-        The run's configuration.
-    directory : Path
-        The run's folder; ``summary.json`` and ``reconstructions.png`` go here.
-
-    Returns
-    -------
-    dict
-        The figures of the summary.
-    """
-    corruption = build_corruption(config)
-    errors = measure(model, data.test, config.trainer.batch_size, Use.TEST, corruption)
-    summary = {
-        "best_epoch": float(progress.best_epoch),
-        "validation_loss": progress.best_loss,
-        "test_loss": errors.loss,
-        "test_mse": errors.mse,
-        "input_mse": errors.input_mse,
-        "mean_image_mse": mean_image_error(data.train, data.test),
-        "pca_mse": pca_error(data.train, data.test, model.code_size, corruption),
-    }
-    checkpoint.write_bytes(directory / "summary.json", json.dumps(summary, indent=2).encode())
-    picture = reconstruction_grid(*Probe(data.test, config.trainer.probe, corruption).rows(model))
-    checkpoint.write_bytes(directory / "reconstructions.png", png(picture))
-    from_what = f" from {corruption.name} noise of {corruption.amount}" if corruption else ""
-    noisy = f"  the noisy images themselves  {errors.input_mse:.5f}\n" if corruption else ""
-    log.info(
-        f"\nMean squared error on {len(data.test):,} test images of {data.name}{from_what}:\n"
-        f"  this model (epoch {progress.best_epoch}, code of {model.code_size:,} numbers)"
-        f"  {errors.mse:.5f}\n"
-        f"  PCA with {model.code_size:,} components{_pca_note(model)}  {summary['pca_mse']:.5f}\n"
-        f"  the mean image  {summary['mean_image_mse']:.5f}\n"
-        f"{noisy}"
-        f"Run: {directory}\n"
-        f"Look at it: tensorboard --logdir {directory}"
-    )
-    return summary
-
-
-def _pca_note(model: Autoencoder) -> str:
-    if model.code_size < np.prod(model.input_shape):
-        return ""
-    return " (the code is no smaller than the image: PCA loses nothing)"
-
-
-def train(config: Config, directory: Path) -> dict[str, float]:
-    """Do a whole run: data, model, training, summary.
-
-    Parameters
-    ----------
-    config : Config
-        What to do.
-    directory : Path
-        The run's folder. If the configuration says resume, the state in it is gone on from.
-
-    Returns
-    -------
-    dict
-        The summary's figures; ``validation_loss`` is what sweepers minimise.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the configuration does not make sense; the message names the key.
-    OSError
-        If files cannot be read or written.
-    RuntimeError
-        If a GPU is asked for and there is none.
-    FloatingPointError
-        If training diverges.
-    Interrupted
-        If SIGINT or SIGTERM came; the state is saved.
-    """
-    for name in ("epochs", "batch_size", "log_every", "images_every", "probe", "checkpoint_every"):
-        value = getattr(config.trainer, name)
-        if value < 1:
-            raise ValueError(f"trainer.{name}: {value} is too small; use 1 or more")
-    if config.seed < 0:
-        raise ValueError(f"seed: {config.seed} is too small; use 0 or more")
-    if config.trainer.patience is not None and config.trainer.patience < 1:
-        raise ValueError(f"trainer.patience: {config.trainer.patience} is too small; use 1 or more")
-    if config.trainer.clip_norm is not None and not config.trainer.clip_norm > 0:
-        raise ValueError(f"trainer.clip_norm: {config.trainer.clip_norm} is not a positive number")
-    build_corruption(config)  # mistakes in these shall not wait for the data
-    build_schedule(config.schedule)
-    optimizer = build_optimizer(config.optimizer)
-    data = load_dataset(config.dataset, config.seed)
-    model = build_model(config, data.train.shape)
-    log.info(
-        f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
-        f"{len(data.test):,} test images\n{describe(model)}"
-    )
-    progress = None
-    if config.resume is not None:
-        progress = restore(*read_state(directory), model, optimizer)
-        log.info(f"going on after step {progress.step}, in epoch {progress.epoch + 1}")
-    for warning in oversized(model, len(data.train)):
-        log.warning(f"warning: {warning}")
-    progress = fit(model, optimizer, data, config, directory, progress)
-    best = load(directory / BEST, device=model.device)
-    return summarise(best, data, progress, config, directory)

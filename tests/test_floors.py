@@ -33,6 +33,7 @@ FLOORS = [
     {"autoencoder", "datasets", "pictures"},
     {"step", "evaluation", "build", "saved", "state", "tensorboard"},
     {"trainer"},
+    {"application"},
     {""},
 ]
 LEVEL = {module: level for level, modules in enumerate(FLOORS) for module in modules}

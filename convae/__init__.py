@@ -4,6 +4,7 @@ from convae import engine
 from convae.autoencoder import Autoencoder
 from convae.layers import Layer
 from convae.optimizers import SGD, Adam, AdamW
+from convae.penalties import Penalty
 from convae.saved import load
 from convae.step import TrainingStep
 from convae.version import __version__
@@ -14,6 +15,7 @@ __all__ = [
     "AdamW",
     "Autoencoder",
     "Layer",
+    "Penalty",
     "TrainingStep",
     "__version__",
     "engine",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from types import ModuleType
 
 from convae.engine import Array, array_module
@@ -27,18 +28,21 @@ class Activation:
         ``function(xp, Z)`` turns Z into f(Z), in place.
     derivative : callable or None
         ``derivative(xp, H)`` returns f'(Z) from H = f(Z); None where it is 1 everywhere.
+    curvature : callable or None
+        ``curvature(xp, H)`` returns f''(Z) from H = f(Z); None where it is 0 almost everywhere.
     gain : float
         Variance of the initial kernel's products that keeps a signal's size: 2 where half of it
         is cut off (He et al. 2015), else 1 (Glorot and Bengio 2010).
-    range : str
-        The values that f can take.
+    range : (float, float)
+        The least and the largest value that f can take or come near to.
     """
 
     name: str
     function: Callable[[ModuleType, Array], None]
     derivative: Callable[[ModuleType, Array], Array] | None
+    curvature: Callable[[ModuleType, Array], Array] | None
     gain: float
-    range: str
+    range: tuple[float, float]
 
     def __call__(self, Z: Array) -> Array:
         """Apply f in place.
@@ -109,21 +113,43 @@ def _softplus(xp: ModuleType, Z: Array) -> None:
     Z += positive
 
 
+def _softplus_curvature(xp: ModuleType, H: Array) -> Array:
+    not_slope = xp.exp(-H)  # f' = 1 - exp(-H), the sigmoid of Z, and so f'' = f' (1 - f')
+    return not_slope * (1 - not_slope)
+
+
 ACTIVATIONS = {
     activation.name: activation
     for activation in (
-        Activation("identity", _identity, None, 1, "(-inf, inf)"),
-        Activation("relu", _relu, lambda xp, H: H > 0, 2, "[0, inf)"),
+        Activation("identity", _identity, None, None, 1, (-inf, inf)),
+        Activation("relu", _relu, lambda xp, H: H > 0, None, 2, (0, inf)),
         Activation(
             "leaky_relu",
             _leaky_relu,
             lambda xp, H: xp.where(H > 0, H.dtype.type(1), H.dtype.type(LEAK)),
+            None,
             2,
-            "(-inf, inf)",
+            (-inf, inf),
         ),
-        Activation("sigmoid", _sigmoid, lambda xp, H: H * (1 - H), 1, "(0, 1)"),
-        Activation("tanh", _tanh, lambda xp, H: 1 - H * H, 1, "(-1, 1)"),
-        Activation("softplus", _softplus, lambda xp, H: -xp.expm1(-H), 1, "(0, inf)"),
+        Activation(
+            "sigmoid",
+            _sigmoid,
+            lambda xp, H: H * (1 - H),
+            lambda xp, H: H * (1 - H) * (1 - 2 * H),
+            1,
+            (0, 1),
+        ),
+        Activation(
+            "tanh",
+            _tanh,
+            lambda xp, H: 1 - H * H,
+            lambda xp, H: 2 * H * (H * H - 1),
+            1,
+            (-1, 1),
+        ),
+        Activation(
+            "softplus", _softplus, lambda xp, H: -xp.expm1(-H), _softplus_curvature, 1, (0, inf)
+        ),
     )
 }
 

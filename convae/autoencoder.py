@@ -11,10 +11,12 @@ import numpy as np
 
 from convae import checkpoint, losses
 from convae.activations import activation
+from convae.backpropagation import add_gradients, mean_activation
 from convae.engine import Array, array_module, module_for, over, parts_of_batch, to_numpy
 from convae.engine.geometry import per_axis
 from convae.layers import Layer, TiedConvolution, layer_from
 from convae.parameters import Arrays, allocate
+from convae.penalties import NONE, Penalty
 
 DTYPES = ("float32", "float64")
 
@@ -100,7 +102,7 @@ class Autoencoder:
         self._partial_gradients = [(self.flat_gradients, self._gradients)]
         rng = np.random.default_rng(self.seed)
         for index, layer in enumerate(self.layers):
-            layer.parameters = self._of_layer(self.parameters, index)
+            layer.parameters = self._of_layers(self.parameters)[index]
             for name, values in layer.initialise(rng).items():
                 layer.parameters[name][...] = self.xp.asarray(values)
 
@@ -127,14 +129,12 @@ class Autoencoder:
             shape, below = built[-1].output_shape, layer.activation
         return tuple(built)
 
-    @staticmethod
-    def _of_layer(arrays: Arrays, index: int) -> dict[str, Array]:
-        prefix = f"{index}."
-        return {
-            name.removeprefix(prefix): array
-            for name, array in arrays.items()
-            if name.startswith(prefix)
-        }
+    def _of_layers(self, arrays: Mapping[str, Array]) -> list[Arrays]:
+        """Give each layer its arrays, by the names that it knows them by."""
+        return [
+            {name: arrays[f"{index}.{name}"] for name in layer.shapes}
+            for index, layer in enumerate(self.layers)
+        ]
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -244,7 +244,7 @@ class Autoencoder:
         return self.decode(self.encode(x))
 
     def loss_and_gradients(
-        self, x: Array, target: Array | None = None
+        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
     ) -> tuple[float, dict[str, Array]]:
         """Measure the loss of a batch and its gradient in every parameter.
 
@@ -254,23 +254,27 @@ class Autoencoder:
             Images.
         target : (N, C, *size) ndarray, optional
             What the reconstructions are compared with; x itself if not given.
+        penalty : Penalty
+            What is added to the loss.
 
         Returns
         -------
         loss : float
-            Mean over all elements of the batch.
+            Mean over all elements of the batch, penalties included.
         gradients : dict
             Arrays by the names of `parameters`, the caller's own.
 
         Raises
         ------
         TypeError, ValueError
-            If dtype, device or shape do not fit.
+            If dtype, device or shape do not fit, or the penalty does not fit the model.
         """
-        loss = self.accumulate_gradients(x, target)
+        loss = self.accumulate_gradients(x, target, penalty)
         return float(loss), {name: array.copy() for name, array in self._gradients.items()}
 
-    def accumulate_gradients(self, x: Array, target: Array | None = None) -> Array:
+    def accumulate_gradients(
+        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
+    ) -> Array:
         """Do the work of `loss_and_gradients`, leaving the gradients in `flat_gradients`.
 
         Parameters
@@ -279,6 +283,8 @@ class Autoencoder:
             Images.
         target : (N, C, *size) ndarray, optional
             What the reconstructions are compared with.
+        penalty : Penalty
+            What is added to the loss.
 
         Returns
         -------
@@ -288,52 +294,71 @@ class Autoencoder:
         Raises
         ------
         TypeError, ValueError
-            If dtype, device or shape do not fit.
+            If dtype, device or shape do not fit, or the penalty does not fit the model.
         """
-        self._check("x", x, self.input_shape)
-        if target is not None:
-            self._check("target", target, self.input_shape)
-            if target.shape != x.shape:
-                raise ValueError(f"target: shape {target.shape} is not x's {x.shape}")
-        target = x if target is None else target
+        target = self._check_batch(x, target)
+        penalty.check(self.layers)
         parts = parts_of_batch(self.xp, len(x), self.macs)
         while len(self._partial_gradients) < len(parts):
             self._partial_gradients.append(allocate(self.xp, self._shapes, self.dtype))
+        mean = mean_activation(self.layers, x, parts) if penalty.kl else None
 
         def part(examples: slice) -> Array:
             flat, gradients = self._partial_gradients[examples.start // parts[0].stop]
             flat[...] = 0
-            return self._add_gradients(x[examples], target[examples], gradients, x.size)
+            halves = [self._of_layers(gradients)] * 2
+            given, wanted = x[examples], target[examples]
+            return add_gradients(
+                self.layers, self.loss, given, wanted, len(x), penalty, mean, *halves
+            )
 
-        losses = over(part, parts)
+        J = sum(over(part, parts))
         for flat, _ in self._partial_gradients[1 : len(parts)]:
             self.flat_gradients += flat
-        return self.xp.asarray(sum(losses))
+        if mean is not None:
+            J = J + penalty.divergence(mean)
+        if penalty.weight_decay:
+            J = J + penalty.of_kernels(self.parameters, self._gradients)
+        return self.xp.asarray(J)
 
-    def _add_gradients(self, x: Array, target: Array, into: Arrays, count: int) -> Array:
-        """Go up and down the stack and back, for a part of a batch of `count` elements."""
-        gradients = [self._of_layer(into, index) for index in range(len(self.layers))]
-        encoders, decoders = [], []
-        H = x
-        for layer in self.layers:
-            H, backward_encode = layer.encode(H)
-            encoders.append(backward_encode)
-        R = H
-        for layer in reversed(self.layers):
-            R, backward_decode = layer.decode(R)
-            decoders.append((layer.visible_activation, R, backward_decode))
+    def gradient_halves(
+        self, x: Array, target: Array | None = None
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Measure the two halves of the gradient apart: what the encoder asks for, and the decoder.
 
-        J, E = self.loss(R, target, self.output_activation, count)
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, a small batch: it is not divided into parts.
+        target : (N, C, *size) ndarray, optional
+            What the reconstructions are compared with; x itself if not given.
 
-        d = E
-        for index, (f_out, R, backward_decode) in enumerate(reversed(decoders)):
-            E = d if index == 0 else f_out.gradient(d, R)  # the loss's E is through f_out already
-            d = backward_decode(E, gradients[index])
-        for index, backward_encode in reversed(list(enumerate(encoders))):
-            to_lower_layer = backward_encode(d, gradients[index])
-            if index > 0:
-                d = to_lower_layer()
-        return J
+        Returns
+        -------
+        encoder, decoder : dict
+            Arrays by the names of `parameters`, which add up to the gradient of
+            `loss_and_gradients`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dtype, device or shape do not fit.
+        """
+        target = self._check_batch(x, target)
+        halves = [allocate(self.xp, self._shapes, self.dtype)[1] for _ in range(2)]
+        into = [self._of_layers(half) for half in halves]
+        add_gradients(self.layers, self.loss, x, target, len(x), NONE, None, *into)
+        return dict(halves[0]), dict(halves[1])
+
+    def _check_batch(self, x: Array, target: Array | None) -> Array:
+        """Check a batch and its target; return the target, which is x if none is given."""
+        self._check("x", x, self.input_shape)
+        if target is None:
+            return x
+        self._check("target", target, self.input_shape)
+        if target.shape != x.shape:
+            raise ValueError(f"target: shape {target.shape} is not x's {x.shape}")
+        return target
 
     def configuration(self) -> dict[str, Any]:
         """Describe the model in plain values.

@@ -160,6 +160,8 @@ class TiedConvolution:
         The live arrays under the same names, set by the model.
     output_shape : (O, *output) tuple of int
         Shape of one example of its code.
+    how, how_g : dict
+        Arguments of `convae.engine.c` and `h`, and of `g`, that make them this layer's.
 
     Raises
     ------
@@ -177,13 +179,14 @@ class TiedConvolution:
         self.shapes = self._shapes()
         self.parameters: Arrays = {}
         geometry = self.geometry
-        self._how: dict[str, Any] = {
+        self.how: dict[str, Any] = {
             "stride": geometry.stride,
             "padding": geometry.padding,
             "dilation": geometry.dilation,
             "groups": geometry.groups,
         }
-        self._tile = None if layer.sharing == "shared" else geometry.tile
+        tile = None if layer.sharing == "shared" else geometry.tile
+        self.how_g = {**self.how, "kernel": geometry.kernel, "tile": tile}
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         layer, geometry = self.layer, self.geometry
@@ -257,14 +260,14 @@ class TiedConvolution:
             dH is overwritten.
         """
         K = self.parameters["kernel"]
-        Z = engine.c(K, V, **self._how)
+        Z = engine.c(K, V, **self.how)
         H = self.hidden_activation(add_bias(Z, self.parameters.get("hidden_bias")))
 
         def backward(dH: Array, gradients: Arrays) -> Callable[[], Array]:
             dZ = self.hidden_activation.gradient(dH, H)
             self._add_kernel_gradient("kernel", dZ, V, gradients)
             self._add_bias_gradient("hidden_bias", dZ, gradients)
-            return lambda: engine.h(K, dZ, size=self.geometry.size, **self._how)
+            return lambda: engine.h(K, dZ, size=self.geometry.size, **self.how)
 
         return H, backward
 
@@ -285,19 +288,19 @@ class TiedConvolution:
             the decoder's half to the gradients and returns dH.
         """
         K = self.parameters[self.decoder_kernel]
-        A = engine.h(K, H, size=self.geometry.size, **self._how)
+        A = engine.h(K, H, size=self.geometry.size, **self.how)
         R = self.visible_activation(add_bias(A, self.parameters.get("visible_bias")))
 
         def backward(E: Array, gradients: Arrays) -> Array:
             self._add_kernel_gradient(self.decoder_kernel, H, E, gradients)
             self._add_bias_gradient("visible_bias", E, gradients)
-            return engine.c(K, E, **self._how)
+            return engine.c(K, E, **self.how)
 
         return R, backward
 
     def _add_kernel_gradient(self, name: str, G: Array, V: Array, gradients: Arrays) -> None:
         dK = gradients[name]
-        dK += engine.g(G, V, kernel=self.geometry.kernel, tile=self._tile, **self._how)
+        dK += engine.g(G, V, **self.how_g)
 
     def _add_bias_gradient(self, name: str, G: Array, gradients: Arrays) -> None:
         if name in self.shapes:

@@ -30,6 +30,8 @@ FLOORS = [
         "signals",
     },
     {"layers", "losses", "splits"},
+    {"penalties"},
+    {"backpropagation"},
     {"autoencoder", "datasets", "pictures"},
     {"step", "evaluation", "build", "saved", "state", "tensorboard"},
     {"trainer"},

@@ -63,13 +63,19 @@ def parameters_of(model: Autoencoder) -> dict[str, torch.Tensor]:
     }
 
 
+def encode(model: Autoencoder, p: dict[str, torch.Tensor], i: int, H: torch.Tensor) -> torch.Tensor:
+    """Take flattened inputs of layer i to its code."""
+    layer = model.layers[i]
+    Z = H @ matrix(p[f"{i}.kernel"], layer).T
+    Z = Z + spread(p.get(f"{i}.hidden_bias"), layer.output_shape)
+    return ACTIVATIONS[layer.hidden_activation.name](Z)
+
+
 def reconstruct(model: Autoencoder, p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Encode and decode with the given parameters."""
     H = x.reshape(len(x), -1)
-    for i, layer in enumerate(model.layers):
-        Z = H @ matrix(p[f"{i}.kernel"], layer).T
-        Z = Z + spread(p.get(f"{i}.hidden_bias"), layer.output_shape)
-        H = ACTIVATIONS[layer.hidden_activation.name](Z)
+    for i in range(len(model.layers)):
+        H = encode(model, p, i, H)
     for i, layer in reversed(list(enumerate(model.layers))):
         kernel = p.get(f"{i}.decoder_kernel", p[f"{i}.kernel"])
         A = H @ matrix(kernel, layer) + spread(p.get(f"{i}.visible_bias"), layer.input_shape)

@@ -130,7 +130,7 @@ class Autoencoder:
         return tuple(built)
 
     def _of_layers(self, arrays: Mapping[str, Array]) -> list[Arrays]:
-        """Give each layer its arrays, by the names that it knows them by."""
+        """Give each layer its arrays, by its own names for them."""
         return [
             {name: arrays[f"{index}.{name}"] for name in layer.shapes}
             for index, layer in enumerate(self.layers)

@@ -12,6 +12,7 @@ from convae.configuration import Config, OptimizerConfig, ScheduleConfig
 from convae.corruption import Corruption
 from convae.layers import Layer
 from convae.optimizers import OPTIMIZERS, Optimizer
+from convae.penalties import Penalty
 from convae.schedules import SCHEDULES, Schedule
 
 Built = TypeVar("Built")
@@ -144,6 +145,27 @@ def build_corruption(config: Config) -> Corruption:
         If the name is unknown or the amount out of range.
     """
     return Corruption(config.corruption.name, config.corruption.amount, config.seed)
+
+
+def build_penalty(config: Config) -> Penalty:
+    """Make the penalty that a configuration describes.
+
+    Parameters
+    ----------
+    config : Config
+        The whole configuration.
+
+    Returns
+    -------
+    Penalty
+        What is added to the loss.
+
+    Raises
+    ------
+    ValueError
+        If a strength or the target is out of range.
+    """
+    return Penalty(**dataclasses.asdict(config.penalty))
 
 
 def describe(model: Autoencoder) -> str:

@@ -51,8 +51,10 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's are private; a model is an ordinary file
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+            raise OSError(error.errno, f"{error.strerror}, writing", os.fspath(target)) from None
         raise
 
 

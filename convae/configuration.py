@@ -55,7 +55,9 @@ class DatasetConfig:
     image_size: int | None = None  # resize the short side to this and crop the centre square
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
     holdout: float = 0.1  # part of the training images for validation (and test, if it has none)
+    normal: list[int] | None = None  # train on these classes only; the rest are anomalies
     limit: int | None = None  # use only so many training images
+    evaluation_limit: int | None = None  # and so many validation and test images
     memory_mb: int = 2048  # a split larger than this streams from disk
     workers: int = 2  # processes that read images while streaming
 
@@ -104,14 +106,29 @@ class CorruptionConfig:
 
 
 @dataclass
+class PenaltyConfig:
+    """What is added to the loss; the fields are those of `convae.Penalty`."""
+
+    l1: float = 0.0
+    kl: float = 0.0
+    target: float = 0.05
+    contractive: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass
 class TrainerConfig:
     """The training loop."""
 
     epochs: int = 20
     batch_size: int = 64
     log_every: int = 20  # steps between two points of TensorBoard's training curves
-    images_every: int = 5  # epochs between two pictures in TensorBoard
+    panels_every: int = 5  # epochs between two sets of TensorBoard's pictures and histograms
     probe: int = 16  # test images whose reconstructions are shown
+    embeddings: int = 1000  # test images in TensorBoard's projector, at the end of the run
+    self_check: bool = True  # test the trilinear identity on the model's layers before training
+    pretrain_epochs: int = 0  # first train each layer alone for so many epochs
+    ema: float | None = None  # evaluate and keep a moving average of the parameters
     patience: int | None = None  # stop after so many epochs without a lower validation loss
     clip_norm: float | None = None  # shorten longer gradients to this norm
     checkpoint_every: int = 1  # epochs between two states that a run can go on from
@@ -128,11 +145,13 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
     resume: str | None = None  # the folder of a run that shall go on
+    find_learning_rate: bool = False  # try learning rates instead of training
 
 
 def unknown_key(arguments: Iterable[str]) -> str | None:
@@ -170,7 +189,7 @@ def _unknown_part(node: Any, parts: list[str], above: list[str]) -> str | None:
     if not dataclasses.is_dataclass(node):
         return None
     hints = typing.get_type_hints(node)
-    names = [*hints, "experiment"] if node is Config else list(hints)
+    names = [*hints, "experiment", "debug"] if node is Config else list(hints)
     if parts[0] not in names:
         close = difflib.get_close_matches(parts[0], names, n=1)
         suggestion = f"; did you mean {'.'.join([*above, close[0]])}?" if close else ""

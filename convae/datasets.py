@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from convae.configuration import DatasetConfig
-from convae.splits import InMemory, Pixels, Split, Splits, Streamed, readable
+from convae.splits import InMemory, Labels, Pixels, Split, Splits, Streamed, readable
 
 BUILT_IN = ("digits", "photos")
 
@@ -49,7 +49,7 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
         raise ValueError(f"dataset.holdout: {config.holdout} is not between 0 and 0.5")
     if config.channels not in (None, 1, 3):
         raise ValueError(f"dataset.channels: {config.channels} is neither 1 (grey) nor 3 (colour)")
-    for name in ("image_size", "limit"):
+    for name in ("image_size", "limit", "evaluation_limit"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"dataset.{name}: {value} is too small; use 1 or more")
@@ -63,9 +63,30 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     rng = np.random.default_rng([seed, 1])
     train, test = _divide(train, test, config.holdout, rng)
     train, validation = _divide(train, validation, config.holdout, rng)
-    if config.limit is not None and config.limit < len(train):
-        train = train.select(rng.permutation(len(train))[: config.limit])
+    if config.normal is not None:
+        train, validation = (_only(part, config.normal) for part in (train, validation))
+    if config.limit is not None:
+        train = _some(train, config.limit, rng)
+    if config.evaluation_limit is not None:
+        validation, test = (
+            _some(part, config.evaluation_limit, rng) for part in (validation, test)
+        )
     return Splits(config.name, train, validation, test)
+
+
+def _some(split: Split, limit: int, rng: np.random.Generator) -> Split:
+    """Take so many images at random, or all if there are no more."""
+    return split if limit >= len(split) else split.select(rng.permutation(len(split))[:limit])
+
+
+def _only(split: Split, classes: list[int]) -> Split:
+    """Take the images of some classes."""
+    if split.labels is None:
+        raise ValueError("dataset.normal: this dataset has no classes; leave it at null")
+    known = sorted({int(label) for label in split.labels})
+    if not classes or not set(classes) <= set(known):
+        raise ValueError(f"dataset.normal: {classes} is not a list of classes among {known}")
+    return split.select(np.flatnonzero(np.isin(split.labels, classes)))
 
 
 def _parts(config: DatasetConfig) -> tuple[Split, Split | None, Split | None]:
@@ -101,8 +122,9 @@ def _digits() -> InMemory:
     """Read the 1,797 handwritten digits of 8x8 pixels that scikit-learn brings (UCI, 1998)."""
     from sklearn.datasets import load_digits
 
-    grey = load_digits().images  # (1797, 8, 8), 0 to 16
-    return InMemory(np.rint(grey * (255 / 16)).astype(np.uint8)[:, None])
+    digits = load_digits()  # images (1797, 8, 8), 0 to 16
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    return InMemory(pixels, digits.target.astype(np.int64))
 
 
 def _photos() -> tuple[InMemory, InMemory, InMemory]:
@@ -171,7 +193,8 @@ class Pictures:
     Parameters
     ----------
     samples : list of (str, int)
-        Path and label of each, as torchvision's folder datasets have them.
+        Path and class of each, as torchvision's folder datasets have them: the folders right under
+        the root are the classes, if all pictures lie in such folders.
     """
 
     samples: list[tuple[str, int]]
@@ -197,17 +220,21 @@ def _pictures(folder: Path) -> Pictures:
             f"dataset.root: no pictures under {str(folder)!r} (files ending in "
             f"{', '.join(IMG_EXTENSIONS)})"
         )
-    return Pictures([(path, 0) for path in paths])
+    folders = [Path(path).relative_to(folder).parts[0] for path in paths]
+    classes = sorted(set(folders)) if all((folder / name).is_dir() for name in folders) else []
+    labels = [classes.index(name) if classes else 0 for name in folders]
+    return Pictures(list(zip(paths, labels, strict=True)))
 
 
 def _wrap(dataset: Any, config: DatasetConfig) -> Split:
     """Keep a torchvision dataset in memory if it fits, or stream it."""
-    pixels = _raw_pixels(dataset)
+    pixels, labels = _raw_pixels(dataset), _labels(dataset)
     asked = (config.image_size, config.channels)
     if pixels is not None and asked in ((None, None), (None, pixels.shape[1])):
-        return InMemory(pixels.swapaxes(2, 3) if config.transposed else pixels)
+        return InMemory(pixels.swapaxes(2, 3) if config.transposed else pixels, labels)
+    everything = np.arange(len(dataset))
     first = Streamed(
-        dataset, np.arange(len(dataset)), 3, config.image_size, config.transposed, config.workers
+        dataset, everything, 3, config.image_size, config.transposed, config.workers, labels
     )
     channels = config.channels
     if channels is None:
@@ -229,7 +256,7 @@ def _wrap(dataset: Any, config: DatasetConfig) -> Split:
             f"dataset.image_size: images differ in size, such as {sorted(shapes)[:2]}; "
             "set it, for example dataset.image_size=64"
         )
-    return InMemory(np.concatenate(read))
+    return InMemory(np.concatenate(read), labels)
 
 
 def _raw_pixels(dataset: Any) -> Pixels | None:
@@ -243,3 +270,16 @@ def _raw_pixels(dataset: Any) -> Pixels | None:
     if pixels.ndim == 3:
         return pixels[:, None]
     return pixels.transpose(0, 3, 1, 2) if pixels.shape[3] in (1, 3) else pixels
+
+
+def _labels(dataset: Any) -> Labels | None:
+    """Take the classes of all images, where the dataset tells them without reading images."""
+    if isinstance(dataset, Pictures):
+        return np.array([label for _, label in dataset.samples], np.int64)
+    for name in ("targets", "labels", "_labels"):  # as torchvision's classes call them
+        labels = getattr(dataset, name, None)
+        if labels is not None:
+            found = np.asarray(labels)
+            if found.shape == (len(dataset),) and np.issubdtype(found.dtype, np.integer):
+                return found.astype(np.int64)
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ GAP = 4
 
 BACKGROUND = (70, 110, 160)
 """Colour of the gaps: one that neither grey images nor filters contain."""
+
+HOTTEST = 0.5
+"""The difference of grey values, or its mean over colours, that error maps show in white."""
 
 MOST_FILTERS = 256
 """Filters in one picture, at most."""
@@ -61,14 +65,55 @@ def reconstruction_grid(*rows: Array) -> np.ndarray[Any, Any]:
     Parameters
     ----------
     *rows : (N, C, H, W) ndarray
-        Images in [0, 1]: originals, corrupted ones if there are any, reconstructions.
+        Images in [0, 1], grey or in colour: originals, corrupted ones if there are any,
+        reconstructions, and error maps if wanted.
 
     Returns
     -------
     (rows, columns, 3) ndarray of uint8
         The picture.
     """
-    return grid(np.concatenate([to_numpy(row) for row in rows]), columns=len(rows[0]))
+    coloured = [np.broadcast_to(to_numpy(r), (len(r), 3, *r.shape[2:])) for r in rows]
+    return grid(np.concatenate(coloured), columns=len(rows[0]))
+
+
+def error_maps(x: Array, R: Array) -> np.ndarray[Any, Any]:
+    """Show where reconstructions are wrong.
+
+    Parameters
+    ----------
+    x, R : (N, C, H, W) ndarray
+        Images in [0, 1] and their reconstructions.
+
+    Returns
+    -------
+    (N, 3, H, W) ndarray
+        The absolute difference, the mean over channels, as heat: black for 0, over red and yellow
+        to white from `HOTTEST` on.
+    """
+    difference = np.abs(to_numpy(x) - to_numpy(R)).mean(axis=1) / HOTTEST
+    heat = np.stack([3 * difference, 3 * difference - 1, 3 * difference - 2], axis=1)
+    return np.asarray(np.clip(heat, 0, 1))
+
+
+def feature_maps(H: Array) -> np.ndarray[Any, Any]:
+    """Show what each filter makes of one image, each map stretched to its own range.
+
+    Parameters
+    ----------
+    H : (O, *output) ndarray
+        A layer's code of one image, with two axes of positions.
+
+    Returns
+    -------
+    (rows, columns, 3) ndarray of uint8
+        The picture; a filter with the same activation everywhere is black.
+    """
+    maps = to_numpy(H)[:MOST_FILTERS, None].astype(np.float64)
+    least = maps.min(axis=(2, 3), keepdims=True)
+    spread = maps.max(axis=(2, 3), keepdims=True) - least
+    shades = (maps - least) / np.where(spread > 0, spread, 1)
+    return grid(shades, columns=int(np.ceil(np.sqrt(len(shades)))))
 
 
 def filter_grid(K: Array, axes: int) -> np.ndarray[Any, Any]:
@@ -125,4 +170,28 @@ def png(picture: np.ndarray[Any, Any]) -> bytes:
     """
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def figure_png(draw: Callable[[Any], None], size: tuple[float, float] = (6.0, 4.0)) -> bytes:
+    """Draw a diagram.
+
+    Parameters
+    ----------
+    draw : callable
+        Is given matplotlib's axes.
+    size : (float, float)
+        Width and height in inches, at 120 pixels an inch.
+
+    Returns
+    -------
+    bytes
+        A PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", dpi=120)
+    draw(figure.subplots())
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from convae.engine import Array
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+Labels: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Split(Protocol):
@@ -26,6 +27,10 @@ class Split(Protocol):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of one image."""
+
+    @property
+    def labels(self) -> Labels | None:
+        """Class of each image, where the dataset has classes."""
 
     def __len__(self) -> int:
         """Count the images."""
@@ -47,9 +52,12 @@ class InMemory:
     ----------
     pixels : (N, C, H, W) ndarray of uint8
         The images.
+    labels : (N,) ndarray of int, optional
+        Their classes.
     """
 
     pixels: Pixels
+    labels: Labels | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -74,7 +82,8 @@ class InMemory:
         InMemory
             A copy of them.
         """
-        return InMemory(self.pixels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return InMemory(self.pixels[indices], labels)
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
@@ -131,6 +140,8 @@ class Streamed:
         Whether rows and columns are exchanged in the files.
     workers : int
         Processes that read images.
+    labels : (N,) ndarray of int, optional
+        Classes of the images.
     """
 
     dataset: Any
@@ -139,6 +150,7 @@ class Streamed:
     image_size: int | None
     transposed: bool
     workers: int
+    labels: Labels | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -174,7 +186,8 @@ class Streamed:
         Streamed
             A split of them.
         """
-        return replace(self, indices=self.indices[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, indices=self.indices[indices], labels=labels)
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
@@ -267,8 +280,8 @@ def to_floats(pixels: Pixels, xp: ModuleType, dtype: str) -> Array:
 
     Parameters
     ----------
-    pixels : (N, C, H, W) ndarray of uint8
-        A batch.
+    pixels : (N, C, H, W) ndarray of uint8 or floats
+        A batch; floats, the codes of pretraining, stay as they are.
     xp : module
         ``numpy`` or ``cupy``: where the result shall live.
     dtype : str
@@ -282,7 +295,8 @@ def to_floats(pixels: Pixels, xp: ModuleType, dtype: str) -> Array:
     last = xp.asarray(pixels).transpose(1, 2, 3, 0)
     floats = xp.empty(last.shape, dtype)
     floats[...] = last
-    floats *= 1 / 255
+    if pixels.dtype == np.uint8:
+        floats *= 1 / 255
     return floats.transpose(3, 0, 1, 2)
 
 

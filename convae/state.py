@@ -80,6 +80,8 @@ class Progress:
         State of the generator that shuffles the images, at the start of the epoch under way.
     schedule : dict
         What the learning rate's schedule has taken note of.
+    average : (M,) ndarray or None
+        Moving average of the parameters when the state was saved, on the host.
     """
 
     epoch: int = 0
@@ -91,6 +93,23 @@ class Progress:
     recent: LossSum = field(default_factory=LossSum)
     order: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
+    average: np.ndarray[Any, Any] | None = None
+
+    @classmethod
+    def fresh(cls, seed: int) -> Progress:
+        """Stand at the start of a run.
+
+        Parameters
+        ----------
+        seed : int
+            The run's seed; it decides the order of the images.
+
+        Returns
+        -------
+        Progress
+            Nothing done yet.
+        """
+        return cls(order=dict(np.random.default_rng([seed, 2]).bit_generator.state))
 
     def plain(self) -> dict[str, Any]:
         """Describe the progress in plain values, ready for JSON.
@@ -98,9 +117,10 @@ class Progress:
         Returns
         -------
         dict
-            The fields; sums are fetched from the device.
+            The fields but the average; sums are fetched from the device.
         """
         values = dataclasses.asdict(self)
+        del values["average"]
         for name in ("whole", "recent"):
             values[name]["total"] = float(values[name]["total"])
         return values
@@ -153,6 +173,8 @@ def save_state(
     """
     arrays = {f"model.{name}": to_numpy(array) for name, array in model.parameters.items()}
     arrays |= {f"optimizer.{name}": to_numpy(array) for name, array in optimizer.state.items()}
+    if progress.average is not None:
+        arrays["average"] = progress.average
     description = {
         "model": model.configuration(),
         "optimizer_steps": optimizer.steps,
@@ -170,6 +192,22 @@ def _states(directory: Path) -> list[Path]:
     """List a run's states, newest first."""
     pattern = re.compile(r"state-\d{9}\.safetensors")
     return sorted((p for p in directory.glob("state-*") if pattern.fullmatch(p.name)), reverse=True)
+
+
+def has_state(directory: Path) -> bool:
+    """Tell whether there is a run in a folder that can go on.
+
+    Parameters
+    ----------
+    directory : Path
+        The folder, which need not exist.
+
+    Returns
+    -------
+    bool
+        Whether it holds a state, damaged or not.
+    """
+    return bool(_states(directory))
 
 
 def read_state(
@@ -252,4 +290,6 @@ def restore(
     for name in vectors:
         optimizer.state[name.removeprefix("optimizer.")] = model.xp.array(arrays[name])
     optimizer.steps = description["optimizer_steps"]
-    return Progress.from_plain(description["progress"])
+    progress = Progress.from_plain(description["progress"])
+    progress.average = arrays.get("average")
+    return progress

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convae.autoencoder import Autoencoder
-from convae.build import build_corruption, build_schedule
+from convae.averaging import MovingAverage
+from convae.build import build_corruption, build_penalty, build_schedule
 from convae.configuration import Config
 from convae.corruption import Corruption, Use
-from convae.engine import Array
+from convae.diagnostics import codes, dead_filters
+from convae.engine import Array, to_numpy
 from convae.evaluation import measure
 from convae.optimizers import Optimizer
 from convae.saved import BEST, LAST
@@ -26,6 +30,9 @@ from convae.step import TrainingStep
 from convae.tensorboard import Board
 
 log = logging.getLogger("convae")
+
+FOR_DEAD_FILTERS = 256
+"""Validation images, at most, none of which a dead filter answers to."""
 
 
 def fit(
@@ -67,20 +74,21 @@ def fit(
     OSError
         If a file cannot be written; those saved before it stay.
     """
-    if progress is None:
-        rng = np.random.default_rng([config.seed, 2])
-        progress = Progress(order=dict(rng.bit_generator.state))
+    progress = progress or Progress.fresh(config.seed)
     trainer = config.trainer
     steps = trainer.epochs * -(-len(data.train) // trainer.batch_size)
     with (
-        Board(directory, after=progress.step) as board,
+        Board(directory, dataclasses.asdict(config), after=progress.step) as board,
         StopSignals() as stop,
         tqdm(total=steps, initial=progress.step, unit=" steps", disable=None) as bar,
         logging_redirect_tqdm([logging.getLogger()]),
+        warnings.catch_warnings(),
     ):
+        # a loss that overflows ends the run with a message of its own
+        warnings.simplefilter("ignore", RuntimeWarning)
         run = Run(model, optimizer, data, config, directory, progress, board, stop, bar)
         if progress.step == 0:
-            run.show_pictures()
+            run.show_panels()
         for epoch in range(progress.epoch + 1, trainer.epochs + 1):
             if is_tired(progress, trainer.patience):
                 log.info(f"no lower validation loss in {trainer.patience} epochs: stopping here")
@@ -126,9 +134,17 @@ class Run:
         self.rng.bit_generator.state = progress.order
         self.schedule = build_schedule(config.schedule)
         vars(self.schedule).update(progress.schedule)
-        self.step = TrainingStep(model, optimizer, self.trainer.clip_norm)
+        penalty = build_penalty(config)
+        self.step = TrainingStep(model, optimizer, self.trainer.clip_norm, penalty)
+        self.average = None
+        if self.trainer.ema is not None:
+            self.average = MovingAverage(model, self.trainer.ema)
+            if progress.average is not None:
+                self.average.parameters[...] = model.xp.asarray(progress.average)
         self.corruption = build_corruption(config)
         self.probe = Probe(data.test, self.trainer.probe, self.corruption)
+        pixels = next(data.validation.batches(FOR_DEAD_FILTERS))
+        self.many = to_floats(pixels, model.xp, model.dtype)
         self.steps_per_epoch = -(-len(data.train) // self.trainer.batch_size)
         self.saved_at = time.perf_counter()
 
@@ -155,6 +171,7 @@ class Run:
                 meter.images += len(pixels)
             if progress.step % self.trainer.log_every == 0:
                 mean, speed = progress.recent.mean(), recent.read()
+                self.check(mean)
                 self.board.training(progress.step, mean, self.optimizer.learning_rate, speed)
                 self.bar.set_postfix_str(f"loss {mean:.5f}, {speed:,.0f} images/s")
                 progress.recent, recent = LossSum(), Speedometer()
@@ -191,8 +208,34 @@ class Run:
         x = to_floats(pixels, self.model.xp, self.model.dtype)
         loss = self.step(self.corruption(x, Use.TRAINING, progress.step), target=x)
         progress.step += 1
+        if self.average is not None:
+            self.average.update(progress.step)
         progress.batch += 1
         return loss
+
+    def check(self, loss: float) -> None:
+        """Stop a run whose loss is lost, before anything of it is saved.
+
+        Parameters
+        ----------
+        loss : float
+            Mean loss over some steps.
+
+        Raises
+        ------
+        FloatingPointError
+            If it is no longer finite.
+        """
+        if np.isfinite(loss):
+            return
+        progress = self.progress
+        kept = f". The best model, of epoch {progress.best_epoch}, and the last state are kept"
+        raise FloatingPointError(
+            f"the loss became {loss} in epoch {progress.epoch + 1}, by step {progress.step}; lower "
+            f"optimizer.learning_rate (it is {self.config.optimizer.learning_rate:g}; "
+            "find_learning_rate=true looks for one), or set trainer.clip_norm=1 or "
+            f"schedule.warmup=100{kept if progress.best_epoch else ''}"
+        )
 
     def end_epoch(self, speed: float) -> None:
         """Validate, and keep what has to be kept.
@@ -207,44 +250,69 @@ class Run:
         FloatingPointError
             If the training loss is no longer finite.
         """
-        progress, trainer, model = self.progress, self.trainer, self.model
+        progress, trainer = self.progress, self.trainer
         epoch = progress.epoch + 1
         train_loss = progress.whole.mean()
-        if not np.isfinite(train_loss):
-            raise FloatingPointError(
-                f"the loss became {train_loss} in epoch {epoch}; lower optimizer.learning_rate "
-                f"(it is {self.config.optimizer.learning_rate:g}), or set trainer.clip_norm=1"
-            )
-        validation = self.data.validation
-        errors = measure(model, validation, trainer.batch_size, Use.VALIDATION, self.corruption)
-        self.board.validation(progress.step, errors.loss)
-        self.schedule.observe(errors.loss)
+        self.check(train_loss)
+        with self.average.in_place() if self.average else nullcontext():
+            loss = self.validate(epoch)
         progress.epoch, progress.batch, progress.whole = epoch, 0, LossSum()
-        progress.order, progress.schedule = (
-            dict(self.rng.bit_generator.state),
-            self.schedule.state(),
-        )
-        if errors.loss < progress.best_loss:
-            progress.best_loss, progress.best_epoch = errors.loss, epoch
-            model.save(self.directory / BEST)
-        model.save(self.directory / LAST)
+        progress.order = dict(self.rng.bit_generator.state)
+        progress.schedule = self.schedule.state()
         last = epoch == trainer.epochs or is_tired(progress, trainer.patience)
-        if epoch % trainer.images_every == 0 or last:
-            self.show_pictures()
+        dead = self.show_panels() if epoch % trainer.panels_every == 0 or last else ""
         log.info(
             f"epoch {epoch:>{len(str(trainer.epochs))}}/{trainer.epochs}  "
-            f"train {train_loss:.5f}  validation {errors.loss:.5f}  "
-            f"{speed:,.0f} images/s{'  best' if progress.best_epoch == epoch else ''}"
+            f"train {train_loss:.5f}  validation {loss:.5f}  "
+            f"{speed:,.0f} images/s{'  best' if progress.best_epoch == epoch else ''}{dead}"
         )
         if epoch % trainer.checkpoint_every == 0 or last:
             self.save()
 
-    def show_pictures(self) -> None:
-        """Put the probe images and the filters on the board."""
-        self.board.pictures(self.progress.step, self.model, self.probe.rows(self.model))
+    def validate(self, epoch: int) -> float:
+        """Measure the model, and keep it if it is the best.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch that ends.
+
+        Returns
+        -------
+        float
+            The validation loss, without penalties.
+        """
+        progress, model, size = self.progress, self.model, self.trainer.batch_size
+        errors = measure(model, self.data.validation, size, Use.VALIDATION, self.corruption)
+        self.board.validation(progress.step, errors.loss)
+        self.schedule.observe(errors.loss)
+        if errors.loss < progress.best_loss:
+            progress.best_loss, progress.best_epoch = errors.loss, epoch
+            model.save(self.directory / BEST)
+        model.save(self.directory / LAST)
+        return errors.loss
+
+    def show_panels(self) -> str:
+        """Put pictures and histograms on the board; tell of dead filters, if there are any."""
+        x, given = self.probe.images(self.model)
+        with self.average.in_place() if self.average else nullcontext():
+            self.board.panels(self.progress.step, self.model, x, given)
+            dead = [dead_filters(H) for H in codes(self.model, self.many)]
+        self.board.dead_filters(self.progress.step, dead)
+        layers = zip(dead, self.model.layers, strict=True)
+        counts = [
+            f"{count} of {layer.layer.filters} in layer {index}"
+            for index, (count, layer) in enumerate(layers)
+            if count
+        ]
+        return f"  dead filters: {', '.join(counts)}" if counts else ""
 
     def save(self) -> None:
         """Write the state from which the run can go on, and all that is shown up to it."""
+        if self.progress.whole.images:
+            self.check(self.progress.whole.mean())
+        if self.average is not None:
+            self.progress.average = to_numpy(self.average.parameters)
         self.board.flush()
         configuration = dataclasses.asdict(self.config)
         save_state(self.directory, self.model, self.optimizer, self.progress, configuration)
@@ -286,11 +354,17 @@ class Probe:
         self._pixels = next(test.batches(count))
         self._corruption = corruption
 
-    def rows(self, model: Autoencoder) -> list[Array]:
-        """Give the rows of the picture: originals, corrupted ones if any, reconstructions."""
+    def images(self, model: Autoencoder) -> tuple[Array, Array | None]:
+        """Give the images, and the corrupted ones where there is noise."""
         x = to_floats(self._pixels, model.xp, model.dtype)
-        given = self._corruption(x, Use.PROBE, 0)
-        return [x, *([given] if self._corruption else []), model.reconstruct(given)]
+        return x, self._corruption(x, Use.PROBE, 0) if self._corruption else None
+
+    def rows(self, model: Autoencoder) -> list[Array]:
+        """Give the rows of a picture: originals, corrupted ones if any, reconstructions."""
+        x, given = self.images(model)
+        if given is None:
+            return [x, model.reconstruct(x)]
+        return [x, given, model.reconstruct(given)]
 
 
 class Speedometer:

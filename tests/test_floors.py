@@ -33,9 +33,11 @@ FLOORS = [
     {"penalties"},
     {"backpropagation"},
     {"autoencoder", "datasets", "pictures"},
-    {"step", "evaluation", "build", "saved", "state", "tensorboard"},
+    {"averaging", "build", "diagnostics", "evaluation", "saved", "state", "step"},
+    {"learning_rate", "tensorboard"},
     {"trainer"},
-    {"application"},
+    {"pretraining"},
+    {"application", "sweeps"},
     {""},
 ]
 LEVEL = {module: level for level, modules in enumerate(FLOORS) for module in modules}

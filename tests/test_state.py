@@ -47,7 +47,7 @@ def fresh(optimizer: str = "adam"):
 
 
 CONFIG = Config(
-    trainer=TrainerConfig(epochs=3, batch_size=8, log_every=2, images_every=2, probe=4),
+    trainer=TrainerConfig(epochs=3, batch_size=8, log_every=2, panels_every=2, probe=4),
     corruption=CorruptionConfig("gaussian", 0.2),
     schedule=ScheduleConfig("plateau", warmup=4, patience=0),
     optimizer=OptimizerConfig("adam", 0.01),
@@ -198,7 +198,7 @@ def test_a_full_disk_loses_no_earlier_state(data, tmp_path, monkeypatch) -> None
     assert {path: path.read_bytes() for path in tmp_path.glob("state-*")} == before
 
 
-LONG = ("trainer.epochs=80", "dataset.limit=600", "trainer.images_every=20")
+LONG = ("trainer.epochs=80", "dataset.limit=600", "trainer.panels_every=20")
 
 
 def test_a_run_killed_again_and_again_ends_as_one_left_alone(tmp_path) -> None:

@@ -24,7 +24,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-SHORT = ("trainer.epochs=3", "trainer.images_every=2", "trainer.log_every=10", "dataset.limit=600")
+SHORT = ("trainer.epochs=3", "trainer.panels_every=2", "trainer.log_every=10", "dataset.limit=600")
 
 
 @pytest.fixture(scope="module")

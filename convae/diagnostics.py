@@ -13,7 +13,7 @@ from convae.engine import Array, to_numpy
 EXAMPLES = 2
 """Random examples with which the self-check tests each layer."""
 
-TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 """Errors of the trilinear identity that rounding cannot explain, relative to the norms."""
 
 

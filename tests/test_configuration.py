@@ -11,7 +11,13 @@ from omegaconf import OmegaConf
 
 import train  # noqa: F401 (registers the schema)
 from convae import Layer
-from convae.build import build_corruption, build_model, build_optimizer, build_schedule
+from convae.build import (
+    build_corruption,
+    build_model,
+    build_optimizer,
+    build_penalty,
+    build_schedule,
+)
 from convae.configuration import Config, LayerConfig, unknown_key
 from tests.conftest import REPOSITORY
 
@@ -23,8 +29,10 @@ GROUPS = (
     "schedule",
     "loss",
     "corruption",
+    "penalty",
     "trainer",
     "experiment",
+    "debug",
 )
 OPTIONS = [f"{group}={file.stem}" for group in GROUPS for file in (CONFIGS / group).glob("*.yaml")]
 SHAPES = {"digits": (1, 8, 8), "photos": (3, 32, 32), "MNIST": (1, 28, 28)}
@@ -46,6 +54,7 @@ def test_every_file_composes_and_builds(option: str) -> None:
     assert model.input_shape == shape
     assert build_schedule(config.schedule).factor(0, 100, 10) > 0
     assert build_corruption(config).name == config.corruption.name
+    assert dataclasses.asdict(build_penalty(config)) == dataclasses.asdict(config.penalty)
     assert build_optimizer(config.optimizer).learning_rate == config.optimizer.learning_rate
 
 

@@ -53,6 +53,51 @@ def test_splits_depend_on_the_seed() -> None:
     assert (first != other).any()
 
 
+def test_labels_stay_with_their_images() -> None:
+    digits = load_digits()
+    known = {
+        np.rint(image * (255 / 16)).astype(np.uint8).tobytes(): label
+        for image, label in zip(digits.images, digits.target, strict=True)
+    }
+    splits = load_dataset(DatasetConfig(name="digits", limit=50, evaluation_limit=20))
+    for split, count in ((splits.train, 50), (splits.validation, 20), (splits.test, 20)):
+        assert len(split) == len(split.labels) == count
+        for image, label in zip(pixels(split), split.labels, strict=True):
+            assert known[image.tobytes()] == label
+
+
+def test_normal_classes_are_all_that_is_trained_on() -> None:
+    splits = load_dataset(DatasetConfig(name="digits", normal=[3, 8]))
+    for split in (splits.train, splits.validation):
+        assert set(split.labels) == {3, 8}
+    assert set(splits.test.labels) == set(range(10))
+
+
+@pytest.mark.parametrize("normal", [[], [10], [3, 11]])
+def test_normal_classes_that_are_not_there_are_refused(normal: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"dataset.normal: .* is not a list of classes among \[0"):
+        load_dataset(DatasetConfig(name="digits", normal=normal))
+
+
+def test_photographs_have_no_classes() -> None:
+    with pytest.raises(ValueError, match=r"dataset.normal: this dataset has no classes"):
+        load_dataset(DatasetConfig(name="photos", normal=[0]))
+
+
+def test_folders_are_classes(tmp_path) -> None:
+    for name in ("bad", "good"):
+        write_pictures(tmp_path / name / "deeper", 12)
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), holdout=0.2, memory_mb=0)
+    splits = load_dataset(config)
+    assert isinstance(splits.train, Streamed)
+    labels = np.concatenate([s.labels for s in (splits.train, splits.validation, splits.test)])
+    assert sorted(labels) == [0] * 12 + [1] * 12
+    position = int(splits.test.indices[0])
+    path, label = splits.test.dataset.samples[position]
+    assert ("bad", "good")[label] in path
+    assert splits.test.labels[0] == label
+
+
 def test_batches_hold_every_image_once(rng) -> None:
     split = InMemory(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1))
     batches = list(split.batches(4, rng))

@@ -2,6 +2,7 @@
 
 from convae import engine
 from convae.autoencoder import Autoencoder
+from convae.export import to_torch
 from convae.layers import Layer
 from convae.optimizers import SGD, Adam, AdamW
 from convae.penalties import Penalty
@@ -20,4 +21,5 @@ __all__ = [
     "__version__",
     "engine",
     "load",
+    "to_torch",
 ]

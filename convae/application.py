@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from convae import checkpoint
+from convae.anomaly import judge, score
 from convae.autoencoder import Autoencoder
 from convae.build import (
     build_corruption,
@@ -75,19 +76,34 @@ def summarise(
         "pca_mse": pca_error(data.train, data.test, model.code_size, corruption),
     }
     checkpoint.write_bytes(directory / "summary.json", json.dumps(summary, indent=2).encode())
+    errors_of_validation = score(model, data.validation, config.trainer.batch_size)
+    threshold = float(np.quantile(errors_of_validation, config.trainer.threshold_quantile))
+    summary["threshold"] = threshold
+    if data.anomalous is not None:
+        scores = score(model, data.test, config.trainer.batch_size)
+        summary |= judge(scores, data.anomalous, threshold)
     if config.trainer.embeddings:
         show_embeddings(model, data, progress.step, config.trainer.embeddings, directory)
     picture = reconstruction_grid(*Probe(data.test, config.trainer.probe, corruption).rows(model))
     checkpoint.write_bytes(directory / "reconstructions.png", png(picture))
+    checkpoint.write_bytes(directory / "summary.json", json.dumps(summary, indent=2).encode())
     from_what = f" from {corruption.name} noise of {corruption.amount}" if corruption else ""
     noisy = f"  the noisy images themselves  {errors.input_mse:.5f}\n" if corruption else ""
+    anomalies = ""
+    if data.anomalous is not None:
+        anomalies = (
+            f"Anomalies, by reconstruction error: AUROC {summary['auroc']:.4f}, AUPRC "
+            f"{summary['auprc']:.4f}; beyond the threshold {threshold:.4g}: "
+            f"{summary['detected']:.1%} of the anomalies, "
+            f"{summary['false_alarms']:.1%} of the normal images\n"
+        )
     log.info(
         f"\nMean squared error on {len(data.test):,} test images of {data.name}{from_what}:\n"
         f"  this model (epoch {progress.best_epoch}, code of {model.code_size:,} numbers)"
         f"  {errors.mse:.5f}\n"
         f"  PCA with {model.code_size:,} components{_pca_note(model)}  {summary['pca_mse']:.5f}\n"
         f"  the mean image  {summary['mean_image_mse']:.5f}\n"
-        f"{noisy}"
+        f"{noisy}{anomalies}"
         f"Run: {directory}\n"
         f"Look at it: tensorboard --logdir {directory}"
     )
@@ -210,6 +226,9 @@ def check(config: Config) -> None:
         raise ValueError(f"trainer.patience: {config.trainer.patience} is too small; use 1 or more")
     if config.trainer.clip_norm is not None and not config.trainer.clip_norm > 0:
         raise ValueError(f"trainer.clip_norm: {config.trainer.clip_norm} is not a positive number")
+    if not 0 < config.trainer.threshold_quantile < 1:
+        value = config.trainer.threshold_quantile
+        raise ValueError(f"trainer.threshold_quantile: {value} is not between 0 and 1")
     if config.trainer.ema is not None and not 0 < config.trainer.ema < 1:
         raise ValueError(f"trainer.ema: {config.trainer.ema} is not between 0 and 1")
     build_corruption(config)

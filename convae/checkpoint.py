@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -24,8 +25,47 @@ It is one key because safetensors writes several in any order; equal models have
 """
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+@contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Write a file atomically: a temporary file beside it, synchronised, then renamed.
+
+    Parameters
+    ----------
+    path : path
+        Where the file goes; its folder is made if missing.
+
+    Yields
+    ------
+    binary file
+        To write to. If an error passes, it is thrown away.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; an earlier file of that name is then untouched.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's are private; a model is an ordinary file
+        os.replace(temporary, target)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            # a full disk names no file
+            raise OSError(error.errno, f"{error.strerror}, writing", os.fspath(target)) from None
+        raise
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file atomically.
 
     Parameters
     ----------
@@ -39,23 +79,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     OSError
         If it cannot be written; an earlier file of that name is then untouched.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's are private; a model is an ordinary file
-        os.replace(temporary, target)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
-            raise OSError(error.errno, f"{error.strerror}, writing", os.fspath(target)) from None
-        raise
+    with whole(path) as file:
+        file.write(content)
 
 
 def write(

@@ -55,7 +55,7 @@ class DatasetConfig:
     image_size: int | None = None  # resize the short side to this and crop the centre square
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
     holdout: float = 0.1  # part of the training images for validation (and test, if it has none)
-    normal: list[int] | None = None  # train on these classes only; the rest are anomalies
+    normal: list[Any] | None = None  # train on these classes only; the rest are anomalies
     limit: int | None = None  # use only so many training images
     evaluation_limit: int | None = None  # and so many validation and test images
     memory_mb: int = 2048  # a split larger than this streams from disk
@@ -125,6 +125,7 @@ class TrainerConfig:
     log_every: int = 20  # steps between two points of TensorBoard's training curves
     panels_every: int = 5  # epochs between two sets of TensorBoard's pictures and histograms
     probe: int = 16  # test images whose reconstructions are shown
+    threshold_quantile: float = 0.95  # of validation errors; an image beyond is called an anomaly
     embeddings: int = 1000  # test images in TensorBoard's projector, at the end of the run
     self_check: bool = True  # test the trilinear identity on the model's layers before training
     pretrain_epochs: int = 0  # first train each layer alone for so many epochs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,9 @@ from convae.configuration import DatasetConfig
 from convae.splits import InMemory, Labels, Pixels, Split, Splits, Streamed, readable
 
 BUILT_IN = ("digits", "photos")
+
+FURTHER_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
+"""What a dataset of torchvision wants to be told beside which half."""
 
 PHOTO_PATCH = 32
 """Side of the patches cut from the two photographs, in pixels."""
@@ -59,19 +62,24 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
                 raise ValueError(
                     f"dataset.{name}: {config.name!r} comes as it is; leave this at null"
                 )
-    train, validation, test = _parts(config)
+    train, validation, test, classes = _parts(config)
     rng = np.random.default_rng([seed, 1])
     train, test = _divide(train, test, config.holdout, rng)
     train, validation = _divide(train, validation, config.holdout, rng)
+    anomalous = None
     if config.normal is not None:
-        train, validation = (_only(part, config.normal) for part in (train, validation))
+        normal = _numbers(config.normal, train, classes)
+        train, validation = _only(train, normal), _only(validation, normal)
     if config.limit is not None:
         train = _some(train, config.limit, rng)
     if config.evaluation_limit is not None:
         validation, test = (
             _some(part, config.evaluation_limit, rng) for part in (validation, test)
         )
-    return Splits(config.name, train, validation, test)
+    if config.normal is not None:
+        assert test.labels is not None
+        anomalous = ~np.isin(test.labels, normal)
+    return Splits(config.name, train, validation, test, anomalous)
 
 
 def _some(split: Split, limit: int, rng: np.random.Generator) -> Split:
@@ -81,25 +89,83 @@ def _some(split: Split, limit: int, rng: np.random.Generator) -> Split:
 
 def _only(split: Split, classes: list[int]) -> Split:
     """Take the images of some classes."""
-    if split.labels is None:
-        raise ValueError("dataset.normal: this dataset has no classes; leave it at null")
-    known = sorted({int(label) for label in split.labels})
-    if not classes or not set(classes) <= set(known):
-        raise ValueError(f"dataset.normal: {classes} is not a list of classes among {known}")
+    assert split.labels is not None
     return split.select(np.flatnonzero(np.isin(split.labels, classes)))
 
 
-def _parts(config: DatasetConfig) -> tuple[Split, Split | None, Split | None]:
-    """Read the parts that a dataset comes in: training, validation, test."""
+def _numbers(normal: list[Any], split: Split, classes: list[str]) -> list[int]:
+    """Look up the numbers of classes given by their names or numbers."""
+    if split.labels is None:
+        raise ValueError("dataset.normal: this dataset has no classes; leave it at null")
+    known = {int(label): str(int(label)) for label in np.unique(split.labels)}
+    known |= {n: name for n, name in enumerate(classes) if n in known}
+    by_name = {name: number for number, name in known.items()}
+    numbers = [by_name.get(str(which), which) for which in normal]
+    if not numbers or not set(numbers) <= set(known):
+        raise ValueError(
+            f"dataset.normal: {normal} is not a list of classes among "
+            f"{', '.join(f'{n} ({name})' if name != str(n) else name for n, name in known.items())}"
+        )
+    return numbers
+
+
+Parts: TypeAlias = tuple[Split, "Split | None", "Split | None", list[str]]
+
+
+def named(name: str, root: str = "data") -> DatasetConfig:
+    """Describe a dataset by its name alone, as far as its constructor is like the others'.
+
+    Parameters
+    ----------
+    name : str
+        "digits", "photos", or a class of torchvision.datasets; capitals do not matter.
+    root : str
+        The folder in which torchvision looks for its files.
+
+    Returns
+    -------
+    DatasetConfig
+        How it is read.
+
+    Raises
+    ------
+    ValueError
+        If there is no such dataset.
+    """
+    if name.lower() in BUILT_IN:
+        return DatasetConfig(name=name.lower())
+    from torchvision import datasets
+
+    by_name = {known.lower(): known for known in datasets.__all__}
+    found = by_name.get(name.lower())
+    if found is None or found == "ImageFolder":
+        raise ValueError(f"{name!r} is neither a file, a folder, nor a dataset by name")
+    parameters = inspect.signature(getattr(datasets, found)).parameters
+    further = FURTHER_ARGUMENTS.get(found, {})
+    if "train" in parameters or found == "EMNIST":
+        halves: list[dict[str, Any]] = [{"train": True}, {"train": False}]
+    elif "split" in parameters:
+        halves = [{"split": "train"}, {"split": "test"}]
+    elif "what" in parameters:  # QMNIST
+        halves = [{"what": "train"}, {"what": "test"}]
+    else:
+        raise ValueError(f"{found} of torchvision has no test half that its name alone could give")
+    train, test = (further | half for half in halves)
+    transposed = found == "EMNIST"
+    return DatasetConfig(name=found, root=root, train=train, test=test, transposed=transposed)
+
+
+def _parts(config: DatasetConfig) -> Parts:
+    """Read a dataset's own parts, training, validation, test, and the names of its classes."""
     if config.name == "photos":
-        return _photos()
+        return *_photos(), []
     if config.name == "digits":
-        return _digits(), None, None
+        return _digits(), None, None, [str(digit) for digit in range(10)]
     if config.name == "ImageFolder":
         return _image_folder(config)
-    train = _wrap(_torchvision(config, config.train), config)
+    whole = _torchvision(config, config.train)
     test = None if config.test is None else _wrap(_torchvision(config, config.test), config)
-    return train, None, test
+    return _wrap(whole, config), None, test, list(getattr(whole, "classes", []))
 
 
 def _divide(
@@ -168,22 +234,25 @@ def _torchvision(config: DatasetConfig, arguments: dict[str, Any]) -> Any:
         raise FileNotFoundError(
             f"dataset: {config.name} was not found under {config.root!r} and cannot be downloaded "
             f"({error}). Put its files there as torchvision keeps them, or say where they are with "
-            "dataset.root=<folder>; dataset=digits needs no download"
+            "dataset.root=<folder> (convae: --root <folder>); dataset=digits needs no download"
         ) from None
 
 
-def _image_folder(config: DatasetConfig) -> tuple[Split, Split | None, Split | None]:
+def _image_folder(config: DatasetConfig) -> Parts:
     """Read a folder of pictures, with or without train/, val/ and test/ inside."""
     root = Path(config.root)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset.root: there is no folder {config.root!r}")
-    if not (root / "train").is_dir():
-        return _wrap(_pictures(root), config), None, None
-    halves = [
-        _wrap(_pictures(root / name), config) if (root / name).is_dir() else None
-        for name in ("val", "test")
-    ]
-    return _wrap(_pictures(root / "train"), config), halves[0], halves[1]
+    names = ["train", "val", "test"] if (root / "train").is_dir() else ["."]
+    folders = [root / name for name in names if (root / name).is_dir()]
+    files = {folder: _files(folder) for folder in folders}
+    classes = sorted({_class_of(path, folder) for folder in folders for path in files[folder]})
+    parts: dict[str, Split] = {}
+    for folder in folders:
+        labels = [classes.index(_class_of(path, folder)) for path in files[folder]]
+        samples = [(str(path), label) for path, label in zip(files[folder], labels, strict=True)]
+        parts[folder.name if len(names) > 1 else "train"] = _wrap(Pictures(samples), config)
+    return parts["train"], parts.get("val"), parts.get("test"), classes
 
 
 @dataclass(frozen=True)
@@ -193,8 +262,7 @@ class Pictures:
     Parameters
     ----------
     samples : list of (str, int)
-        Path and class of each, as torchvision's folder datasets have them: the folders right under
-        the root are the classes, if all pictures lie in such folders.
+        Path and class of each, as torchvision's folder datasets have them.
     """
 
     samples: list[tuple[str, int]]
@@ -211,19 +279,22 @@ class Pictures:
         return image, label
 
 
-def _pictures(folder: Path) -> Pictures:
+def _files(folder: Path) -> list[Path]:
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    paths = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
     if not paths:
         raise FileNotFoundError(
             f"dataset.root: no pictures under {str(folder)!r} (files ending in "
             f"{', '.join(IMG_EXTENSIONS)})"
         )
-    folders = [Path(path).relative_to(folder).parts[0] for path in paths]
-    classes = sorted(set(folders)) if all((folder / name).is_dir() for name in folders) else []
-    labels = [classes.index(name) if classes else 0 for name in folders]
-    return Pictures(list(zip(paths, labels, strict=True)))
+    return paths
+
+
+def _class_of(path: Path, folder: Path) -> str:
+    """Name the folder right below the root in which a picture lies."""
+    first, *rest = path.relative_to(folder).parts
+    return first if rest else "."
 
 
 def _wrap(dataset: Any, config: DatasetConfig) -> Split:

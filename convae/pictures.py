@@ -30,7 +30,7 @@ MOST_FILTERS = 256
 """Filters in one picture, at most."""
 
 
-def grid(images: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
+def grid(images: np.ndarray[Any, Any], columns: int, enlarge: bool = True) -> np.ndarray[Any, Any]:
     """Lay images out in rows.
 
     Parameters
@@ -39,13 +39,15 @@ def grid(images: np.ndarray[Any, Any], columns: int) -> np.ndarray[Any, Any]:
         Values in [0, 1], cut off outside; 1 or 3 channels.
     columns : int
         Images in a row.
+    enlarge : bool
+        Whether small images are enlarged to `SMALLEST_SIDE`.
 
     Returns
     -------
     (rows, columns, 3) ndarray of uint8
         The picture.
     """
-    factor = max(1, -(-SMALLEST_SIDE // max(images.shape[2:])))
+    factor = max(1, -(-SMALLEST_SIDE // max(images.shape[2:]))) if enlarge else 1
     levels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
     levels = levels.repeat(factor, axis=2).repeat(factor, axis=3)
     count, _, height, width = levels.shape

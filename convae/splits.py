@@ -267,12 +267,15 @@ class Splits:
         What the dataset is called.
     train, validation, test : Split
         For fitting, for choosing, for reporting.
+    anomalous : (N,) ndarray of bool, optional
+        Which of the test images are of no class that was trained on, where only some were.
     """
 
     name: str
     train: Split
     validation: Split
     test: Split
+    anomalous: np.ndarray[Any, np.dtype[np.bool_]] | None = None
 
 
 def to_floats(pixels: Pixels, xp: ModuleType, dtype: str) -> Array:
@@ -301,7 +304,10 @@ def to_floats(pixels: Pixels, xp: ModuleType, dtype: str) -> Array:
 
 
 def to_pixels(
-    image: Image.Image, channels: int, image_size: int | None = None, transposed: bool = False
+    image: Image.Image,
+    channels: int,
+    image_size: int | tuple[int, int] | None = None,
+    transposed: bool = False,
 ) -> Pixels:
     """Turn a picture of any mode into pixels.
 
@@ -311,8 +317,9 @@ def to_pixels(
         The picture; 16-bit ones keep their upper 8 bits.
     channels : int
         1 for grey, 3 for colour.
-    image_size : int, optional
-        Resize the short side to this and crop the centre square.
+    image_size : int or (int, int), optional
+        Resize the short side to this and crop the centre square; or scale and crop to so many rows
+        and columns.
     transposed : bool
         Exchange rows and columns.
 
@@ -325,7 +332,8 @@ def to_pixels(
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     if image_size is not None:
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+        rows, columns = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        image = ImageOps.fit(image, (columns, rows), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, np.uint8)
     pixels = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
     return pixels.swapaxes(1, 2) if transposed else pixels

@@ -71,12 +71,24 @@ def test_normal_classes_are_all_that_is_trained_on() -> None:
     for split in (splits.train, splits.validation):
         assert set(split.labels) == {3, 8}
     assert set(splits.test.labels) == set(range(10))
+    assert (splits.anomalous == ~np.isin(splits.test.labels, [3, 8])).all()
 
 
 @pytest.mark.parametrize("normal", [[], [10], [3, 11]])
 def test_normal_classes_that_are_not_there_are_refused(normal: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"dataset.normal: .* is not a list of classes among \[0"):
+    with pytest.raises(ValueError, match=r"dataset.normal: .* is not a list of classes among 0, 1"):
         load_dataset(DatasetConfig(name="digits", normal=normal))
+
+
+def test_normal_folders_by_name(tmp_path) -> None:
+    """As defect datasets come: only good pictures to train on, good and bad ones to test."""
+    write_pictures(tmp_path / "train" / "good", 10)
+    for name in ("bent", "good", "scratched"):
+        write_pictures(tmp_path / "test" / name, 3)
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"])
+    splits = load_dataset(config)
+    assert len(splits.train) + len(splits.validation) == 10
+    assert splits.anomalous.tolist() == [True] * 3 + [False] * 3 + [True] * 3
 
 
 def test_photographs_have_no_classes() -> None:

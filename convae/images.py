@@ -1,0 +1,207 @@
+"""Pictures from the command line: files, folders, patterns or a dataset, as batches for a model.
+
+They are read as they are needed, so that any number of them takes the same memory.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageSequence, UnidentifiedImageError
+
+from convae.datasets import load_dataset, named
+from convae.splits import Pixels, Split, to_pixels
+
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises for damaged files of one format or another."""
+
+
+class Images:
+    """The pictures that are meant by some arguments.
+
+    Parameters
+    ----------
+    arguments : iterable of str
+        Files, folders (searched at any depth), patterns with ``*``, and names of datasets.
+    shape : (C, H, W) tuple of int
+        What the model takes; other pictures are converted.
+    root : str
+        The folder in which torchvision looks for datasets.
+
+    Attributes
+    ----------
+    conversions : collections.Counter
+        How many pictures were converted in which way.
+    unreadable : list of (str, str)
+        Names of pictures that could not be read, and why.
+
+    Raises
+    ------
+    ValueError
+        If the model does not take pictures, or an argument means none.
+    FileNotFoundError
+        If a folder holds no pictures, or a dataset is missing.
+    """
+
+    def __init__(self, arguments: Iterable[str], shape: tuple[int, ...], root: str) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise ValueError(f"the model takes arrays of the shape {shape}, not pictures")
+        self.shape = shape
+        self.conversions: Counter[str] = Counter()
+        self.unreadable: list[tuple[str, str]] = []
+        self._sources: list[list[Path] | tuple[str, Split]] = [
+            found_files(argument) or (argument.lower(), load_dataset(named(argument, root)).test)
+            for argument in arguments
+        ]
+        files = [path for source in self._sources if isinstance(source, list) for path in source]
+        folders = {os.path.abspath(path.parent) for path in files}
+        self._common = os.path.commonpath(folders) if folders else None
+
+    def __len__(self) -> int:
+        """Count the pictures, readable or not."""
+        return sum(len(s) if isinstance(s, list) else len(s[1]) for s in self._sources)
+
+    def place(self, name: str) -> Path:
+        """Give a picture's place below the folder that all files have in common.
+
+        Parameters
+        ----------
+        name : str
+            A name that `batches` gave.
+
+        Returns
+        -------
+        Path
+            A relative path.
+        """
+        path = Path(os.path.abspath(name))
+        if self._common is None or not path.is_relative_to(self._common):
+            return Path(name)
+        return path.relative_to(self._common)
+
+    def batches(self, size: int) -> Iterator[tuple[list[str], Pixels]]:
+        """Walk through all pictures once.
+
+        Parameters
+        ----------
+        size : int
+            Pictures in a batch; fewer where some cannot be read.
+
+        Yields
+        ------
+        names : list of str
+            Paths, or the dataset's name and a number.
+        pixels : (N, C, H, W) ndarray of uint8
+            The pictures, of the model's shape.
+        """
+        names: list[str] = []
+        batch: list[Pixels] = []
+        for name, pixels in self._all():
+            names.append(name)
+            batch.append(pixels)
+            if len(batch) == size:
+                yield names, np.stack(batch)
+                names, batch = [], []
+        if batch:
+            yield names, np.stack(batch)
+
+    def _all(self) -> Iterator[tuple[str, Pixels]]:
+        for source in self._sources:
+            yield from (
+                self._of_files(source) if isinstance(source, list) else self._of_split(*source)
+            )
+
+    def _of_files(self, paths: list[Path]) -> Iterator[tuple[str, Pixels]]:
+        for path in paths:
+            try:
+                with Image.open(path) as image:
+                    yield str(path), self._convert(image)
+            except UNREADABLE as error:
+                self.unreadable.append((str(path), _reason(error)))
+
+    def _of_split(self, name: str, split: Split) -> Iterator[tuple[str, Pixels]]:
+        number = 0
+        for batch in split.batches(256):
+            for pixels in batch:
+                if pixels.shape != self.shape:
+                    channels_last = pixels.transpose(1, 2, 0)
+                    grey = len(pixels) == 1
+                    image = Image.fromarray(channels_last[:, :, 0] if grey else channels_last)
+                    pixels = self._convert(image)
+                yield f"{name}/{number:05d}", pixels
+                number += 1
+
+    def _convert(self, image: Image.Image) -> Pixels:
+        """Bring a picture to the model's shape, and take note of what that took."""
+        channels, rows, columns = self.shape
+        if getattr(image, "n_frames", 1) > 1:
+            image = next(iter(ImageSequence.Iterator(image))).copy()
+            self.conversions["of several frames, of which the first is taken"] += 1
+        image.load()
+        wanted, mode = ("L", "grey") if channels == 1 else ("RGB", "colour")
+        if image.mode.startswith("I"):
+            self.conversions["of 16 bits, of which the upper 8 are taken"] += 1
+        elif image.mode != wanted:
+            self.conversions[f"of the mode {image.mode} turned to {mode}"] += 1
+        pixels = to_pixels(image, channels)
+        if pixels.shape != self.shape:
+            size = f"{pixels.shape[2]}x{pixels.shape[1]} to {columns}x{rows} pixels"
+            self.conversions[f"scaled, and cut to the middle where needed, from {size}"] += 1
+            pixels = to_pixels(image, channels, (rows, columns))
+        return pixels
+
+
+def found_files(argument: str) -> list[Path]:
+    """Find the files that an argument means.
+
+    Parameters
+    ----------
+    argument : str
+        A file, a folder, or a pattern.
+
+    Returns
+    -------
+    list of Path
+        In the order of their names; empty if it is none of these.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is an empty folder, a pattern that nothing matches, or a path that is not there.
+    """
+    path = Path(argument)
+    if path.is_dir():
+        endings = {e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+        if not files:
+            raise FileNotFoundError(f"no pictures in the folder {argument!r}")
+        return files
+    if path.exists():
+        return [path]
+    if glob.has_magic(argument):
+        files = sorted(Path(p) for p in glob.glob(argument, recursive=True) if Path(p).is_file())
+        if not files:
+            raise FileNotFoundError(f"nothing matches {argument!r}")
+        return files
+    if len(path.parts) > 1 or path.suffix:
+        raise FileNotFoundError(f"there is no file {argument!r}")
+    return []
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture of a known format"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,170 @@
+"""The command line on a model trained by `python train.py`, as a user types it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+import convae
+from convae.datasets import load_dataset, named
+from tests.test_train import SHORT, run
+from tests.test_train import finished as finished  # a fixture: a short run on digits
+
+
+def use(*arguments: object, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("convae")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, input=given)
+
+
+@pytest.fixture(scope="module")
+def trained(finished) -> Path:
+    return finished[0]
+
+
+@pytest.fixture(scope="module")
+def test_images() -> np.ndarray:
+    return next(load_dataset(named("digits")).test.batches(1000)).astype("float32") / 255
+
+
+def test_codes_of_a_dataset(trained, test_images, tmp_path) -> None:
+    for name in ("codes.npy", "codes.parquet"):
+        done = use("encode", trained, "digits", "-o", tmp_path / name, "--batch-size", 50)
+        assert done.returncode == 0, done.stderr
+        assert "180 images: codes of the shape (16, 1, 1)" in done.stderr
+    codes = np.load(tmp_path / "codes.npy")
+    np.testing.assert_allclose(codes, convae.load(trained).encode(test_images), atol=1e-5)
+    assert (tmp_path / "codes.txt").read_text().splitlines()[179] == "digits/00179"
+    table = pyarrow.parquet.read_table(tmp_path / "codes.parquet")
+    assert table["image"].to_pylist()[3] == "digits/00003"
+    assert (np.array(table["code"].to_pylist(), "float32") == codes[:, :, 0, 0]).all()
+
+
+def test_pictures_from_the_standard_input(trained, tmp_path, rng) -> None:
+    (tmp_path / "a").mkdir()
+    pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+    for name in ("a/one.png", "two.jpg"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    names = "".join(f"{tmp_path / name}\n" for name in ("a/one.png", "two.jpg"))
+    done = use("reconstruct", trained, "-", "-o", tmp_path / "out", given=names)
+    assert done.returncode == 0, done.stderr
+    files = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.png"))
+    assert files == ["a/one.png", "two.jpg.png"]
+    R = convae.load(trained).reconstruct((pixels / np.float32(255))[None, None])[0, 0]
+    with Image.open(tmp_path / "out" / "a" / "one.png") as image:
+        written = np.asarray(image)[:, :, 0].astype(int)
+    assert np.abs(written - np.rint(R * 255)).max() <= 1
+
+
+def test_scores_and_maps(trained, test_images, tmp_path) -> None:
+    done = use(
+        "score", trained, "digits", "-o", tmp_path / "scores.csv", "--maps", tmp_path / "maps"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    R = convae.load(trained).reconstruct(test_images)
+    expected = ((R - test_images) ** 2).mean(axis=(1, 2, 3))
+    errors = np.array([float(row["error"]) for row in rows])
+    np.testing.assert_allclose(errors, expected, rtol=1e-4)
+    threshold = json.loads((trained / "summary.json").read_text())["threshold"]
+    assert [row["anomaly"] for row in rows] == [str(int(error > threshold)) for error in errors]
+    assert len(list((tmp_path / "maps" / "digits").glob("*.png"))) == 180
+
+
+def test_scores_on_the_standard_output(trained) -> None:
+    done = use("score", trained, "digits")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "image,error,anomaly"
+    assert len(done.stdout.splitlines()) == 181
+
+
+def test_unreadable_pictures_are_listed_and_the_rest_is_done(trained, tmp_path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("?")
+    done = use("score", trained, tmp_path)
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 2
+    assert "1 could not be read:" in done.stderr
+    assert "bad.png: no picture of a known format" in done.stderr
+
+
+def test_exports(trained, test_images, tmp_path) -> None:
+    for name in ("model.onnx", "state.safetensors"):
+        done = use("export", trained, tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        assert "results differ from the model's by" in done.stdout
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    R = session.run(["reconstruction"], {"images": test_images})[0]
+    np.testing.assert_allclose(R, convae.load(trained).reconstruct(test_images), atol=1e-5)
+    with safe_open(tmp_path / "state.safetensors", "np") as file:
+        assert "maximal_difference" in file.metadata()
+
+
+def test_show(trained, tmp_path) -> None:
+    done = use("show", trained, "--filters", tmp_path / "filters.png")
+    assert done.returncode == 0, done.stderr
+    for part in (
+        "35,313 parameters",
+        "layer 2: filters=16, kernel=input",
+        "test_mse: 0.",
+        SHORT[0],
+    ):
+        assert part in done.stdout
+    with Image.open(tmp_path / "filters.png") as picture:
+        assert picture.width > 100
+
+
+def test_probe(trained) -> None:
+    done = use("probe", trained, "--dataset", "digits", "--limit", 300)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:2] for line in lines[1:]] == [["codes", "16"], ["PCA", "16"], ["pixels", "64"]]
+    assert all(float(line[2].rstrip("%")) > 70 for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["encode", "nowhere", "digits", "-o", "x.npy"], "RUN: there is nothing at 'nowhere'"),
+        (["encode", "{empty}", "digits", "-o", "x.npy"], "holds no best.safetensors"),
+        (["encode", "{run}", "digits", "-o", "x.csv"], "ends in .npy or .parquet"),
+        (["encode", "{run}", "{empty}", "-o", "{empty}/x.npy"], "no pictures in the folder"),
+        (["reconstruct", "{run}", "nosuch", "-o", "x"], "nor a dataset by name"),
+        (["export", "{run}", "model.h5"], "the ending has to be one of .onnx"),
+        (["probe", "{run}", "--dataset", "photos"], "has no labels"),
+        (["encode", "{run}", "digits", "-o", "x.npy", "--device", "gpu"], "GPU"),
+    ],
+)
+def test_mistakes_end_in_one_clear_line(trained, tmp_path, arguments, says: str) -> None:
+    filled = [word.format(run=trained, empty=tmp_path) for word in arguments]
+    done = use(*filled)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["encode", "reconstruct", "score", "export", "show", "probe"])
+def test_help_has_examples(command: str) -> None:
+    done = use(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.count("convae ") >= 2
+
+
+def test_one_class_is_normal(tmp_path) -> None:
+    done = run(*SHORT, "dataset.normal=[8]", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "Anomalies, by reconstruction error: AUROC 0." in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert 0.8 < summary["auroc"] <= 1
+    assert 0.8 < summary["auprc"] <= 1
+    assert summary["detected"] > summary["false_alarms"]

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from math import inf
 from pathlib import Path
 
-import numpy as np
-
 from convae import checkpoint
-from convae.anomaly import judge, score
 from convae.autoencoder import Autoencoder
 from convae.build import (
     build_corruption,
@@ -23,123 +19,18 @@ from convae.build import (
     oversized,
 )
 from convae.configuration import Config
-from convae.corruption import Use
 from convae.datasets import load_dataset
 from convae.diagnostics import self_check
-from convae.engine import to_numpy
-from convae.evaluation import mean_image_error, measure, pca_error
 from convae.learning_rate import find_learning_rate
 from convae.optimizers import Optimizer
-from convae.pictures import png, reconstruction_grid
 from convae.pretraining import pretrain
 from convae.saved import BEST, load
-from convae.splits import Splits, to_floats
+from convae.splits import Splits
 from convae.state import Progress, read_state, restore, save_state
-from convae.tensorboard import Board
-from convae.trainer import Probe, fit
+from convae.summary import summarise
+from convae.trainer import fit
 
 log = logging.getLogger("convae")
-
-
-def summarise(
-    model: Autoencoder, data: Splits, progress: Progress, config: Config, directory: Path
-) -> dict[str, float]:
-    """Compare the best model with two baselines on the test images; keep figures and a picture.
-
-    Parameters
-    ----------
-    model : Autoencoder
-        The best model of the run.
-    data : Splits
-        All images.
-    progress : Progress
-        Where the run ended.
-    config : Config
-        The run's configuration.
-    directory : Path
-        The run's folder; ``summary.json`` and ``reconstructions.png`` go here.
-
-    Returns
-    -------
-    dict
-        The figures of the summary.
-    """
-    corruption = build_corruption(config)
-    errors = measure(model, data.test, config.trainer.batch_size, Use.TEST, corruption)
-    summary = {
-        "best_epoch": float(progress.best_epoch),
-        "validation_loss": progress.best_loss,
-        "test_loss": errors.loss,
-        "test_mse": errors.mse,
-        "input_mse": errors.input_mse,
-        "mean_image_mse": mean_image_error(data.train, data.test),
-        "pca_mse": pca_error(data.train, data.test, model.code_size, corruption),
-    }
-    checkpoint.write_bytes(directory / "summary.json", json.dumps(summary, indent=2).encode())
-    errors_of_validation = score(model, data.validation, config.trainer.batch_size)
-    threshold = float(np.quantile(errors_of_validation, config.trainer.threshold_quantile))
-    summary["threshold"] = threshold
-    if data.anomalous is not None:
-        scores = score(model, data.test, config.trainer.batch_size)
-        summary |= judge(scores, data.anomalous, threshold)
-    if config.trainer.embeddings:
-        show_embeddings(model, data, progress.step, config.trainer.embeddings, directory)
-    picture = reconstruction_grid(*Probe(data.test, config.trainer.probe, corruption).rows(model))
-    checkpoint.write_bytes(directory / "reconstructions.png", png(picture))
-    checkpoint.write_bytes(directory / "summary.json", json.dumps(summary, indent=2).encode())
-    from_what = f" from {corruption.name} noise of {corruption.amount}" if corruption else ""
-    noisy = f"  the noisy images themselves  {errors.input_mse:.5f}\n" if corruption else ""
-    anomalies = ""
-    if data.anomalous is not None:
-        anomalies = (
-            f"Anomalies, by reconstruction error: AUROC {summary['auroc']:.4f}, AUPRC "
-            f"{summary['auprc']:.4f}; beyond the threshold {threshold:.4g}: "
-            f"{summary['detected']:.1%} of the anomalies, "
-            f"{summary['false_alarms']:.1%} of the normal images\n"
-        )
-    log.info(
-        f"\nMean squared error on {len(data.test):,} test images of {data.name}{from_what}:\n"
-        f"  this model (epoch {progress.best_epoch}, code of {model.code_size:,} numbers)"
-        f"  {errors.mse:.5f}\n"
-        f"  PCA with {model.code_size:,} components{_pca_note(model)}  {summary['pca_mse']:.5f}\n"
-        f"  the mean image  {summary['mean_image_mse']:.5f}\n"
-        f"{noisy}{anomalies}"
-        f"Run: {directory}\n"
-        f"Look at it: tensorboard --logdir {directory}"
-    )
-    return summary
-
-
-def show_embeddings(
-    model: Autoencoder, data: Splits, step: int, count: int, directory: Path
-) -> None:
-    """Put the codes of test images into TensorBoard's Embedding Projector.
-
-    Parameters
-    ----------
-    model : Autoencoder
-        The best model of the run.
-    data : Splits
-        Of which the first test images are taken.
-    step : int
-        Updates done so far.
-    count : int
-        How many images, at most.
-    directory : Path
-        The run's folder.
-    """
-    some = data.test.select(np.arange(min(count, len(data.test))))
-    batches = [to_floats(pixels, model.xp, model.dtype) for pixels in some.batches(256)]
-    H = np.concatenate([to_numpy(model.encode(x)) for x in batches])
-    x = np.concatenate([to_numpy(x) for x in batches])
-    with Board(directory / "projector", after=step) as board:
-        board.embeddings(step, H, x, some.labels)
-
-
-def _pca_note(model: Autoencoder) -> str:
-    if model.code_size < np.prod(model.input_shape):
-        return ""
-    return " (the code is no smaller than the image: PCA loses nothing)"
 
 
 def train(config: Config, directory: Path) -> dict[str, float]:

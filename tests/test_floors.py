@@ -47,7 +47,7 @@ FLOORS = [
     },
     {"images", "learning_rate", "probe", "tensorboard"},
     {"trainer"},
-    {"pretraining"},
+    {"pretraining", "summary"},
     {"application", "cli", "sweeps"},
     {""},
 ]

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
-from convae.engine import Array, array_module
+from convae.biases import add_bias
+from convae.engine import Array, array_module, compiled_passes, rows
 
 LEAK = 0.01
 """Slope of leaky_relu below zero."""
@@ -32,6 +33,10 @@ class Activation:
         is cut off (He et al. 2015), else 1 (Glorot and Bengio 2010).
     range : str
         The values that f can take.
+    slope : float or None
+        f's slope below zero where it is linear on both sides of it, 1 above.
+    quadratic : tuple of float or None
+        (p, q, r, below): f'(Z) = p + q*H + r*H**2, times below where H is not positive.
     """
 
     name: str
@@ -39,21 +44,29 @@ class Activation:
     derivative: Callable[[ModuleType, Array], Array] | None
     gain: float
     range: str
+    slope: float | None = None
+    quadratic: tuple[float, float, float, float] | None = None
 
-    def __call__(self, Z: Array) -> Array:
-        """Apply f in place.
+    def __call__(self, Z: Array, b: Array | None = None) -> Array:
+        """Apply f in place: ``H = f(Z + b)``.
 
         Parameters
         ----------
         Z : ndarray
-            Any shape; overwritten.
+            Any shape, (N, C, *size) where there is a bias; overwritten.
+        b : (C,) or (C, *tile) ndarray, optional
+            A bias, as in `convae.biases.add_bias`.
 
         Returns
         -------
         ndarray
             The same array, now H = f(Z).
         """
-        self.function(array_module(Z), Z)
+        shown = rows(Z)
+        if self.slope is not None and shown is not None and b is not None and b.ndim == 1:
+            compiled_passes().add_and_bend(*shown, b, Z.dtype.type(self.slope))
+        else:
+            self.function(array_module(Z), add_bias(Z, b))
         return Z
 
     def gradient(self, dH: Array, H: Array) -> Array:
@@ -71,7 +84,11 @@ class Activation:
         ndarray
             The array dH, now dZ.
         """
-        if self.derivative is not None:
+        shown = rows(dH, H)
+        if self.derivative is not None and self.quadratic is not None and shown is not None:
+            flat = (array.reshape(-1) for array in shown)
+            compiled_passes().times_derivative(*flat, *map(H.dtype.type, self.quadratic))
+        elif self.derivative is not None:
             dH *= self.derivative(array_module(H), H)
         return dH
 
@@ -112,17 +129,21 @@ def _softplus(xp: ModuleType, Z: Array) -> None:
 ACTIVATIONS = {
     activation.name: activation
     for activation in (
-        Activation("identity", _identity, None, 1, "(-inf, inf)"),
-        Activation("relu", _relu, lambda xp, H: H > 0, 2, "[0, inf)"),
+        Activation("identity", _identity, None, 1, "(-inf, inf)", 1, (1, 0, 0, 1)),
+        Activation("relu", _relu, lambda xp, H: H > 0, 2, "[0, inf)", 0, (1, 0, 0, 0)),
         Activation(
             "leaky_relu",
             _leaky_relu,
             lambda xp, H: xp.where(H > 0, H.dtype.type(1), H.dtype.type(LEAK)),
             2,
             "(-inf, inf)",
+            LEAK,
+            (1, 0, 0, LEAK),
         ),
-        Activation("sigmoid", _sigmoid, lambda xp, H: H * (1 - H), 1, "(0, 1)"),
-        Activation("tanh", _tanh, lambda xp, H: 1 - H * H, 1, "(-1, 1)"),
+        Activation(
+            "sigmoid", _sigmoid, lambda xp, H: H * (1 - H), 1, "(0, 1)", None, (0, 1, -1, 1)
+        ),
+        Activation("tanh", _tanh, lambda xp, H: 1 - H * H, 1, "(-1, 1)", None, (1, 0, -1, 1)),
         Activation("softplus", _softplus, lambda xp, H: -xp.expm1(-H), 1, "(0, inf)"),
     )
 }

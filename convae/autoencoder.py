@@ -11,7 +11,15 @@ import numpy as np
 
 from convae import checkpoint, losses
 from convae.activations import activation
-from convae.engine import Array, array_module, module_for, over, parts_of_batch, to_numpy
+from convae.engine import (
+    Array,
+    array_module,
+    module_for,
+    over,
+    parts_of_batch,
+    positions_first,
+    to_numpy,
+)
 from convae.engine.geometry import per_axis
 from convae.layers import Layer, TiedConvolution, layer_from
 from convae.parameters import Arrays, allocate
@@ -303,7 +311,9 @@ class Autoencoder:
         def part(examples: slice) -> Array:
             flat, gradients = self._partial_gradients[examples.start // parts[0].stop]
             flat[...] = 0
-            return self._add_gradients(x[examples], target[examples], gradients, x.size)
+            part_of_x = positions_first(x[examples])
+            part_of_target = part_of_x if target is x else positions_first(target[examples])
+            return self._add_gradients(part_of_x, part_of_target, gradients, x.size)
 
         losses = over(part, parts)
         for flat, _ in self._partial_gradients[1 : len(parts)]:

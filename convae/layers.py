@@ -27,7 +27,7 @@ import numpy as np
 from convae import engine
 from convae.activations import activation
 from convae.biases import SHARINGS as BIAS_SHARINGS
-from convae.biases import add_bias, bias_gradient, bias_shape
+from convae.biases import bias_gradient, bias_shape
 from convae.engine import Array
 from convae.engine.geometry import Geometry, Padding, per_axis
 from convae.parameters import Arrays
@@ -258,7 +258,7 @@ class TiedConvolution:
         """
         K = self.parameters["kernel"]
         Z = engine.c(K, V, **self._how)
-        H = self.hidden_activation(add_bias(Z, self.parameters.get("hidden_bias")))
+        H = self.hidden_activation(Z, self.parameters.get("hidden_bias"))
 
         def backward(dH: Array, gradients: Arrays) -> Callable[[], Array]:
             dZ = self.hidden_activation.gradient(dH, H)
@@ -286,7 +286,7 @@ class TiedConvolution:
         """
         K = self.parameters[self.decoder_kernel]
         A = engine.h(K, H, size=self.geometry.size, **self._how)
-        R = self.visible_activation(add_bias(A, self.parameters.get("visible_bias")))
+        R = self.visible_activation(A, self.parameters.get("visible_bias"))
 
         def backward(E: Array, gradients: Arrays) -> Array:
             self._add_kernel_gradient(self.decoder_kernel, H, E, gradients)

@@ -279,11 +279,11 @@ def to_floats(pixels: Pixels, xp: ModuleType, dtype: str) -> Array:
     (N, C, H, W) ndarray
         The pixels divided by 255; examples innermost in memory.
     """
-    last = xp.asarray(pixels).transpose(1, 2, 3, 0)
+    last = xp.asarray(pixels).transpose(2, 3, 1, 0)
     floats = xp.empty(last.shape, dtype)
     floats[...] = last
     floats *= 1 / 255
-    return floats.transpose(3, 0, 1, 2)
+    return floats.transpose(3, 2, 0, 1)
 
 
 def to_pixels(

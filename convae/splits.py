@@ -277,7 +277,7 @@ def to_floats(pixels: Pixels, xp: ModuleType, dtype: str) -> Array:
     Returns
     -------
     (N, C, H, W) ndarray
-        The pixels divided by 255; examples innermost in memory.
+        The pixels divided by 255; in memory positions, channels, examples.
     """
     last = xp.asarray(pixels).transpose(2, 3, 1, 0)
     floats = xp.empty(last.shape, dtype)

@@ -48,8 +48,21 @@ BLOCK_BYTES = 128
 """Examples that `direct` computes at a time, by their bytes: one row of a tile of registers."""
 
 
-def _suits_direct(geometry: Geometry, examples: int, itemsize: int) -> bool:
-    """Whether the kernel is an ordinary one and the examples fill whole blocks."""
+def suits_direct(geometry: Geometry, examples: int, itemsize: int) -> bool:
+    """Choose the way: `direct` for an ordinary kernel and whole blocks of examples.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The resolved geometry.
+    examples, itemsize : int
+        Examples in the batch, and bytes of one element.
+
+    Returns
+    -------
+    bool
+        True for `direct`, False for `gemm`.
+    """
     return (
         set(geometry.tile) == set(geometry.dilation) == {1}
         and geometry.groups == 1
@@ -95,7 +108,7 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
     (O, *output, N) ndarray
         Z.
     """
-    if _suits_direct(geometry, V.shape[-1], V.itemsize):
+    if suits_direct(geometry, V.shape[-1], V.itemsize):
         return _direct().c(K, V, geometry)
     parts = chunks(geometry, V.shape[0], V.itemsize, V.shape[-1])
     if len(parts) == 1:
@@ -126,7 +139,7 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
     (C, *size, N) ndarray
         V'.
     """
-    if _suits_direct(geometry, G.shape[-1], G.itemsize):
+    if suits_direct(geometry, G.shape[-1], G.itemsize):
         return _direct().h(K, G, geometry)
     C = K.shape[-geometry.axes - 1] * geometry.groups
     parts = chunks(geometry, C, G.itemsize, G.shape[-1])
@@ -160,7 +173,7 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
     ndarray
         dK of the shape K_shape, the chunks' sums added in their order.
     """
-    if _suits_direct(geometry, V.shape[-1], V.itemsize):
+    if suits_direct(geometry, V.shape[-1], V.itemsize):
         return _direct().g(G, V, K_shape, geometry)
 
     def part(examples: slice) -> Array:

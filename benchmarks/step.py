@@ -14,22 +14,10 @@ import torch
 from tqdm import tqdm
 
 import convae
+from benchmarks import memory
 from benchmarks.measure import interleaved, keep, ratio, table
 from benchmarks.peers import training_steps
-from convae import Layer
-from convae.splits import to_floats
-
-WORKLOADS: dict[str, tuple[int, tuple[int, int, int], list[tuple[int, int, int]]]] = {
-    # name: (batch, image, [(filters, kernel, stride), ...])
-    "1x28x28 b256: 32@5/2 64@3/2": (256, (1, 28, 28), [(32, 5, 2), (64, 3, 2)]),
-    "1x28x28 b128: 32@5/1": (128, (1, 28, 28), [(32, 5, 1)]),
-    "3x32x32 b128: 64@5/2 128@3/2": (128, (3, 32, 32), [(64, 5, 2), (128, 3, 2)]),
-    "3x64x64 b64: 32@5/2 64@3/2 128@3/2": (
-        64,
-        (3, 64, 64),
-        [(32, 5, 2), (64, 3, 2), (128, 3, 2)],
-    ),
-}
+from benchmarks.workloads import WORKLOADS, build
 
 
 def gemm_peak(seconds: float = 1.0) -> float:
@@ -48,19 +36,9 @@ def gemm_peak(seconds: float = 1.0) -> float:
     return best
 
 
-def build(name: str) -> tuple[convae.Autoencoder, np.ndarray]:
-    """Make a workload's model and batch; PyTorch can copy 'same', symmetric for odd kernels."""
-    batch, shape, layers = WORKLOADS[name]
-    model = convae.Autoencoder(
-        shape, [Layer(f, kernel=k, stride=s, padding="same") for f, k, s in layers]
-    )
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
-    return model, to_floats(pixels, np, "float32")
-
-
 def measure(name: str) -> tuple[convae.Autoencoder, dict[str, list[float]], int]:
     """Check that the losses of both agree over five steps, then time them in turn."""
-    model, x = build(name)
+    model, x = build(WORKLOADS[name])
     peers = training_steps(model, np.ascontiguousarray(x))
     ours = convae.TrainingStep(model, convae.Adam(1e-3))
     losses = [float(ours(x)) for _ in range(5)]
@@ -89,6 +67,7 @@ def main() -> None:
         median, least, most = ratio(times[mode], ours)
         ratios.append(median)
         seconds = statistics.median(ours)
+        megabytes = [memory.of(who, name) for who in ("convae", "eager")]
         rate = 2 * model.macs * batch / seconds
         others = ", ".join(f"{m} {1e3 * statistics.median(t):.1f}" for m, t in times.items())
         rows.append(
@@ -100,14 +79,17 @@ def main() -> None:
                 f"{batch / seconds:,.0f}",
                 f"{rate / 1e9:.0f}",
                 f"{rate / peak:.0%}",
+                " / ".join(f"{steps:.0f} ({total:.0f})" for total, steps in megabytes),
             ]
         )
     header = ["workload", "convae, ms", "PyTorch, ms", "PyTorch's best / convae"]
-    header += ["images/s", "GFLOP/s", "of GEMM peak"]
+    header += ["images/s", "GFLOP/s", "of GEMM peak", "memory, MB: convae / eager"]
     mean = statistics.geometric_mean(ratios)
     note = (
         "float32, Adam; a ratio over 1 means that convae is faster (median, range over 11 rounds). "
-        f"Geometric mean of the ratios: {mean:.2f}. GEMM peak here: {peak / 1e9:.0f} GFLOP/s."
+        f"Geometric mean of the ratios: {mean:.2f}. GEMM peak here: {peak / 1e9:.0f} GFLOP/s. "
+        "Memory is what five steps add to the peak of a process that has done a tiny one, and in "
+        "parentheses that peak."
     )
     keep("step_cpu", "python -m benchmarks.step", f"{note}\n\n{table(header, rows)}")
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from math import inf
 from types import ModuleType
 
-from convae.engine import Array, array_module
+from convae.biases import add_bias
+from convae.engine import Array, array_module, compiled_passes, rows
 
 LEAK = 0.01
 """Slope of leaky_relu below zero."""
@@ -35,6 +36,10 @@ class Activation:
         is cut off (He et al. 2015), else 1 (Glorot and Bengio 2010).
     range : (float, float)
         The least and the largest value that f can take or come near to.
+    slope : float or None
+        f's slope below zero where it is linear on both sides of it, 1 above.
+    quadratic : tuple of float or None
+        (p, q, r, below): f'(Z) = p + q*H + r*H**2, times below where H is not positive.
     """
 
     name: str
@@ -43,21 +48,29 @@ class Activation:
     curvature: Callable[[ModuleType, Array], Array] | None
     gain: float
     range: tuple[float, float]
+    slope: float | None = None
+    quadratic: tuple[float, float, float, float] | None = None
 
-    def __call__(self, Z: Array) -> Array:
-        """Apply f in place.
+    def __call__(self, Z: Array, b: Array | None = None) -> Array:
+        """Apply f in place: ``H = f(Z + b)``.
 
         Parameters
         ----------
         Z : ndarray
-            Any shape; overwritten.
+            Any shape, (N, C, *size) where there is a bias; overwritten.
+        b : (C,) or (C, *tile) ndarray, optional
+            A bias, as in `convae.biases.add_bias`.
 
         Returns
         -------
         ndarray
             The same array, now H = f(Z).
         """
-        self.function(array_module(Z), Z)
+        shown = rows(Z)
+        if self.slope is not None and shown is not None and b is not None and b.ndim == 1:
+            compiled_passes().add_and_bend(*shown, b, Z.dtype.type(self.slope))
+        else:
+            self.function(array_module(Z), add_bias(Z, b))
         return Z
 
     def gradient(self, dH: Array, H: Array) -> Array:
@@ -75,7 +88,11 @@ class Activation:
         ndarray
             The array dH, now dZ.
         """
-        if self.derivative is not None:
+        shown = rows(dH, H)
+        if self.derivative is not None and self.quadratic is not None and shown is not None:
+            flat = (array.reshape(-1) for array in shown)
+            compiled_passes().times_derivative(*flat, *map(H.dtype.type, self.quadratic))
+        elif self.derivative is not None:
             dH *= self.derivative(array_module(H), H)
         return dH
 
@@ -121,8 +138,8 @@ def _softplus_curvature(xp: ModuleType, H: Array) -> Array:
 ACTIVATIONS = {
     activation.name: activation
     for activation in (
-        Activation("identity", _identity, None, None, 1, (-inf, inf)),
-        Activation("relu", _relu, lambda xp, H: H > 0, None, 2, (0, inf)),
+        Activation("identity", _identity, None, None, 1, (-inf, inf), 1, (1, 0, 0, 1)),
+        Activation("relu", _relu, lambda xp, H: H > 0, None, 2, (0, inf), 0, (1, 0, 0, 0)),
         Activation(
             "leaky_relu",
             _leaky_relu,
@@ -130,6 +147,8 @@ ACTIVATIONS = {
             None,
             2,
             (-inf, inf),
+            LEAK,
+            (1, 0, 0, LEAK),
         ),
         Activation(
             "sigmoid",
@@ -138,6 +157,8 @@ ACTIVATIONS = {
             lambda xp, H: H * (1 - H) * (1 - 2 * H),
             1,
             (0, 1),
+            None,
+            (0, 1, -1, 1),
         ),
         Activation(
             "tanh",
@@ -146,6 +167,8 @@ ACTIVATIONS = {
             lambda xp, H: 2 * H * (H * H - 1),
             1,
             (-1, 1),
+            None,
+            (1, 0, -1, 1),
         ),
         Activation(
             "softplus", _softplus, lambda xp, H: -xp.expm1(-H), _softplus_curvature, 1, (0, inf)

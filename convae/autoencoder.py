@@ -12,9 +12,17 @@ import numpy as np
 from convae import checkpoint, losses
 from convae.activations import activation
 from convae.backpropagation import add_gradients, mean_activation
-from convae.engine import Array, array_module, module_for, over, parts_of_batch, to_numpy
+from convae.engine import (
+    Array,
+    array_module,
+    module_for,
+    over,
+    parts_of_batch,
+    positions_first,
+    to_numpy,
+)
 from convae.engine.geometry import per_axis
-from convae.layers import Layer, TiedConvolution, layer_from
+from convae.layers import Layer, stack
 from convae.parameters import Arrays, allocate
 from convae.penalties import NONE, Penalty
 
@@ -91,7 +99,7 @@ class Autoencoder:
         self.loss = losses.loss(loss, output_activation)
         self.dtype = dtype
         self.xp = module_for(device)
-        self.layers = self._stack([layer_from(layer) for layer in layers])
+        self.layers = stack(layers, self.input_shape, self.output_activation.name)
         self._shapes = {
             f"{index}.{name}": shape
             for index, layer in enumerate(self.layers)
@@ -117,17 +125,6 @@ class Autoencoder:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a model by its configuration and its parameters."""
         return _revive, (self.configuration(), self.device, to_numpy(self.flat_parameters))
-
-    def _stack(self, layers: list[Layer]) -> tuple[TiedConvolution, ...]:
-        built: list[TiedConvolution] = []
-        shape, below = self.input_shape, self.output_activation.name
-        for index, layer in enumerate(layers):
-            try:
-                built.append(TiedConvolution(layer, shape, below))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"layers.{index}.{error}") from None
-            shape, below = built[-1].output_shape, layer.activation
-        return tuple(built)
 
     def _of_layers(self, arrays: Mapping[str, Array]) -> list[Arrays]:
         """Give each layer its arrays, by its own names for them."""
@@ -307,7 +304,8 @@ class Autoencoder:
             flat, gradients = self._partial_gradients[examples.start // parts[0].stop]
             flat[...] = 0
             halves = [self._of_layers(gradients)] * 2
-            given, wanted = x[examples], target[examples]
+            given = positions_first(x[examples])
+            wanted = given if target is x else positions_first(target[examples])
             return add_gradients(
                 self.layers, self.loss, given, wanted, len(x), penalty, mean, *halves
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from convae.engine import Array, array_module
+from convae.engine import Array, array_module, compiled_passes, rows
 
 SHARINGS = ("channel", "tiled", "position", "none")
 
@@ -57,6 +57,10 @@ def add_bias(Z: Array, b: Array | None) -> Array:
     """
     if b is None:
         return Z
+    shown = rows(Z)
+    if shown is not None and b.ndim == 1:
+        compiled_passes().add_and_bend(*shown, b, Z.dtype.type(1))
+        return Z
     size = Z.shape[2:]
     if b.ndim == 1:
         b = b.reshape(-1, *(1 for _ in size))
@@ -85,6 +89,9 @@ def bias_gradient(G: Array, shape: tuple[int, ...]) -> Array:
     """
     xp = array_module(G)
     if len(shape) == 1:
+        shown = rows(G)
+        if shown is not None:
+            return compiled_passes().channel_sums(*shown).astype(G.dtype)
         return G.sum(axis=(0, *range(2, G.ndim)))
     total = G.sum(axis=0)
     for axis, tile in enumerate(shape[1:], start=1):

@@ -121,11 +121,13 @@ class Corruption:
         if function is None or not self:
             return x
         rng = np.random.default_rng([self.seed, 3, use, index])
-        shape = (*x.shape[1:], len(x))  # examples innermost, as everywhere in memory
+        axes = (*range(2, x.ndim), 1, 0)  # positions, channels, examples: the engine's memory order
+        shape = tuple(x.shape[axis] for axis in axes)
+        back = tuple(axes.index(axis) for axis in range(x.ndim))
 
         def draw(distribution: str) -> Array:
             sample = rng.standard_normal if distribution == "normal" else rng.random
             noise: Noise = sample(shape, dtype=x.dtype.type)
-            return array_module(x).asarray(noise).transpose(len(shape) - 1, *range(len(shape) - 1))
+            return array_module(x).asarray(noise).transpose(back)
 
         return function(x, self.amount, draw)

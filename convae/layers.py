@@ -27,7 +27,7 @@ import numpy as np
 from convae import engine
 from convae.activations import activation
 from convae.biases import SHARINGS as BIAS_SHARINGS
-from convae.biases import add_bias, bias_gradient, bias_shape
+from convae.biases import bias_gradient, bias_shape
 from convae.engine import Array
 from convae.engine.geometry import Geometry, Padding, per_axis
 from convae.parameters import Arrays
@@ -261,7 +261,7 @@ class TiedConvolution:
         """
         K = self.parameters["kernel"]
         Z = engine.c(K, V, **self.how)
-        H = self.hidden_activation(add_bias(Z, self.parameters.get("hidden_bias")))
+        H = self.hidden_activation(Z, self.parameters.get("hidden_bias"))
 
         def backward(dH: Array, gradients: Arrays) -> Callable[[], Array]:
             dZ = self.hidden_activation.gradient(dH, H)
@@ -289,7 +289,7 @@ class TiedConvolution:
         """
         K = self.parameters[self.decoder_kernel]
         A = engine.h(K, H, size=self.geometry.size, **self.how)
-        R = self.visible_activation(add_bias(A, self.parameters.get("visible_bias")))
+        R = self.visible_activation(A, self.parameters.get("visible_bias"))
 
         def backward(E: Array, gradients: Arrays) -> Array:
             self._add_kernel_gradient(self.decoder_kernel, H, E, gradients)
@@ -337,3 +337,38 @@ def layer_from(value: Layer | Mapping[str, Any]) -> Layer:
             f"and the arguments are {', '.join(Layer.__dataclass_fields__)}"
         )
     return Layer(**value)
+
+
+def stack(
+    layers: Sequence[Layer | Mapping[str, Any]], input_shape: tuple[int, ...], visible: str
+) -> tuple[TiedConvolution, ...]:
+    """Put layers upon each other: each one's input is the code of the one below.
+
+    Parameters
+    ----------
+    layers : sequence of Layer, or of mappings of its arguments
+        From the image upwards.
+    input_shape : (C, *size) tuple of int
+        Shape of one image.
+    visible : str
+        Activation of the lowest layer's visible side; that of the others is the activation of the
+        layer below.
+
+    Returns
+    -------
+    tuple of TiedConvolution
+        The layers, still without parameters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a layer is malformed or does not fit; the message gives its number.
+    """
+    built: list[TiedConvolution] = []
+    for index, layer in enumerate(map(layer_from, layers)):
+        try:
+            built.append(TiedConvolution(layer, input_shape, visible))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layers.{index}.{error}") from None
+        input_shape, visible = built[-1].output_shape, layer.activation
+    return tuple(built)

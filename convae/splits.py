@@ -293,14 +293,14 @@ def to_floats(pixels: Pixels, xp: ModuleType, dtype: str) -> Array:
     Returns
     -------
     (N, C, H, W) ndarray
-        The pixels divided by 255; examples innermost in memory.
+        The pixels divided by 255; in memory positions, channels, examples.
     """
-    last = xp.asarray(pixels).transpose(1, 2, 3, 0)
+    last = xp.asarray(pixels).transpose(2, 3, 1, 0)
     floats = xp.empty(last.shape, dtype)
     floats[...] = last
     if pixels.dtype == np.uint8:
         floats *= 1 / 255
-    return floats.transpose(3, 0, 1, 2)
+    return floats.transpose(3, 2, 0, 1)
 
 
 def to_pixels(

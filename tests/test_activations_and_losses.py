@@ -10,6 +10,7 @@ import torch
 
 from convae import engine
 from convae.activations import ACTIVATIONS
+from convae.biases import bias_gradient
 from convae.losses import loss
 from tests import untied
 
@@ -31,6 +32,49 @@ def test_activations_equal_pytorchs(xp: ModuleType, name: str, dtype: str) -> No
     np.testing.assert_allclose(
         engine.to_numpy(dZ), z_t.grad.numpy(), rtol=tolerance, atol=tolerance
     )
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("order", ["positions first", "C"])
+def test_bias_activation_and_loss_in_any_memory_order(
+    rng, name: str, dtype: str, order: str
+) -> None:
+    """The compiled passes over arrays as the engine lays them out, and the others."""
+    z, x = (3 * rng.standard_normal((7, 5, 3, 2)).astype(dtype) for _ in range(2))
+    z[0, 0, 0, :] = 200, -200
+    b = rng.standard_normal(5).astype(dtype)
+    z_t, b_t = (torch.tensor(array, requires_grad=True) for array in (z, b))
+    H_t = untied.ACTIVATIONS[name](z_t + b_t[:, None, None])
+    J_t = torch.nn.functional.mse_loss(H_t, torch.tensor(x))
+    J_t.backward()
+    f = ACTIVATIONS[name]
+    if order == "positions first":
+        z, x = engine.positions_first(z), engine.positions_first(x)
+    H = f(z, b)
+    J, E = loss("mse", name)(H, x, f)
+    dZ = f.gradient(H - x, H)
+    dZ *= 2 / H.size
+    db = bias_gradient(E, b.shape)
+    assert H.dtype == E.dtype == dZ.dtype == db.dtype == dtype
+    tolerance = (
+        {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-15}
+    )
+    np.testing.assert_allclose(float(J), J_t.item(), **tolerance)
+    np.testing.assert_allclose(H, H_t.detach().numpy(), **tolerance)
+    np.testing.assert_allclose(E, z_t.grad.numpy(), **tolerance)
+    np.testing.assert_allclose(dZ, z_t.grad.numpy(), **tolerance)
+    np.testing.assert_allclose(db, b_t.grad.numpy(), **tolerance)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu"])
+def test_rectifiers_of_what_is_not_finite(name: str) -> None:
+    """What is not a number stays visible; the compiled pass and NumPy's agree."""
+    z = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, -1.0], "float32").reshape(1, 1, 6)
+    expected = ACTIVATIONS[name](z.copy())
+    fast = ACTIVATIONS[name](engine.positions_first(z), np.zeros(1, "float32"))
+    np.testing.assert_array_equal(fast, expected)
+    assert np.isnan(fast[0, 0, 0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -321,28 +321,30 @@ def test_save_and_load(tmp_path, rng) -> None:
     assert (convae.load(tmp_path).flat_parameters == model.flat_parameters).all()
 
 
-def test_parts_of_a_batch_do_not_show(monkeypatch, rng) -> None:
+@pytest.mark.parametrize("examples", [100, 128])
+def test_parts_of_a_batch_do_not_show(monkeypatch, rng, examples: int) -> None:
     """A batch done in parts by threads has the loss and the gradients of the whole."""
     from convae.engine import parallel
 
     model = build(np, (2, 6, 5), STACKS[2], loss="bce")
-    x, target = rng.random((2, 100, 2, 6, 5))
-    assert len(parallel.parts_of_batch(np, 100, model.macs)) > 1
+    x, target = rng.random((2, examples, 2, 6, 5))
+    assert len(parallel.parts_of_batch(np, examples, model.macs)) > 1
     loss, gradients = model.loss_and_gradients(x, target)
     monkeypatch.setattr(parallel, "SMALLEST_PART", 1000)
-    assert len(parallel.parts_of_batch(np, 100, model.macs)) == 1
+    assert len(parallel.parts_of_batch(np, examples, model.macs)) == 1
     whole_loss, whole = model.loss_and_gradients(x, target)
     assert loss == pytest.approx(whole_loss, rel=1e-13)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(gradient, whole[name], rtol=1e-10, atol=1e-16)
 
 
-def test_a_batch_in_parts_repeats_to_the_bit(monkeypatch, rng) -> None:
+@pytest.mark.parametrize("examples", [100, 128])
+def test_a_batch_in_parts_repeats_to_the_bit(monkeypatch, rng, examples: int) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from convae.engine import parallel
 
-    x = rng.random((100, 2, 6, 5), dtype="float32")
+    x = rng.random((examples, 2, 6, 5), dtype="float32")
     model = convae.Autoencoder((2, 6, 5), STACKS[2])
     results = []
     for workers in (1, 2, 3, 3):

@@ -123,7 +123,7 @@ def test_to_floats_scales_and_keeps_examples_innermost(rng) -> None:
     batch = rng.integers(0, 256, (5, 3, 4, 6), dtype=np.uint8)
     floats = to_floats(batch, np, "float64")
     np.testing.assert_allclose(floats, batch / 255, rtol=1e-15)
-    assert floats.transpose(1, 2, 3, 0).flags.c_contiguous
+    assert floats.transpose(2, 3, 1, 0).flags.c_contiguous
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])

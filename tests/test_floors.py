@@ -13,13 +13,14 @@ from tests.conftest import REPOSITORY
 FLOORS = [
     {"version"},
     {"engine.arrays", "engine.geometry", "engine.definition"},
-    {"engine.gemm", "engine.parallel"},
+    {"engine.gemm", "engine.parallel", "engine.compiled"},
+    {"engine.tiles", "engine.pointwise"},
+    {"engine.direct"},
     {"engine.cpu", "engine.gpu"},
     {"engine.operations"},
     {"engine.identity"},
     {"engine"},
     {
-        "activations",
         "biases",
         "checkpoint",
         "configuration",
@@ -29,6 +30,7 @@ FLOORS = [
         "schedules",
         "signals",
     },
+    {"activations"},
     {"layers", "losses", "outputs", "splits"},
     {"penalties"},
     {"backpropagation"},
@@ -94,7 +96,16 @@ def test_the_definition_imports_nothing_of_ours() -> None:
 
 
 def test_import_convae_is_light() -> None:
-    heavy = ["torch", "torchvision", "hydra", "omegaconf", "tensorboard", "sklearn", "cupy"]
+    heavy = [
+        "torch",
+        "torchvision",
+        "hydra",
+        "omegaconf",
+        "tensorboard",
+        "sklearn",
+        "cupy",
+        "numba",
+    ]
     code = f"import sys, convae; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True

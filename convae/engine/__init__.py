@@ -1,6 +1,7 @@
 """The mathematics on arrays: c, h, g and rot180, on NumPy and CuPy."""
 
-from convae.engine.arrays import Array, array_module, module_for, to_numpy
+from convae.engine.arrays import Array, array_module, module_for, positions_first, rows, to_numpy
+from convae.engine.cpu import compiled_passes
 from convae.engine.geometry import Geometry, resolve
 from convae.engine.identity import trilinear_error
 from convae.engine.operations import c, g, h, rot180
@@ -11,13 +12,16 @@ __all__ = [
     "Geometry",
     "array_module",
     "c",
+    "compiled_passes",
     "g",
     "h",
     "module_for",
     "over",
     "parts_of_batch",
+    "positions_first",
     "resolve",
     "rot180",
+    "rows",
     "to_numpy",
     "trilinear_error",
 ]

@@ -107,3 +107,47 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
         The same values; the array itself if it is NumPy's.
     """
     return array if isinstance(array, np.ndarray) else array.get()
+
+
+def positions_first(array: Array) -> Array:
+    """Copy a batch into the memory order that the CPU engine computes in, unless it has it already.
+
+    Parameters
+    ----------
+    array : (N, C, *size) ndarray
+        A batch.
+
+    Returns
+    -------
+    (N, C, *size) ndarray
+        The same values, in memory ``(*size, C, N)``; on a GPU the array itself.
+    """
+    if not isinstance(array, np.ndarray):
+        return array
+    axes = range(2, array.ndim)
+    lying = np.ascontiguousarray(array.transpose(*axes, 1, 0))
+    return lying.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
+
+
+def rows(*arrays: Array) -> list[np.ndarray[Any, Any]] | None:
+    """Show batches that lie positions first in memory, as `c` and `h` return them, as rows.
+
+    Parameters
+    ----------
+    *arrays : (N, C, *size) ndarray
+        Batches.
+
+    Returns
+    -------
+    list of (P, C, N) ndarray or None
+        Views for the compiled passes of `pointwise`; None if any lies otherwise, or on a GPU.
+    """
+    shown = []
+    for array in arrays:
+        if not isinstance(array, np.ndarray) or array.ndim < 3:
+            return None
+        lying = array.transpose(*range(2, array.ndim), 1, 0)
+        if not lying.flags.c_contiguous:
+            return None
+        shown.append(lying.reshape(-1, array.shape[1], array.shape[0]))
+    return shown

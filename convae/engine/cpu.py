@@ -1,11 +1,14 @@
-"""The NumPy backend: `gemm` over chunks of the batch, so that memory stays bounded.
+"""The NumPy backend: which way a problem is computed, over chunks of the batch.
 
-Partial sums are added in the order of the chunks.
+Ordinary convolutions of whole blocks of examples are computed in place by `direct`, the rest of
+the family as large matrix products by `gemm`. Partial sums are added in the order of the chunks.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from math import prod
+from types import ModuleType
 
 import numpy as np
 
@@ -41,6 +44,53 @@ def chunks(geometry: Geometry, channels: int, itemsize: int, examples: int) -> l
     return cut(examples, min(max(COLUMNS_BYTES // per_example, 1), LARGEST_PART))
 
 
+BLOCK_BYTES = 128
+"""Examples that `direct` computes at a time, by their bytes: one row of a tile of registers."""
+
+
+def suits_direct(geometry: Geometry, examples: int, itemsize: int) -> bool:
+    """Choose the way: `direct` for an ordinary kernel and whole blocks of examples.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The resolved geometry.
+    examples, itemsize : int
+        Examples in the batch, and bytes of one element.
+
+    Returns
+    -------
+    bool
+        True for `direct`, False for `gemm`.
+    """
+    return (
+        set(geometry.tile) == set(geometry.dilation) == {1}
+        and geometry.groups == 1
+        and examples * itemsize % BLOCK_BYTES == 0
+    )
+
+
+@cache
+def _direct() -> ModuleType:
+    from convae.engine import direct  # here, since importing Numba takes time
+
+    return direct
+
+
+@cache
+def compiled_passes() -> ModuleType:
+    """Import the compiled passes over activations, when they are first needed.
+
+    Returns
+    -------
+    module
+        `convae.engine.pointwise`, for arrays as `convae.engine.arrays.rows` shows them.
+    """
+    from convae.engine import pointwise
+
+    return pointwise
+
+
 def c(K: Array, V: Array, geometry: Geometry) -> Array:
     """Strided convolution.
 
@@ -58,6 +108,8 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
     (O, *output, N) ndarray
         Z.
     """
+    if suits_direct(geometry, V.shape[-1], V.itemsize):
+        return _direct().c(K, V, geometry)
     parts = chunks(geometry, V.shape[0], V.itemsize, V.shape[-1])
     if len(parts) == 1:
         return gemm.c(np, K, V, geometry, scratch)
@@ -87,6 +139,8 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
     (C, *size, N) ndarray
         V'.
     """
+    if suits_direct(geometry, G.shape[-1], G.itemsize):
+        return _direct().h(K, G, geometry)
     C = K.shape[-geometry.axes - 1] * geometry.groups
     parts = chunks(geometry, C, G.itemsize, G.shape[-1])
     if len(parts) == 1:
@@ -119,6 +173,8 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
     ndarray
         dK of the shape K_shape, the chunks' sums added in their order.
     """
+    if suits_direct(geometry, V.shape[-1], V.itemsize):
+        return _direct().g(G, V, K_shape, geometry)
 
     def part(examples: slice) -> Array:
         return gemm.g(np, G[..., examples], V[..., examples], K_shape, geometry, scratch)

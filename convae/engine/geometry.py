@@ -257,15 +257,18 @@ def resolve(
         If an argument is malformed, the kernel exceeds its padded input, or the tile exceeds the
         output. The message names the argument, what came and what would do.
     """
-    return _resolve(
-        tuple(size),
-        _hashable("kernel", kernel),
-        _hashable("stride", stride),
-        _hashable("padding", padding),
-        _hashable("dilation", dilation),
-        _hashable("tile", tile),
-        groups,
-    )
+    named = {
+        "kernel": kernel,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "tile": tile,
+    }
+    try:
+        return _resolve(tuple(size), *named.values(), groups)
+    except TypeError:  # a list, or something wrong
+        hashable = [_hashable(name, value) for name, value in named.items()]
+        return _resolve(tuple(size), *hashable, groups)
 
 
 def _hashable(name: str, value: Any) -> Any:

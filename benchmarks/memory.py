@@ -1,0 +1,54 @@
+"""Peak memory of a few training steps, in a process of its own: python -m benchmarks.memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+import convae
+from benchmarks.workloads import WORKLOADS, Workload, build
+
+TINY: Workload = (128, (1, 8, 8), [(4, 3, 2)])
+
+
+def peak() -> float:
+    """Largest memory that this process has held so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def step(who: str, workload: Workload) -> Callable[[], object]:
+    """Make a training step of convae, or of one of PyTorch's modes."""
+    model, x = build(workload)
+    if who == "convae":
+        trainer = convae.TrainingStep(model, convae.Adam(1e-3))
+        return lambda: trainer(x)
+    from benchmarks.peers import training_steps  # here, so that convae is measured without torch
+
+    return training_steps(model, np.ascontiguousarray(x))[who]
+
+
+def measure(who: str, name: str) -> tuple[float, float]:
+    """Do five steps, after a tiny one has loaded all; say the peak, and what they added to it."""
+    step(who, TINY)()
+    measured = step(who, WORKLOADS[name])
+    before = peak()
+    for _ in range(5):
+        measured()
+    return peak(), peak() - before
+
+
+def of(who: str, name: str) -> tuple[float, float]:
+    """Measure in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.memory", who, name]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    total, added = json.loads(output)
+    return total, added
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(*sys.argv[1:])))

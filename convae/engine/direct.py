@@ -1,0 +1,300 @@
+"""c, h and g of shared kernels without unfolding: small matrix products on the arrays as they lie.
+
+Arrays here are positions first, examples last, ``(*size, C, N)``. What one row m of a kernel meets
+in the input at output position j is then a matrix of ``kernel * C`` consecutive rows of examples,
+and all three operations are sums of small products of matrices in place:
+
+    c:  Z[j]          = sum over m of  K[m]   @ V[j*s + m]
+    h:  V'[j*s + m]  += K[m]^T @ G[j]
+    g:  dK[m]^T       = sum over j of  V[j*s + m] @ G[j]^T
+
+They share one building block, the batch-reduced product (Georganas et al. 2020, *Harnessing deep
+learning via a single building block*), `tiles.multiply`: it keeps a tile of the result in registers
+while it runs over several pairs of matrices. Kernel elements that fall on the padding are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from convae.engine.arrays import Array
+from convae.engine.compiled import compiled
+from convae.engine.geometry import Geometry
+from convae.engine.parallel import LARGEST_PART, contiguous, cut, empty, over, scratch
+from convae.engine.tiles import COLUMNS_BYTES, VECTOR_BYTES, multiply, transpose
+
+Three: TypeAlias = tuple[int, int, int]
+
+
+class Shape(NamedTuple):
+    """A geometry of three axes, the first of size 1 where there are fewer, and the channels."""
+
+    size: Three
+    output: Three
+    kernel: Three
+    stride: Three
+    before: Three
+    channels: int
+    filters: int
+
+
+@compiled
+def _meets(shape: Shape, axis: int, j: int) -> tuple[int, int]:
+    """First kernel element, and the one after the last, that meet the input at position j."""
+    y = j * shape.stride[axis] - shape.before[axis]
+    low = max(0, -y)
+    return low, max(low, min(shape.kernel[axis], shape.size[axis] - y))
+
+
+@compiled
+def _row(shape: Shape, j0: int, m0: int, j1: int, m1: int, j2: int, m2: int) -> int:
+    """Row of examples of the input's channel 0 that output j meets with kernel element m."""
+    y0 = j0 * shape.stride[0] - shape.before[0] + m0
+    y1 = j1 * shape.stride[1] - shape.before[1] + m1
+    y2 = j2 * shape.stride[2] - shape.before[2] + m2
+    return ((y0 * shape.size[1] + y1) * shape.size[2] + y2) * shape.channels
+
+
+@compiled
+def _c(Z: Array, K: Array, V: Array, N: int, first: int, last: int, shape: Shape) -> None:
+    """Compute Z for the examples from first to last; K is (O, *kernel, C), all arrays flat."""
+    (_, k1, k2), C, O = shape.kernel, shape.channels, shape.filters
+    depth = len(K) // O
+    next_row = shape.size[2] * C * N
+    columns = COLUMNS_BYTES // Z.itemsize
+    for example in range(first, last, columns):
+        z = example
+        for j0 in range(shape.output[0]):
+            low0, high0 = _meets(shape, 0, j0)
+            for j1 in range(shape.output[1]):
+                low1, high1 = _meets(shape, 1, j1)
+                for j2 in range(shape.output[2]):
+                    low2, high2 = _meets(shape, 2, j2)
+                    if low0 == high0 or low1 == high1 or low2 == high2:  # nothing but padding
+                        for row in range(z, z + O * N, N):
+                            Z[row : row + columns] = 0
+                        z += O * N
+                        continue
+                    for m0 in range(low0, high0):
+                        k = ((m0 * k1 + low1) * k2 + low2) * C
+                        v = _row(shape, j0, m0, j1, low1, j2, low2) * N + example
+                        elements, rows = (high2 - low2) * C, high1 - low1
+                        # fmt: off
+                        multiply(O, Z, z, N, K, k, depth, k2 * C, V, v, N, next_row,
+                                 elements, rows, m0 == low0)
+                        # fmt: on
+                    z += O * N
+
+
+@compiled
+def _h(V: Array, K: Array, G: Array, N: int, first: int, last: int, shape: Shape) -> None:
+    """Compute V' for the examples from first to last; K is (*kernel, C, O), all arrays flat."""
+    (_, k1, k2), C, O = shape.kernel, shape.channels, shape.filters
+    columns = COLUMNS_BYTES // V.itemsize
+    for example in range(first, last, columns):
+        for v in range(example, len(V), N):
+            V[v : v + columns] = 0
+        g = example
+        for j0 in range(shape.output[0]):
+            low0, high0 = _meets(shape, 0, j0)
+            for j1 in range(shape.output[1]):
+                low1, high1 = _meets(shape, 1, j1)
+                for j2 in range(shape.output[2]):
+                    low2, high2 = _meets(shape, 2, j2)
+                    for m0 in range(low0, high0):
+                        for m1 in range(low1, high1):
+                            k = ((m0 * k1 + m1) * k2 + low2) * C * O
+                            v = _row(shape, j0, m0, j1, m1, j2, low2) * N + example
+                            elements = (high2 - low2) * C
+                            multiply(elements, V, v, N, K, k, O, 0, G, g, N, 0, O, 1, False)
+                    g += O * N
+
+
+@compiled
+def _turn(T: Array, G: Array, g: int, N: int, O: int, positions: int) -> None:
+    """Transpose G (positions, O, N) from element g on to T (O / columns, positions, n, columns).
+
+    One tile's worth of examples, n, and as many columns of filters, so that `multiply` reads T in
+    the order in which it lies.
+    """
+    vector = VECTOR_BYTES // G.itemsize
+    columns = COLUMNS_BYTES // G.itemsize
+    whole = O // vector * vector
+    for j in range(positions):
+        for o in range(0, whole, vector):
+            t = (o // columns * positions + j) * columns * columns + o % columns
+            for n in range(0, columns, vector):
+                transpose(T, t + n * columns, columns, G, g + (j * O + o) * N + n, N)
+        for o in range(whole, O):
+            t = (o // columns * positions + j) * columns * columns + o % columns
+            for n in range(columns):
+                T[t + n * columns] = G[g + (j * O + o) * N + n]
+
+
+@compiled
+def _g(D: Array, T: Array, G: Array, V: Array, N: int, first: int, last: int, shape: Shape) -> None:
+    """Add the gradient over the examples from first to last to D, (*kernel, C, filters and more).
+
+    T is scratch for `_turn`, zero where there are no filters; all arrays flat.
+    """
+    (_, k1, k2), C, O = shape.kernel, shape.channels, shape.filters
+    positions = shape.output[2]
+    columns = COLUMNS_BYTES // V.itemsize
+    square = columns * columns
+    filters = len(T) // (positions * columns)
+    next_position = shape.stride[2] * C * N
+    for example in range(first, last, columns):
+        g = example
+        for j0 in range(shape.output[0]):
+            low0, high0 = _meets(shape, 0, j0)
+            for j1 in range(shape.output[1]):
+                low1, high1 = _meets(shape, 1, j1)
+                _turn(T, G, g, N, O, positions)
+                g += positions * O * N
+                for o in range(0, filters, columns):
+                    for m0 in range(low0, high0):
+                        for m1 in range(low1, high1):
+                            j2 = 0
+                            while j2 < positions:
+                                low2, high2 = _meets(shape, 2, j2)
+                                whole = high2 - low2 == k2
+                                end = j2 + 1
+                                while (
+                                    whole and end < positions and _meets(shape, 2, end) == (0, k2)
+                                ):
+                                    end += 1  # positions that meet the whole kernel, all at once
+                                d = ((m0 * k1 + m1) * k2 + low2) * C * filters + o
+                                v = _row(shape, j0, m0, j1, m1, j2, low2) * N + example
+                                t = (o * positions + j2 * columns) * columns
+                                # fmt: off
+                                multiply((high2 - low2) * C, D, d, filters, V, v, N, next_position,
+                                         T, t, columns, square, columns, end - j2, False)
+                                # fmt: on
+                                j2 = end
+
+
+def _shape(geometry: Geometry, channels: int, filters: int) -> Shape:
+    def three(entries: Sequence[int], filling: int) -> Three:
+        first, second, third = (filling,) * (3 - len(entries)) + tuple(entries)
+        return first, second, third
+
+    return Shape(
+        three(geometry.size, 1),
+        three(geometry.output, 1),
+        three(geometry.kernel, 1),
+        three(geometry.stride, 1),
+        three([before for before, _ in geometry.padding], 0),
+        channels,
+        filters,
+    )
+
+
+def _flat(array: Array) -> Array:
+    """Lay (C, *size, N) out as (*size, C, N), where it does not lie so already."""
+    axes = array.ndim - 2
+    return contiguous(array.transpose(*range(1, axes + 1), 0, -1)).reshape(-1)
+
+
+def _channels_first(array: Array) -> Array:
+    """View (*size, C, N) as (C, *size, N)."""
+    axes = array.ndim - 2
+    return array.transpose(axes, *range(axes), -1)
+
+
+def c(K: Array, V: Array, geometry: Geometry) -> Array:
+    """Strided convolution.
+
+    Parameters
+    ----------
+    K : (O, C, *kernel) ndarray
+        The kernel; it may have a tile, of one.
+    V : (C, *size, N) ndarray
+        The input.
+    geometry : Geometry
+        The resolved geometry.
+
+    Returns
+    -------
+    (O, *output, N) ndarray
+        Z, positions first in memory.
+    """
+    O, C, N = K.shape[0], V.shape[0], V.shape[-1]
+    shape, inputs = _shape(geometry, C, O), _flat(V)
+    matrices = contiguous(K.reshape(O, C, -1).transpose(0, 2, 1)).reshape(-1)
+    Z = empty((*geometry.output, O, N), V.dtype)
+
+    def part(examples: slice) -> None:
+        _c(Z.reshape(-1), matrices, inputs, N, examples.start, examples.stop, shape)
+
+    over(part, cut(N, LARGEST_PART))
+    return _channels_first(Z)
+
+
+def h(K: Array, G: Array, geometry: Geometry) -> Array:
+    """Transposed convolution.
+
+    Parameters
+    ----------
+    K : (O, C, *kernel) ndarray
+        The kernel; it may have a tile, of one.
+    G : (O, *output, N) ndarray
+        What lies on the output side.
+    geometry : Geometry
+        The resolved geometry.
+
+    Returns
+    -------
+    (C, *size, N) ndarray
+        V', positions first in memory.
+    """
+    O, C, N = K.shape[0], K.shape[-geometry.axes - 1], G.shape[-1]
+    shape, outputs = _shape(geometry, C, O), _flat(G)
+    matrices = contiguous(K.reshape(O, C, -1).transpose(2, 1, 0)).reshape(-1)
+    V = empty((*geometry.size, C, N), G.dtype)
+
+    def part(examples: slice) -> None:
+        _h(V.reshape(-1), matrices, outputs, N, examples.start, examples.stop, shape)
+
+    over(part, cut(N, LARGEST_PART))
+    return _channels_first(V)
+
+
+def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
+    """Gradient of the kernel.
+
+    Parameters
+    ----------
+    G : (O, *output, N) ndarray
+        What lies on the output side.
+    V : (C, *size, N) ndarray
+        What lies on the input side.
+    K_shape : tuple of int
+        Shape of the result, (O, C, *kernel), perhaps with a tile of 1 by 1.
+    geometry : Geometry
+        The resolved geometry.
+
+    Returns
+    -------
+    ndarray
+        dK of the shape K_shape, the parts' sums added in their order.
+    """
+    C, O, N = V.shape[0], G.shape[0], V.shape[-1]
+    shape, outputs, inputs = _shape(geometry, C, O), _flat(G), _flat(V)
+    columns = COLUMNS_BYTES // V.itemsize
+    filters = -(-O // columns) * columns
+
+    def part(examples: slice) -> Array:
+        D = empty((*geometry.kernel, C, filters), V.dtype)
+        D[...] = 0
+        T = scratch("turned", (filters * geometry.output[-1] * columns,), V.dtype)
+        if filters > O:
+            T[...] = 0
+        _g(D.reshape(-1), T, outputs, inputs, N, examples.start, examples.stop, shape)
+        return D
+
+    D, *others = over(part, cut(N, LARGEST_PART))
+    for other in others:
+        D += other
+    elements = D[..., :O].reshape(-1, C, O)
+    return contiguous(elements.transpose(2, 1, 0)).reshape(K_shape)

@@ -45,10 +45,12 @@ def measure(layer: tuple[int, ...]) -> dict[str, dict[str, list[float]]]:
     how = {"stride": stride, "padding": "same"}
     out = -(-side // stride)
     rng = np.random.default_rng(0)
-    shapes = ((filters, channels, kernel, kernel), (examples, channels, side, side))
-    arrays = [
-        rng.standard_normal(s, dtype="float32") for s in (*shapes, (examples, filters, out, out))
-    ]
+    shapes = (
+        (filters, channels, kernel, kernel),
+        (examples, channels, side, side),
+        (examples, filters, out, out),
+    )
+    arrays = [rng.standard_normal(shape, dtype="float32") for shape in shapes]
     formats = {"PyTorch": torch.contiguous_format, "channels_last": torch.channels_last}
     peers = {
         name: theirs(*map(torch.tensor, arrays), stride, form) for name, form in formats.items()
@@ -79,15 +81,14 @@ def main() -> None:
             ours = times.pop("convae")
             best = min(times.values(), key=statistics.median)
             median, least, most = ratio(best, ours)
+            others = ", ".join(f"{w} {1e3 * statistics.median(t):.2f}" for w, t in times.items())
             seconds = statistics.median(ours)
             rows.append(
                 [
                     f"{channels}x{side}x{side} b{examples}, {filters}@{kernel}/{stride}",
                     name,
                     f"{1e3 * seconds:.2f}",
-                    ", ".join(
-                        f"{who} {1e3 * statistics.median(t):.2f}" for who, t in times.items()
-                    ),
+                    others,
                     f"{median:.2f} ({least:.2f} to {most:.2f})",
                     f"{2e-9 * macs(channels, filters) * examples / seconds:.0f}",
                 ]

@@ -15,7 +15,7 @@ import numpy as np
 from convae.engine import gemm
 from convae.engine.arrays import Array
 from convae.engine.geometry import Geometry
-from convae.engine.parallel import LARGEST_PART, cut, over, scratch
+from convae.engine.parallel import BLOCK_BYTES, LARGEST_PART, cut, over, scratch
 
 COLUMNS_BYTES = 32 << 20
 """Memory that the columns of one chunk may take; below it, larger chunks were the faster ones."""
@@ -42,10 +42,6 @@ def chunks(geometry: Geometry, channels: int, itemsize: int, examples: int) -> l
     """
     per_example = channels * prod(geometry.kernel) * prod(geometry.extended) * itemsize
     return cut(examples, min(max(COLUMNS_BYTES // per_example, 1), LARGEST_PART))
-
-
-BLOCK_BYTES = 128
-"""Examples that `direct` computes at a time, by their bytes: one row of a tile of registers."""
 
 
 def suits_direct(geometry: Geometry, examples: int, itemsize: int) -> bool:

@@ -21,8 +21,8 @@ from typing import NamedTuple, TypeAlias
 from convae.engine.arrays import Array
 from convae.engine.compiled import compiled
 from convae.engine.geometry import Geometry
-from convae.engine.parallel import LARGEST_PART, contiguous, cut, empty, over, scratch
-from convae.engine.tiles import COLUMNS_BYTES, VECTOR_BYTES, multiply, transpose
+from convae.engine.parallel import BLOCK_BYTES, LARGEST_PART, contiguous, cut, empty, over, scratch
+from convae.engine.tiles import VECTOR_BYTES, multiply, transpose
 
 Three: TypeAlias = tuple[int, int, int]
 
@@ -41,74 +41,95 @@ class Shape(NamedTuple):
 
 @compiled
 def _meets(shape: Shape, axis: int, j: int) -> tuple[int, int]:
-    """First kernel element, and the one after the last, that meet the input at position j."""
+    """Find the first kernel element, and the one after the last, that meet the input."""
     y = j * shape.stride[axis] - shape.before[axis]
     low = max(0, -y)
     return low, max(low, min(shape.kernel[axis], shape.size[axis] - y))
 
 
 @compiled
+def _count(shape: Shape) -> int:
+    """Count the output positions."""
+    return shape.output[0] * shape.output[1] * shape.output[2]
+
+
+@compiled
+def _position(shape: Shape, j: int) -> Three:
+    """Find the indices of output position j, counted through all axes."""
+    rest, j2 = divmod(j, shape.output[2])
+    j0, j1 = divmod(rest, shape.output[1])
+    return j0, j1, j2
+
+
+@compiled
+def _run(shape: Shape, j: int) -> int:
+    """Find where positions end, from j on, that all meet the whole kernel; at least j itself."""
+    whole = (0, shape.kernel[2])
+    end = j + 1
+    while _meets(shape, 2, j) == whole and end < shape.output[2] and _meets(shape, 2, end) == whole:
+        end += 1
+    return end
+
+
+@compiled
 def _row(shape: Shape, j0: int, m0: int, j1: int, m1: int, j2: int, m2: int) -> int:
-    """Row of examples of the input's channel 0 that output j meets with kernel element m."""
+    """Find the row of examples of channel 0 that output j meets with kernel element m."""
     y0 = j0 * shape.stride[0] - shape.before[0] + m0
     y1 = j1 * shape.stride[1] - shape.before[1] + m1
     y2 = j2 * shape.stride[2] - shape.before[2] + m2
     return ((y0 * shape.size[1] + y1) * shape.size[2] + y2) * shape.channels
 
 
+# In what follows arrays are flat, C and O count channels and filters, `example` is the first of a
+# block of examples, and z, v, k, d, t are places in arrays of these names.
+
+
 @compiled
 def _c(Z: Array, K: Array, V: Array, N: int, first: int, last: int, shape: Shape) -> None:
-    """Compute Z for the examples from first to last; K is (O, *kernel, C), all arrays flat."""
+    """Compute Z (*output, O, N) for the examples from first to last; K is (O, *kernel, C)."""
     (_, k1, k2), C, O = shape.kernel, shape.channels, shape.filters
-    depth = len(K) // O
-    next_row = shape.size[2] * C * N
-    columns = COLUMNS_BYTES // Z.itemsize
+    columns = BLOCK_BYTES // Z.itemsize
     for example in range(first, last, columns):
         z = example
-        for j0 in range(shape.output[0]):
+        for j in range(_count(shape)):
+            j0, j1, j2 = _position(shape, j)
             low0, high0 = _meets(shape, 0, j0)
-            for j1 in range(shape.output[1]):
-                low1, high1 = _meets(shape, 1, j1)
-                for j2 in range(shape.output[2]):
-                    low2, high2 = _meets(shape, 2, j2)
-                    if low0 == high0 or low1 == high1 or low2 == high2:  # nothing but padding
-                        for row in range(z, z + O * N, N):
-                            Z[row : row + columns] = 0
-                        z += O * N
-                        continue
-                    for m0 in range(low0, high0):
-                        k = ((m0 * k1 + low1) * k2 + low2) * C
-                        v = _row(shape, j0, m0, j1, low1, j2, low2) * N + example
-                        elements, rows = (high2 - low2) * C, high1 - low1
-                        # fmt: off
-                        multiply(O, Z, z, N, K, k, depth, k2 * C, V, v, N, next_row,
-                                 elements, rows, m0 == low0)
-                        # fmt: on
-                    z += O * N
+            low1, high1 = _meets(shape, 1, j1)
+            low2, high2 = _meets(shape, 2, j2)
+            if low0 == high0 or low1 == high1 or low2 == high2:  # nothing but padding
+                for row in range(z, z + O * N, N):
+                    Z[row : row + columns] = 0
+                low0 = high0
+            for m0 in range(low0, high0):
+                k = ((m0 * k1 + low1) * k2 + low2) * C
+                v = _row(shape, j0, m0, j1, low1, j2, low2) * N + example
+                # fmt: off
+                multiply(O, Z, z, N, K, k, len(K) // O, k2 * C, V, v, N, shape.size[2] * C * N,
+                         (high2 - low2) * C, high1 - low1, m0 == low0)
+                # fmt: on
+            z += O * N
 
 
 @compiled
 def _h(V: Array, K: Array, G: Array, N: int, first: int, last: int, shape: Shape) -> None:
-    """Compute V' for the examples from first to last; K is (*kernel, C, O), all arrays flat."""
+    """Compute V' (*size, C, N) for the examples from first to last; K is (*kernel, C, O)."""
     (_, k1, k2), C, O = shape.kernel, shape.channels, shape.filters
-    columns = COLUMNS_BYTES // V.itemsize
+    columns = BLOCK_BYTES // V.itemsize
     for example in range(first, last, columns):
         for v in range(example, len(V), N):
             V[v : v + columns] = 0
         g = example
-        for j0 in range(shape.output[0]):
+        for j in range(_count(shape)):
+            j0, j1, j2 = _position(shape, j)
             low0, high0 = _meets(shape, 0, j0)
-            for j1 in range(shape.output[1]):
-                low1, high1 = _meets(shape, 1, j1)
-                for j2 in range(shape.output[2]):
-                    low2, high2 = _meets(shape, 2, j2)
-                    for m0 in range(low0, high0):
-                        for m1 in range(low1, high1):
-                            k = ((m0 * k1 + m1) * k2 + low2) * C * O
-                            v = _row(shape, j0, m0, j1, m1, j2, low2) * N + example
-                            elements = (high2 - low2) * C
-                            multiply(elements, V, v, N, K, k, O, 0, G, g, N, 0, O, 1, False)
-                    g += O * N
+            low1, high1 = _meets(shape, 1, j1)
+            low2, high2 = _meets(shape, 2, j2)
+            for m0 in range(low0, high0):
+                for m1 in range(low1, high1):
+                    k = ((m0 * k1 + m1) * k2 + low2) * C * O
+                    v = _row(shape, j0, m0, j1, m1, j2, low2) * N + example
+                    multiply((high2 - low2) * C, V, v, N, K, k, O, 0, G, g, N, 0, O, 1, False)
+            g += O * N
 
 
 @compiled
@@ -119,7 +140,7 @@ def _turn(T: Array, G: Array, g: int, N: int, O: int, positions: int) -> None:
     the order in which it lies.
     """
     vector = VECTOR_BYTES // G.itemsize
-    columns = COLUMNS_BYTES // G.itemsize
+    columns = BLOCK_BYTES // G.itemsize
     whole = O // vector * vector
     for j in range(positions):
         for o in range(0, whole, vector):
@@ -134,44 +155,38 @@ def _turn(T: Array, G: Array, g: int, N: int, O: int, positions: int) -> None:
 
 @compiled
 def _g(D: Array, T: Array, G: Array, V: Array, N: int, first: int, last: int, shape: Shape) -> None:
-    """Add the gradient over the examples from first to last to D, (*kernel, C, filters and more).
+    """Add the gradient over the examples from first to last to D (*kernel, C, filters).
 
-    T is scratch for `_turn`, zero where there are no filters; all arrays flat.
+    These are O filters and others, without meaning, that fill up a tile. T is scratch for `_turn`.
     """
     (_, k1, k2), C, O = shape.kernel, shape.channels, shape.filters
     positions = shape.output[2]
-    columns = COLUMNS_BYTES // V.itemsize
-    square = columns * columns
+    columns = BLOCK_BYTES // V.itemsize
     filters = len(T) // (positions * columns)
-    next_position = shape.stride[2] * C * N
     for example in range(first, last, columns):
         g = example
-        for j0 in range(shape.output[0]):
+        for j in range(0, _count(shape), positions):
+            j0, j1, _ = _position(shape, j)
             low0, high0 = _meets(shape, 0, j0)
-            for j1 in range(shape.output[1]):
-                low1, high1 = _meets(shape, 1, j1)
-                _turn(T, G, g, N, O, positions)
-                g += positions * O * N
-                for o in range(0, filters, columns):
-                    for m0 in range(low0, high0):
-                        for m1 in range(low1, high1):
-                            j2 = 0
-                            while j2 < positions:
-                                low2, high2 = _meets(shape, 2, j2)
-                                whole = high2 - low2 == k2
-                                end = j2 + 1
-                                while (
-                                    whole and end < positions and _meets(shape, 2, end) == (0, k2)
-                                ):
-                                    end += 1  # positions that meet the whole kernel, all at once
-                                d = ((m0 * k1 + m1) * k2 + low2) * C * filters + o
-                                v = _row(shape, j0, m0, j1, m1, j2, low2) * N + example
-                                t = (o * positions + j2 * columns) * columns
-                                # fmt: off
-                                multiply((high2 - low2) * C, D, d, filters, V, v, N, next_position,
-                                         T, t, columns, square, columns, end - j2, False)
-                                # fmt: on
-                                j2 = end
+            low1, high1 = _meets(shape, 1, j1)
+            _turn(T, G, g, N, O, positions)
+            for o in range(0, filters, columns):
+                for m0 in range(low0, high0):
+                    for m1 in range(low1, high1):
+                        j2 = 0
+                        while j2 < positions:
+                            end = _run(shape, j2)
+                            low2, high2 = _meets(shape, 2, j2)
+                            d = ((m0 * k1 + m1) * k2 + low2) * C * filters + o
+                            v = _row(shape, j0, m0, j1, m1, j2, low2) * N + example
+                            t = (o * positions + j2 * columns) * columns
+                            # fmt: off
+                            multiply((high2 - low2) * C, D, d, filters,
+                                     V, v, N, shape.stride[2] * C * N,
+                                     T, t, columns, columns * columns, columns, end - j2, False)
+                            # fmt: on
+                            j2 = end
+            g += positions * O * N
 
 
 def _shape(geometry: Geometry, channels: int, filters: int) -> Shape:
@@ -281,7 +296,7 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
     """
     C, O, N = V.shape[0], G.shape[0], V.shape[-1]
     shape, outputs, inputs = _shape(geometry, C, O), _flat(G), _flat(V)
-    columns = COLUMNS_BYTES // V.itemsize
+    columns = BLOCK_BYTES // V.itemsize
     filters = -(-O // columns) * columns
 
     def part(examples: slice) -> Array:

@@ -29,6 +29,10 @@ WORK_OF_A_PART = 400_000_000
 """Multiply-accumulates that make it worth while to hand a part of a batch to a thread."""
 
 SMALLEST_PART, LARGEST_PART, FEWEST_PARTS = 32, 64, 4
+"""Examples of a part, whole multiples of the smallest; and parts, while they are not smaller."""
+
+BLOCK_BYTES = 128
+"""Examples that compiled code works on at a time, by their bytes; the parts are whole blocks."""
 
 ALIGNMENT = 64
 """Bytes of a cache line, at whose beginnings vectors are best read."""
@@ -86,8 +90,9 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
     if not hasattr(_local, "free"):
         _local.free = defaultdict(list)
     size = prod(shape) * dtype.itemsize
-    free: list[memoryview] = _local.free[size]
-    memory = free.pop() if free else memoryview(bytearray(size + ALIGNMENT))
+    room = 1 << (size + ALIGNMENT).bit_length()  # few sizes, so that other models use them too
+    free: list[memoryview] = _local.free[room]
+    memory = free.pop() if free else np.empty(room, np.uint8).data
     lent = np.frombuffer(memory, np.uint8)
     offset = -lent.ctypes.data % ALIGNMENT
     weakref.finalize(lent, free.append, memory)

@@ -15,11 +15,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from convae.engine.compiled import AVX512
+from convae.engine.parallel import BLOCK_BYTES
 
 VECTOR_BYTES = 64
-VECTORS = 2
-COLUMNS_BYTES = VECTORS * VECTOR_BYTES
-"""Length of the rows of a tile."""
+VECTORS = BLOCK_BYTES // VECTOR_BYTES
+"""Vectors in a row of a tile."""
 
 ROWS = 8 if AVX512 else 3
 """Rows of a tile; with its columns as many as registers hold, beside a row of B."""
@@ -148,7 +148,7 @@ def multiply(
     """Set or add to D the sum of the products of pairs of matrices, A @ B.
 
     D, A and B are flat arrays; the matrices begin at d, a and b, and their rows are ldd, lda and
-    ldb elements apart. D has `rows` rows of `COLUMNS_BYTES`; A is (rows, depth), B as wide as D.
+    ldb elements apart. D has `rows` rows of `BLOCK_BYTES`; A is (rows, depth), B as wide as D.
     The next pair lies a_step and b_step further on. With `fresh` D is overwritten.
     """
     integer = types.intp

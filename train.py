@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from math import inf
 from pathlib import Path
 
 import hydra
@@ -12,13 +13,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from convae.application import train
 from convae.configuration import Config, unknown_key
+from convae.pretraining import STAGES
 from convae.signals import Interrupted
-from convae.state import read_state
+from convae.state import has_state, read_state
+from convae.sweeps import ResultsTable
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -51,18 +55,27 @@ def saved_configuration(directory: Path, overrides: list[str]) -> DictConfig:
         if override.key_or_group == "resume":
             continue
         logging.getLogger("convae").info(f"going on with {override.input_line}")
-    OmegaConf.save(saved, directory / ".hydra" / "config.yaml")
     return saved
 
 
 def run_directory(resume: str | None, fresh: str) -> str:
     """Choose the folder of a run: that of the run that goes on, or a fresh one."""
-    if resume is not None and not Path(resume).is_dir():
-        raise FileNotFoundError(f"resume: there is no folder {resume!r}")
-    return resume or fresh
+    if resume is None:
+        return fresh
+    if not resume or not has_state(Path(resume)):
+        raise FileNotFoundError(
+            f"resume: {resume!r} holds no state of a run; give the folder of a run, such as one "
+            "under outputs/"
+        )
+    if Path(resume).resolve().parent.name == STAGES:
+        raise ValueError(f"resume: {resume!r} is a stage of pretraining; give its run's folder")
+    return resume
 
 
 OmegaConf.register_new_resolver("run_directory", run_directory)
+OmegaConf.register_new_resolver(
+    "hydra_files", lambda resume: ".hydra" if resume is None else ".hydra/resumed"
+)
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")
@@ -71,11 +84,23 @@ def main(composed: DictConfig) -> float:
     directory = Path(HydraConfig.get().runtime.output_dir)
     if directory.is_relative_to(Path.cwd()):
         directory = directory.relative_to(Path.cwd())
-    if composed.resume is not None:
-        composed = saved_configuration(directory, HydraConfig.get().overrides.task)
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
-    return train(config, directory)["validation_loss"]
+    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        if composed.resume is not None:
+            if is_sweep:
+                raise ValueError("resume: one run goes on at a time; leave -m out")
+            composed = saved_configuration(directory, HydraConfig.get().overrides.task)
+        config = OmegaConf.to_object(composed)
+        assert isinstance(config, Config)
+        return train(config, directory)["validation_loss"]
+    except Interrupted as stop:  # not an Exception for Hydra, which would start the next job
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.number)
+    except MISTAKES as error:
+        if not is_sweep:
+            raise
+        logging.getLogger("convae").error(f"error: {error}")
+        return inf  # the other jobs, and the table, shall not be lost
 
 
 if __name__ == "__main__":
@@ -85,9 +110,11 @@ if __name__ == "__main__":
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on; what to show is decided here
     try:
         main()
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.number)
+        if ResultsTable.failures:
+            sys.exit(f"error: {ResultsTable.failures} of the runs failed")
+    except KeyboardInterrupt:
+        print("stopped; a run that has begun goes on with resume=<its folder>", file=sys.stderr)
+        sys.exit(130)
     except MISTAKES as error:
         if full:
             raise

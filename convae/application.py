@@ -115,7 +115,7 @@ def check(config: Config) -> None:
         raise ValueError(f"seed: {config.seed} is too small; use 0 or more")
     if config.trainer.patience is not None and config.trainer.patience < 1:
         raise ValueError(f"trainer.patience: {config.trainer.patience} is too small; use 1 or more")
-    if config.trainer.clip_norm is not None and not config.trainer.clip_norm > 0:
+    if config.trainer.clip_norm is not None and not 0 < config.trainer.clip_norm < inf:
         raise ValueError(f"trainer.clip_norm: {config.trainer.clip_norm} is not a positive number")
     if not 0 < config.trainer.threshold_quantile < 1:
         value = config.trainer.threshold_quantile

@@ -20,7 +20,7 @@ from convae.datasets import load_dataset, named
 from convae.engine import Array, to_numpy
 from convae.export import export
 from convae.images import Images
-from convae.outputs import codes_file, csv_file
+from convae.outputs import codes_file, csv_file, printable
 from convae.pictures import error_maps, filter_grid, grid, png, reconstruction_grid
 from convae.probe import probe as compare_descriptions
 from convae.saved import BEST, load
@@ -112,7 +112,9 @@ class Work:
     ) -> None:
         self.model = model_of(run, device)
         if "-" in images:
-            listed = [line.strip() for line in sys.stdin if line.strip()]
+            listed = [name for line in sys.stdin if (name := line.rstrip("\r\n"))]
+            if not listed:
+                raise ValueError("IMAGES: the standard input names no files")
             images = (*(name for name in images if name != "-"), *listed)
         self.images = Images(images, self.model.input_shape, root)
         self.batch_size = batch_size
@@ -147,15 +149,15 @@ class Work:
 def encode(output: Path, **how: Any) -> None:
     """Write the codes of images.
 
-    A .npy file holds an array (N, *code shape); beside it, a .txt file names the images line by
-    line. A .parquet file has the columns image and code.
+    A .npy file holds an array (N, *code shape); beside it, a file that ends in .images.txt names
+    the images line by line. A .parquet file has the columns image and code.
 
     \b
     convae encode outputs/RUN photos -o codes.npy
     convae encode outputs/RUN mnist --root data -o codes.parquet
     """
-    with codes_file(output) as file:
-        work = Work(**how)
+    work = Work(**how)
+    with codes_file(output, work.model.code_shape, work.model.dtype) as file:
         for names, x in work.batches():
             file.add(names, to_numpy(work.model.encode(x)))
     work.report(f"codes of the shape {work.model.code_shape} in {output}")
@@ -180,10 +182,10 @@ def reconstruct(output: Path, **how: Any) -> None:
     find scans -name '*.png' | convae reconstruct outputs/RUN - -o clean
     """
     work = Work(**how)
-    written = Pictures(output)
+    written = Pictures(output, work.images)
     for names, x in work.batches():
         for name, R in zip(names, to_numpy(work.model.reconstruct(x)), strict=True):
-            written.add(work.images.place(name), grid(R[None], columns=1, enlarge=False))
+            written.add(name, grid(R[None], columns=1, enlarge=False))
     work.report(f"reconstructions in {output}")
 
 
@@ -213,7 +215,7 @@ def score(output: Path, maps: Path | None, **how: Any) -> None:
     """
     work = Work(**how)
     threshold = figures(how["run"]).get("threshold")
-    written = None if maps is None else Pictures(maps)
+    written = None if maps is None else Pictures(maps, work.images)
     beyond = 0
     with csv_file(output) as table:
         table.writerow(["image", "error", *([] if threshold is None else ["anomaly"])])
@@ -223,12 +225,10 @@ def score(output: Path, maps: Path | None, **how: Any) -> None:
             for n, (name, error) in enumerate(zip(names, image_errors(x, R), strict=True)):
                 anomalous = [] if threshold is None else [int(error > threshold)]
                 beyond += sum(anomalous)
-                table.writerow([name, f"{error:.6g}", *anomalous])
+                table.writerow([printable(name), f"{error:.6g}", *anomalous])
                 if written is not None:
                     one = slice(n, n + 1)
-                    written.add(
-                        work.images.place(name), reconstruction_grid(x[one], R[one], heat[one])
-                    )
+                    written.add(name, reconstruction_grid(x[one], R[one], heat[one]))
     said = "" if threshold is None else f"; {beyond:,} beyond the threshold {threshold:.4g}"
     work.report(f"scores in {'the standard output' if str(output) == '-' else output}{said}")
 
@@ -263,6 +263,8 @@ def show(run: Path, device: str, filters: Path | None) -> None:
     \b
     convae show outputs/RUN --filters filters.png
     """
+    if filters is not None and filters.suffix.lower() != ".png":
+        raise ValueError(f"--filters: {filters} will be a PNG file; let its name end in .png")
     model = model_of(run, device)
     click.echo(describe(model))
     click.echo(f"output {model.output_activation.name}, loss {model.loss.name}, seed {model.seed}")
@@ -300,9 +302,10 @@ def probe(run: Path, device: str, dataset: str, root: str, limit: int) -> None:
     """
     model = model_of(run, device)
     data = load_dataset(named(dataset, root))
-    click.echo(f"{'features':<10}{'numbers':>9}{'accuracy':>10}")
+    header = f"{'features':<10}{'numbers':>9}{'accuracy':>10}\n"
     for name, size, accuracy in compare_descriptions(model, data, limit):
-        click.echo(f"{name:<10}{size:>9,}{accuracy:>10.2%}")
+        click.echo(f"{header}{name:<10}{size:>9,}{accuracy:>10.2%}")
+        header = ""
 
 
 def model_of(run: Path, device: str) -> Autoencoder:
@@ -321,19 +324,40 @@ class Pictures:
     ----------
     folder : Path
         Made if missing.
+    images : Images
+        The sources.
+
+    Raises
+    ------
+    ValueError
+        If it is the sources' own folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, images: Images) -> None:
+        if images.folder is not None and folder.resolve() == images.folder.resolve():
+            raise ValueError(f"{folder} is the folder of the images themselves; name another one")
+        self._folder, self._images = folder, images
+        self._taken: set[str] = set()
 
-    def add(self, place: Path, picture: np.ndarray[Any, Any]) -> None:
-        """Write one picture as PNG; another ending is kept in front of that one."""
-        ending = "" if place.suffix.lower() == ".png" else f"{place.suffix}.png"
-        checkpoint.write_bytes(self._folder / place.with_suffix(ending or ".png"), png(picture))
+    def add(self, name: str, picture: np.ndarray[Any, Any]) -> None:
+        """Write a picture as PNG: another ending is kept, a name that is taken gets a number."""
+        place = self._images.place(name)
+        stem = place.stem if place.suffix == ".png" else place.name
+        path, number = self._folder / place.with_name(f"{stem}.png"), 1
+        while str(path).lower() in self._taken:  # some file systems know no capitals
+            number += 1
+            path = self._folder / place.with_name(f"{stem}_{number}.png")
+        self._taken.add(str(path).lower())
+        checkpoint.write_bytes(path, png(picture))
 
 
 def figures(run: Path) -> dict[str, float]:
     """Read the figures of a run's summary; none for a model's file, or an unfinished run."""
     file = run / "summary.json"
-    found: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        found = {name: float(value) for name, value in json.loads(file.read_text()).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error}); remove it to go on without it") from None
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +22,12 @@ BUILT_IN = ("digits", "photos")
 
 FURTHER_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
 """What a dataset of torchvision wants to be told beside which half."""
+
+LOOKED_AT = 20
+"""Images, evenly spread, of which none may be in colour for a dataset to be read in grey."""
+
+LARGEST_SIDE = 4096
+"""Pixels along the side of an image, at most."""
 
 PHOTO_PATCH = 32
 """Side of the patches cut from the two photographs, in pixels."""
@@ -52,10 +59,16 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
         raise ValueError(f"dataset.holdout: {config.holdout} is not between 0 and 0.5")
     if config.channels not in (None, 1, 3):
         raise ValueError(f"dataset.channels: {config.channels} is neither 1 (grey) nor 3 (colour)")
-    for name in ("image_size", "limit", "evaluation_limit"):
+    if config.workers < 0:
+        raise ValueError(f"dataset.workers: {config.workers} is too small; use 0 or more")
+    for name, least, most in (
+        ("image_size", 1, LARGEST_SIDE),
+        ("limit", 2, inf),
+        ("evaluation_limit", 1, inf),
+    ):
         value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"dataset.{name}: {value} is too small; use 1 or more")
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"dataset.{name}: {value} is not between {least} and {most}")
     if config.name in BUILT_IN:
         for name in ("image_size", "channels"):
             if getattr(config, name) is not None:
@@ -70,6 +83,11 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     if config.normal is not None:
         normal = _numbers(config.normal, train, classes)
         train, validation = _only(train, normal), _only(validation, normal)
+        if not len(train) or not len(validation):
+            raise ValueError(
+                f"dataset.normal: {config.normal} leaves {len(train)} training and "
+                f"{len(validation)} validation images; add images, or raise dataset.holdout"
+            )
     if config.limit is not None:
         train = _some(train, config.limit, rng)
     if config.evaluation_limit is not None:
@@ -79,6 +97,17 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     if config.normal is not None:
         assert test.labels is not None
         anomalous = ~np.isin(test.labels, normal)
+        if anomalous.all() or not anomalous.any():
+            raise ValueError(
+                f"dataset.normal: with {config.normal}, the {len(test)} test images are all normal "
+                "or all anomalous; name fewer or other classes, or raise dataset.evaluation_limit"
+            )
+    for name, part in (("validation", validation), ("test", test)):
+        if part.shape != train.shape:
+            raise ValueError(
+                f"dataset: training images are {train.shape} (channels, rows, columns), {name} "
+                f"images {part.shape}; set dataset.image_size and dataset.channels"
+            )
     return Splits(config.name, train, validation, test, anomalous)
 
 
@@ -100,8 +129,9 @@ def _numbers(normal: list[Any], split: Split, classes: list[str]) -> list[int]:
     known = {int(label): str(int(label)) for label in np.unique(split.labels)}
     known |= {n: name for n, name in enumerate(classes) if n in known}
     by_name = {name: number for number, name in known.items()}
-    numbers = [by_name.get(str(which), which) for which in normal]
-    if not numbers or not set(numbers) <= set(known):
+    by_name |= {str(number): number for number in known}
+    numbers = [by_name.get(str(which), -1) for which in normal]
+    if not numbers or -1 in numbers:
         raise ValueError(
             f"dataset.normal: {normal} is not a list of classes among "
             f"{', '.join(f'{n} ({name})' if name != str(n) else name for n, name in known.items())}"
@@ -163,6 +193,12 @@ def _parts(config: DatasetConfig) -> Parts:
         return _digits(), None, None, [str(digit) for digit in range(10)]
     if config.name == "ImageFolder":
         return _image_folder(config)
+    if config.test is not None and config.train == config.test:
+        raise ValueError(
+            f"dataset.train, dataset.test: both select the same images, {config.train}; say how "
+            "the halves differ, as in +dataset.train.split=train +dataset.test.split=test, or set "
+            "dataset.test=null to have a part of the training images set aside"
+        )
     whole = _torchvision(config, config.train)
     test = None if config.test is None else _wrap(_torchvision(config, config.test), config)
     return _wrap(whole, config), None, test, list(getattr(whole, "classes", []))
@@ -245,6 +281,12 @@ def _image_folder(config: DatasetConfig) -> Parts:
         raise FileNotFoundError(f"dataset.root: there is no folder {config.root!r}")
     names = ["train", "val", "test"] if (root / "train").is_dir() else ["."]
     folders = [root / name for name in names if (root / name).is_dir()]
+    others = sorted(p.name for p in root.iterdir() if p.is_dir() and p not in folders)
+    if len(names) > 1 and others:
+        raise ValueError(
+            f"dataset.root: beside train/, {config.root!r} may hold val/ and test/, and nothing "
+            f"else; it holds {', '.join(others)}. Move them away, or into these"
+        )
     files = {folder: _files(folder) for folder in folders}
     classes = sorted({_class_of(path, folder) for folder in folders for path in files[folder]})
     parts: dict[str, Split] = {}
@@ -282,7 +324,8 @@ class Pictures:
 def _files(folder: Path) -> list[Path]:
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    paths = sorted(path for path in found if path.is_file())
     if not paths:
         raise FileNotFoundError(
             f"dataset.root: no pictures under {str(folder)!r} (files ending in "
@@ -309,9 +352,12 @@ def _wrap(dataset: Any, config: DatasetConfig) -> Split:
     )
     channels = config.channels
     if channels is None:
-        readable(first[0])
-        mode = dataset[0][0].mode
-        channels = 1 if mode in ("1", "L") or mode.startswith("I") else 3
+        some = np.linspace(0, len(dataset) - 1, min(len(dataset), LOOKED_AT)).astype(int)
+        for index in some:
+            readable(first[int(index)])
+        modes = {dataset[int(index)][0].mode for index in some}
+        is_grey = all(mode in ("1", "L") or mode.startswith("I") for mode in modes)
+        channels = 1 if is_grey else 3
     stream = replace(first, channels=channels)
     size = len(stream) * int(np.prod(stream.shape))
     if size > config.memory_mb * 2**20:

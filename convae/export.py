@@ -51,7 +51,7 @@ def export(model: Autoencoder, path: Path) -> float:
     Raises
     ------
     ValueError
-        If the ending is none of these.
+        If the ending is none of these, or the file is one of convae's own.
     ModuleNotFoundError
         If ONNX is asked for and its packages are not installed.
     RuntimeError
@@ -59,6 +59,10 @@ def export(model: Autoencoder, path: Path) -> float:
     OSError
         If the file cannot be written.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file in it")
+    if _is_ours(path):
+        raise ValueError(f"{path}: holds a model or a state of convae; export to another file")
     if path.suffix not in EXPORTERS:
         raise ValueError(f"{path}: the ending has to be one of {', '.join(EXPORTERS)}")
     rng = np.random.default_rng(0)
@@ -90,6 +94,8 @@ def to_torch(model: Autoencoder) -> TorchAutoencoder:
     """
     from convae.torch_module import TorchAutoencoder
 
+    if not isinstance(model, Autoencoder):
+        raise TypeError(f"model: {model!r} is no convae Autoencoder")
     return TorchAutoencoder(model)
 
 
@@ -114,6 +120,14 @@ def difference(model: Autoencoder, results: list[Any], x: np.ndarray[Any, Any]) 
     ours = (H, model.decode(H))
     pairs = zip(results, ours, strict=True)
     return max(float(np.abs(theirs - to_numpy(own)).max()) for theirs, own in pairs)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        checkpoint.read(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def _metadata(model: Autoencoder, error: float) -> dict[str, str]:

@@ -47,6 +47,8 @@ class Images:
         How many pictures were converted in which way.
     unreadable : list of (str, str)
         Names of pictures that could not be read, and why.
+    folder : Path or None
+        The folder that all files have in common; None if there are no files.
 
     Raises
     ------
@@ -62,13 +64,15 @@ class Images:
         self.shape = shape
         self.conversions: Counter[str] = Counter()
         self.unreadable: list[tuple[str, str]] = []
+        if "" in list(arguments):
+            raise ValueError("IMAGES: an empty name; give files, folders, patterns or a dataset")
         self._sources: list[list[Path] | tuple[str, Split]] = [
             found_files(argument) or (argument.lower(), load_dataset(named(argument, root)).test)
             for argument in arguments
         ]
         files = [path for source in self._sources if isinstance(source, list) for path in source]
         folders = {os.path.abspath(path.parent) for path in files}
-        self._common = os.path.commonpath(folders) if folders else None
+        self.folder = Path(os.path.commonpath(folders)) if folders else None
 
     def __len__(self) -> int:
         """Count the pictures, readable or not."""
@@ -88,9 +92,9 @@ class Images:
             A relative path.
         """
         path = Path(os.path.abspath(name))
-        if self._common is None or not path.is_relative_to(self._common):
+        if self.folder is None or not path.is_relative_to(self.folder):
             return Path(name)
-        return path.relative_to(self._common)
+        return path.relative_to(self.folder)
 
     def batches(self, size: int) -> Iterator[tuple[list[str], Pixels]]:
         """Walk through all pictures once.

@@ -104,6 +104,8 @@ class Layer:
         channels, *size = input_shape
         if isinstance(self.kernel, str) and self.kernel != "input":
             raise ValueError(f"kernel: {self.kernel!r} is unknown; use integers or 'input'")
+        if not isinstance(self.tied, bool):
+            raise TypeError(f"tied: {self.tied!r} is neither True nor False")
         if self.sharing not in NATURAL_BIAS:
             raise ValueError(f"sharing: {self.sharing!r} is unknown; use {', '.join(NATURAL_BIAS)}")
         if (self.tile is None) == (self.sharing == "tiled"):

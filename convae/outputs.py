@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -25,14 +26,19 @@ class Codes(Protocol):
 
 
 @contextmanager
-def codes_file(path: Path) -> Iterator[Codes]:
+def codes_file(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[Codes]:
     """Open a file for codes, by its ending.
 
     Parameters
     ----------
     path : Path
-        ``.npy``: an array (N, *shape), with the pictures' names, line by line, in a text file of
-        the same name beside it. ``.parquet``: columns ``image`` and ``code``, a list of numbers.
+        ``.npy``: an array (N, *shape), with the pictures' names, line by line, in a file beside it
+        that ends in ``.images.txt``. ``.parquet``: columns ``image`` and ``code``, a list of
+        numbers.
+    shape : tuple of int
+        Shape of one code.
+    dtype : str
+        Type of its numbers.
 
     Yields
     ------
@@ -48,16 +54,16 @@ def codes_file(path: Path) -> Iterator[Codes]:
     OSError
         If it cannot be written.
     """
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file in it")
     if path.suffix == ".npy":
-        with whole(path) as file, whole(path.with_suffix(".txt")) as names:
+        with whole(path) as file, whole(path.with_suffix(".images.txt")) as names:
             array = _Npy(names)
             yield array
-            array.finish(file)
+            array.finish(file, shape, np.dtype(dtype))
     elif path.suffix == ".parquet":
-        with whole(path) as file:
-            table = _Parquet(file)
+        with whole(path) as file, _Parquet(file, shape, dtype) as table:
             yield table
-            table.finish()
     else:
         raise ValueError(f"{path}: codes go to a file that ends in .npy or .parquet")
 
@@ -69,19 +75,17 @@ class _Npy:
         self._names = names
         self._raw = tempfile.TemporaryFile()  # noqa: SIM115 (closed in finish)
         self._count = 0
-        self._like = np.empty((0, 0), np.float32)
 
     def add(self, names: list[str], codes: np.ndarray[Any, Any]) -> None:
-        self._names.writelines(f"{name}\n".encode() for name in names)
+        self._names.writelines(f"{printable(name)}\n".encode() for name in names)
         self._raw.write(np.ascontiguousarray(codes).data)
         self._count += len(codes)
-        self._like = codes[:0]
 
-    def finish(self, file: IO[bytes]) -> None:
+    def finish(self, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
         header = {
-            "descr": np.lib.format.dtype_to_descr(self._like.dtype),
+            "descr": np.lib.format.dtype_to_descr(dtype),
             "fortran_order": False,
-            "shape": (self._count, *self._like.shape[1:]),
+            "shape": (self._count, *shape),
         }
         np.lib.format.write_array_header_1_0(file, header)
         self._raw.seek(0)
@@ -92,7 +96,7 @@ class _Npy:
 class _Parquet:
     """Codes as rows of a table."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: str) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -101,21 +105,40 @@ class _Parquet:
                 "Parquet needs the package pyarrow: pip install 'convae[parquet]'"
             ) from None
         self._arrow = pyarrow
-        self._file = file
-        self._writer: Any = None
+        numbers = pyarrow.float32() if dtype == "float32" else pyarrow.float64()
+        self._size = prod(shape)
+        code = pyarrow.list_(numbers, self._size)
+        self._schema = pyarrow.schema([("image", pyarrow.string()), ("code", code)])
+        self._writer = pyarrow.parquet.ParquetWriter(file, self._schema)
+
+    def __enter__(self) -> _Parquet:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
 
     def add(self, names: list[str], codes: np.ndarray[Any, Any]) -> None:
-        flat = np.ascontiguousarray(codes).reshape(len(codes), -1)
-        numbers = self._arrow.array(flat.ravel())
-        column = self._arrow.FixedSizeListArray.from_arrays(numbers, flat.shape[1])
-        table = self._arrow.table({"image": self._arrow.array(names), "code": column})
-        if self._writer is None:
-            self._writer = self._arrow.parquet.ParquetWriter(self._file, table.schema)
-        self._writer.write_table(table)
+        numbers = self._arrow.array(np.ascontiguousarray(codes).ravel())
+        column = self._arrow.FixedSizeListArray.from_arrays(numbers, self._size)
+        images = self._arrow.array([printable(name) for name in names])
+        self._writer.write_table(self._arrow.table([images, column], schema=self._schema))
 
-    def finish(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+
+def printable(name: str) -> str:
+    """Write a file's name in one line of UTF-8, whatever bytes it has.
+
+    Parameters
+    ----------
+    name : str
+        The name, as Python gives it.
+
+    Returns
+    -------
+    str
+        The same, with line ends and what is not UTF-8 as backslash escapes.
+    """
+    escaped = name.replace("\n", "\\n").replace("\r", "\\r")
+    return escaped.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

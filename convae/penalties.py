@@ -59,6 +59,8 @@ class Penalty:
         """Check the values."""
         for field in fields(self):
             value = getattr(self, field.name)
+            if not isinstance(value, (int, float)):
+                raise TypeError(f"penalty.{field.name}: {value!r} is no number")
             if field.name == "target":
                 good, wanted = 0 < value < 1, "a number between 0 and 1"
             else:

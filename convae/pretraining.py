@@ -20,11 +20,15 @@ from convae.build import build_optimizer
 from convae.configuration import Config, CorruptionConfig
 from convae.engine import Array, to_numpy
 from convae.saved import BEST, load
+from convae.signals import Interrupted
 from convae.splits import Labels, Split, Splits, to_floats
 from convae.state import has_state, read_state, restore
 from convae.trainer import fit
 
 log = logging.getLogger("convae")
+
+STAGES = "pretraining"
+"""Folder of the stages in a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def pretrain(model: Autoencoder, data: Splits, config: Config, directory: Path) 
     """
     for index, layer in enumerate(model.layers):
         log.info(f"pretraining layer {index} for {config.trainer.pretrain_epochs} epochs")
-        folder = directory / "pretraining" / str(index)
+        folder = directory / STAGES / str(index)
         stage = Autoencoder(
             layer.input_shape,
             [layer.layer],
@@ -118,7 +122,14 @@ def pretrain(model: Autoencoder, data: Splits, config: Config, directory: Path) 
             progress = restore(*read_state(folder), stage, optimizer)
         is_last = index == len(model.layers) - 1
         codes = Splits(data.name, *halves)
-        fit(stage, optimizer, codes, _of_stage(config, index, is_last), folder, progress)
+        try:
+            fit(stage, optimizer, codes, _of_stage(config, index, is_last), folder, progress)
+        except Interrupted as stop:
+            raise Interrupted(
+                stop.number,
+                f"stopped while pretraining layer {index}; "
+                f"to go on: python train.py resume={directory}",
+            ) from None
         best = load(folder / BEST, device=model.device)
         for name, array in layer.parameters.items():
             array[...] = best.parameters[f"0.{name}"]

@@ -41,6 +41,8 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> Autoencoder:
     if file.is_dir():
         file = file / BEST
     arrays, description = checkpoint.read(file)
+    if "progress" in description:
+        raise ValueError(f"path: {os.fspath(file)!r} is a run's state; give the run's folder")
     if "model" not in description:
         raise ValueError(f"path: {os.fspath(file)!r} holds no model")
     model = Autoencoder(**description["model"], device=device)

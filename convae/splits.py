@@ -327,7 +327,14 @@ def to_pixels(
     -------
     (C, H, W) ndarray of uint8
         The pixels.
+
+    Raises
+    ------
+    ValueError
+        If a channel has 32 bits: what their range means is not known.
     """
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise ValueError("32 bits a channel, of an unknown range; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")

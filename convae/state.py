@@ -70,6 +70,8 @@ class Progress:
         Batches done of the epoch under way.
     step : int
         Updates of the parameters done.
+    steps_per_epoch : int
+        Updates that an epoch takes.
     best_epoch : int
         The epoch with the lowest validation loss so far.
     best_loss : float
@@ -87,6 +89,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0
     step: int = 0
+    steps_per_epoch: int = 0
     best_epoch: int = 0
     best_loss: float = inf
     whole: LossSum = field(default_factory=LossSum)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from math import inf
+from numbers import Real
 
 from convae.autoencoder import Autoencoder
 from convae.engine import Array
@@ -47,8 +49,8 @@ class TrainingStep:
         ):
             if not isinstance(value, kind):
                 raise TypeError(f"{name}: {value!r} is not a convae {kind.__name__}")
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm: {clip_norm} will not do; use a positive number")
+        if clip_norm is not None and not (isinstance(clip_norm, Real) and 0 < clip_norm < inf):
+            raise ValueError(f"clip_norm: {clip_norm!r} will not do; use a positive number")
         self.model = model
         self.optimizer = optimizer
         penalty.check(model.layers)

@@ -11,7 +11,7 @@ import io
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -77,7 +77,15 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 class ResultsTable(Callback):
-    """Write ``results.csv`` at the end of a sweep, and show it."""
+    """Write ``results.csv`` at the end of a sweep, and show it.
+
+    Attributes
+    ----------
+    failures : int
+        Runs of this process's last sweep that left no summary.
+    """
+
+    failures: ClassVar[int] = 0
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Collect the runs.
@@ -99,8 +107,11 @@ class ResultsTable(Callback):
         widths = {key: max(len(key), *(len(row.get(key, "")) for row in shown)) for key in keys}
         lines = ["  ".join(key.rjust(widths[key]) for key in keys)]
         lines += ["  ".join(row.get(k, "").rjust(widths[k]) for k in keys) for row in shown]
+        ResultsTable.failures = sum(row[FIGURES[0]] == "" for row in rows)
         best = [f"{k}={v}" for k, v in rows[0].items() if k not in ("run", *FIGURES)]
-        print("\n".join(["", *lines, "", f"Best: python train.py {' '.join(best)}"]))
+        print("\n".join(["", *lines, ""]))
+        if ResultsTable.failures < len(rows):
+            print(f"Best: python train.py {' '.join(best)}")
         print(f"Table: {directory / RESULTS}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -174,9 +175,8 @@ class Board:
         self._writer.add_image(tag, picture, step, dataformats="HWC")
 
     def _histogram(self, tag: str, array: Array, step: int) -> None:
-        values = to_numpy(array)
-        if np.isfinite(values).all():  # TensorBoard refuses others, and a diverging run has them
-            self._writer.add_histogram(tag, values, step, bins=64)
+        with suppress(ValueError):  # there is none of numbers that are not finite, or nearly so
+            self._writer.add_histogram(tag, to_numpy(array), step, bins=64)
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str | int | float | bool]]:

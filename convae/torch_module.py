@@ -65,6 +65,7 @@ class TorchLayer(nn.Module):
     def encode(self, V: Tensor) -> Tensor:
         """Take (N, C, *size) images to (N, O, *output) codes."""
         layer, geometry = self.layer, self.layer.geometry
+        _check(V, layer.input_shape)
         V = functional.pad(V, _reversed([n for pair in geometry.padding for n in pair]))
         K, how = self.get_parameter("kernel"), (geometry.stride, 0, geometry.dilation)
         if self.is_shared:
@@ -79,6 +80,7 @@ class TorchLayer(nn.Module):
     def decode(self, H: Tensor) -> Tensor:
         """Take (N, O, *output) codes to (N, C, *size) reconstructions."""
         layer, geometry = self.layer, self.layer.geometry
+        _check(H, layer.output_shape)
         K = self.get_parameter(self.decoder_kernel_name)
         channels = layer.input_shape[0]
         how = (geometry.stride, 0, 0)
@@ -174,6 +176,11 @@ class TorchAutoencoder(nn.Module):
         """Give codes and reconstructions of (N, C, *size) images."""
         code = self.encode(images)
         return code, self.decode(code)
+
+
+def _check(array: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(array.shape[1:]) != shape:
+        raise ValueError(f"shape {tuple(array.shape)}, but the layer takes (N, *{shape})")
 
 
 def _reversed(pairs: list[int]) -> list[int]:

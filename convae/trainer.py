@@ -132,6 +132,14 @@ class Run:
         self.board, self.stop, self.bar = board, stop, bar
         self.rng = np.random.default_rng()
         self.rng.bit_generator.state = progress.order
+        self.steps_per_epoch = -(-len(data.train) // self.trainer.batch_size)
+        if progress.batch and progress.steps_per_epoch != self.steps_per_epoch:
+            raise ValueError(
+                f"resume: the run stopped in the middle of an epoch of {progress.steps_per_epoch} "
+                f"steps, which now has {self.steps_per_epoch}; leave trainer.batch_size and the "
+                "images as they were until it ends"
+            )
+        progress.steps_per_epoch = self.steps_per_epoch
         self.schedule = build_schedule(config.schedule)
         vars(self.schedule).update(progress.schedule)
         penalty = build_penalty(config)
@@ -145,7 +153,6 @@ class Run:
         self.probe = Probe(data.test, self.trainer.probe, self.corruption)
         pixels = next(data.validation.batches(FOR_DEAD_FILTERS))
         self.many = to_floats(pixels, model.xp, model.dtype)
-        self.steps_per_epoch = -(-len(data.train) // self.trainer.batch_size)
         self.saved_at = time.perf_counter()
 
     def train_epoch(self) -> float:
@@ -203,7 +210,8 @@ class Run:
         """
         progress = self.progress
         steps = self.trainer.epochs * self.steps_per_epoch
-        factor = self.schedule.factor(progress.step, steps, self.steps_per_epoch)
+        done = progress.epoch * self.steps_per_epoch + progress.batch
+        factor = self.schedule.factor(done, steps, self.steps_per_epoch)
         self.optimizer.learning_rate = factor * self.config.optimizer.learning_rate
         x = to_floats(pixels, self.model.xp, self.model.dtype)
         loss = self.step(self.corruption(x, Use.TRAINING, progress.step), target=x)
@@ -284,6 +292,7 @@ class Run:
         """
         progress, model, size = self.progress, self.model, self.trainer.batch_size
         errors = measure(model, self.data.validation, size, Use.VALIDATION, self.corruption)
+        self.check(errors.loss)
         self.board.validation(progress.step, errors.loss)
         self.schedule.observe(errors.loss)
         if errors.loss < progress.best_loss:

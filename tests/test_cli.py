@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +45,7 @@ def test_codes_of_a_dataset(trained, test_images, tmp_path) -> None:
         assert "180 images: codes of the shape (16, 1, 1)" in done.stderr
     codes = np.load(tmp_path / "codes.npy")
     np.testing.assert_allclose(codes, convae.load(trained).encode(test_images), atol=1e-5)
-    assert (tmp_path / "codes.txt").read_text().splitlines()[179] == "digits/00179"
+    assert (tmp_path / "codes.images.txt").read_text().splitlines()[179] == "digits/00179"
     table = pyarrow.parquet.read_table(tmp_path / "codes.parquet")
     assert table["image"].to_pylist()[3] == "digits/00003"
     assert (np.array(table["code"].to_pylist(), "float32") == codes[:, :, 0, 0]).all()
@@ -168,3 +170,53 @@ def test_one_class_is_normal(tmp_path) -> None:
     assert 0.8 < summary["auroc"] <= 1
     assert 0.8 < summary["auprc"] <= 1
     assert summary["detected"] > summary["false_alarms"]
+
+
+def test_results_never_replace_what_they_are_made_of(trained, tmp_path) -> None:
+    for name in ("scan.png", "scan.PNG", "scan.jpg"):
+        Image.new("L", (8, 8), 100).save(tmp_path / name, "PNG")
+    before = (tmp_path / "scan.png").read_bytes()
+    done = use("reconstruct", trained, tmp_path, "-o", tmp_path)
+    assert done.returncode == 1
+    assert "is the folder of the images themselves" in done.stderr
+    assert (tmp_path / "scan.png").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3
+    done = use("reconstruct", trained, tmp_path, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    model = (trained / "best.safetensors").read_bytes()
+    done = use("export", trained, trained / "best.safetensors")
+    assert done.returncode == 1
+    assert "holds a model or a state of convae" in done.stderr
+    assert (trained / "best.safetensors").read_bytes() == model
+
+
+def test_names_of_any_bytes(trained, tmp_path) -> None:
+    names = [b"two\nlines.png", b"latin\xff.png", b"plain.png"]
+    for name in names:
+        Image.new("L", (8, 8), 100).save(tmp_path / "plain.png")
+        (tmp_path / "plain.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    for output in ("codes.npy", "codes.parquet"):
+        done = use("encode", trained, tmp_path, "-o", tmp_path / "out" / output)
+        assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "out" / "codes.images.txt").read_text().splitlines()
+    assert len(lines) == 3
+    assert any(line.endswith("two\\nlines.png") for line in lines)
+    assert any(line.endswith("latin\\udcff.png") for line in lines)
+
+
+def test_nothing_readable_gives_an_empty_array_of_the_right_shape(trained, tmp_path) -> None:
+    (tmp_path / "bad.png").write_text("?")
+    for output in ("codes.npy", "codes.parquet"):
+        assert use("encode", trained, tmp_path / "bad.png", "-o", tmp_path / output).returncode == 1
+    assert np.load(tmp_path / "codes.npy").shape == (0, 16, 1, 1)
+    assert len(pyarrow.parquet.read_table(tmp_path / "codes.parquet")) == 0
+
+
+def test_a_damaged_summary_is_named(trained, tmp_path) -> None:
+    shutil.copy(trained / "best.safetensors", tmp_path)
+    for content in ("{bad", "[1]", '{"threshold": null}'):
+        (tmp_path / "summary.json").write_text(content)
+        done = use("score", tmp_path, "digits")
+        assert done.returncode == 1
+        assert "summary.json is damaged" in done.stderr

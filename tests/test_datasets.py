@@ -91,6 +91,60 @@ def test_normal_folders_by_name(tmp_path) -> None:
     assert splits.anomalous.tolist() == [True] * 3 + [False] * 3 + [True] * 3
 
 
+@pytest.mark.parametrize(
+    ("normal", "says"),
+    [
+        (list(range(10)), "test images are all normal or all anomalous"),
+        ([True], "is not a list of classes"),
+        ([[1, 2]], "is not a list of classes"),
+    ],
+)
+def test_normal_classes_that_make_no_sense(normal: list, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        load_dataset(DatasetConfig(name="digits", normal=normal))
+
+
+def test_a_class_of_too_few_images(tmp_path) -> None:
+    write_pictures(tmp_path / "many", 30)
+    write_pictures(tmp_path / "few", 2)
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["few"])
+    with pytest.raises(ValueError, match=r"dataset.normal: \['few'\] leaves . training and 0"):
+        load_dataset(config)
+
+
+def test_halves_that_are_the_same_images_are_refused(real_images) -> None:
+    config = DatasetConfig(name="MNIST", root=str(real_images), train={}, test={})
+    with pytest.raises(ValueError, match=r"dataset.train, dataset.test: both select the same"):
+        load_dataset(config)
+
+
+def test_folders_beside_train_are_not_passed_over(tmp_path) -> None:
+    for name in ("train", "bus", "car"):
+        write_pictures(tmp_path / name, 10)
+    with pytest.raises(ValueError, match=r"dataset.root: .* it holds bus, car"):
+        load_dataset(DatasetConfig(name="ImageFolder", root=str(tmp_path)))
+
+
+def test_halves_of_different_shapes_are_refused(tmp_path) -> None:
+    write_pictures(tmp_path / "train", 20, side=12)
+    write_pictures(tmp_path / "test", 4, side=8)
+    with pytest.raises(ValueError, match=r"test images \(3, 8, 8\); set dataset.image_size"):
+        load_dataset(DatasetConfig(name="ImageFolder", root=str(tmp_path)))
+
+
+def test_one_coloured_picture_makes_the_dataset_coloured(tmp_path) -> None:
+    write_pictures(tmp_path, 12, mode="L")
+    Image.new("RGB", (12, 12), (9, 0, 0)).save(tmp_path / "zz.png")
+    assert load_dataset(DatasetConfig(name="ImageFolder", root=str(tmp_path))).train.shape[0] == 3
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pictures_of_32_bits_are_refused(tmp_path, kind: type) -> None:
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "deep.tif")
+    with Image.open(tmp_path / "deep.tif") as image, pytest.raises(ValueError, match="32 bits"):
+        to_pixels(image, 1)
+
+
 def test_photographs_have_no_classes() -> None:
     with pytest.raises(ValueError, match=r"dataset.normal: this dataset has no classes"):
         load_dataset(DatasetConfig(name="photos", normal=[0]))

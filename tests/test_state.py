@@ -259,7 +259,7 @@ def test_a_finished_run_can_be_prolonged_and_says_what_changed(tmp_path) -> None
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["resume=/no/such/folder"], "there is no folder '/no/such/folder'"),
+        (["resume=/no/such/folder"], "'/no/such/folder' holds no state of a run"),
         (["resume=configs"], "holds no state of a run"),
     ],
 )
@@ -268,3 +268,33 @@ def test_what_cannot_go_on_says_so(arguments: list[str], says: str) -> None:
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_epoch_under_way_keeps_its_batches(data, tmp_path, monkeypatch) -> None:
+    """Half an epoch of batches of 8 and half of batches of 4 would be neither."""
+
+    class StopAtOnce(StopSignals):
+        received = signal.SIGTERM
+
+    model, optimizer = fresh()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "StopSignals", StopAtOnce)
+        with pytest.raises(Interrupted):
+            trainer.fit(model, optimizer, data, CONFIG, tmp_path)
+    progress = restore(*read_state(tmp_path), model, optimizer)
+    other = replace(CONFIG, trainer=replace(CONFIG.trainer, batch_size=4))
+    with pytest.raises(ValueError, match=r"resume: .* epoch of 5 steps, which now has 9"):
+        trainer.fit(model, optimizer, data, other, tmp_path, progress)
+
+
+def test_a_lost_model_is_not_saved(data, tmp_path) -> None:
+    model, optimizer = fresh()
+    trainer.fit(
+        model, optimizer, data, replace(CONFIG, trainer=replace(CONFIG.trainer, epochs=1)), tmp_path
+    )
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    progress = restore(*read_state(tmp_path), model, optimizer)
+    model.parameters["0.kernel"][...] = np.nan
+    with pytest.raises(FloatingPointError, match="best model, of epoch 1, and the last state"):
+        trainer.fit(model, optimizer, data, CONFIG, tmp_path, progress)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == before

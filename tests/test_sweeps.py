@@ -5,11 +5,16 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from convae.sweeps import as_csv, collect
+from tests.conftest import REPOSITORY
 from tests.test_train import SHORT, run
 
 
@@ -77,3 +82,25 @@ def test_a_search_with_optuna(tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     check_table(tmp_path, done.stdout, 2)
+
+
+def test_a_failed_run_loses_neither_the_others_nor_the_table(tmp_path) -> None:
+    done = run("-m", "model.layers.0.filters=4,0,8", *ONE, f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 1
+    assert "model.layers.0.filters: 0 is too small" in done.stdout
+    assert "1 of the runs failed" in done.stderr
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert [row["model.layers.0.filters"] for row in rows][2] == "0"
+    assert rows[2]["validation_loss"] == ""
+
+
+def test_a_signal_ends_the_whole_sweep(tmp_path) -> None:
+    command = [sys.executable, "train.py", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("0/best.safetensors")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "to go on: python train.py resume=" in said
+    assert not (tmp_path / "1").exists()

@@ -57,8 +57,8 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")
     return (
-        f"{model}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, "
-        f"NumPy {np.__version__}, PyTorch {torch.__version__}"
+        f"{model}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}"
     )
 
 

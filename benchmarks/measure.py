@@ -51,14 +51,14 @@ def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
 
 
 def machine() -> str:
-    """Describe the processor and the versions."""
+    """Describe the processor, how busy it has been in the last minute, and the versions."""
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")
     return (
-        f"{model}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, "
-        f"NumPy {np.__version__}, PyTorch {torch.__version__}"
+        f"{model}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}"
     )
 
 

@@ -90,13 +90,18 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
     if not hasattr(_local, "free"):
         _local.free = defaultdict(list)
     size = prod(shape) * dtype.itemsize
-    room = 1 << (size + ALIGNMENT).bit_length()  # few sizes, so that other models use them too
+    room = 1 << size.bit_length()  # few sizes, so that other models use them too
     free: list[memoryview] = _local.free[room]
-    memory = free.pop() if free else np.empty(room, np.uint8).data
-    lent = np.frombuffer(memory, np.uint8)
-    offset = -lent.ctypes.data % ALIGNMENT
+    memory = free.pop() if free else _aligned(room)
+    lent = np.frombuffer(memory, np.uint8)  # all views on it keep this array alive
     weakref.finalize(lent, free.append, memory)
-    return lent[offset : offset + size].view(dtype).reshape(shape)
+    return lent[:size].view(dtype).reshape(shape)
+
+
+def _aligned(size: int) -> memoryview:
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    offset = -memory.ctypes.data % ALIGNMENT
+    return memory[offset : offset + size].data
 
 
 def contiguous(array: Array) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -45,9 +44,10 @@ def interleaved(
 
 
 def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
-    """Median, smallest and largest of the round-by-round ratios."""
+    """Median of the round-by-round ratios, and the quartiles, between which half of them lie."""
     ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return statistics.median(ratios), min(ratios), max(ratios)
+    low, median, high = np.percentile(ratios, [25, 50, 75])
+    return float(median), float(low), float(high)
 
 
 def machine() -> str:

@@ -94,7 +94,7 @@ def main() -> None:
                 ]
             )
     header = ["input, layer", "", "convae, ms", "PyTorch, ms", "PyTorch's best / convae", "GFLOP/s"]
-    note = "float32; a ratio over 1 means that convae is faster (median, range over 9 rounds)."
+    note = "float32; a ratio over 1 means that convae is faster (median and quartiles of 9 rounds)."
     keep("operations_cpu", "python -m benchmarks.operations", f"{note}\n\n{table(header, rows)}")
 
 

@@ -115,7 +115,7 @@ def main() -> None:
                 ]
             )
     header = ["input, layer", "kernel", "", "convae, ms", "PyTorch, ms", "PyTorch / convae"]
-    note = "float32; a ratio over 1 means that convae is faster (median, range over 9 rounds)."
+    note = "float32; a ratio over 1 means that convae is faster (median and quartiles of 9 rounds)."
     keep("sharing", "python -m benchmarks.sharing", f"{note}\n\n{table(header, rows)}")
 
 

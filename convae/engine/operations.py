@@ -19,6 +19,9 @@ from convae.engine import cpu
 from convae.engine.arrays import Array, array_module
 from convae.engine.geometry import Geometry, Padding, per_axis, resolve, transposed_size
 
+CPU_DTYPES = (np.dtype("float32"), np.dtype("float64"))
+GPU_DTYPES = (np.dtype("float16"), *CPU_DTYPES)
+
 
 def c(
     K: Array,
@@ -222,14 +225,15 @@ def _backend(*named: tuple[str, Array]) -> ModuleType:
     """Choose the backend by the arrays, after checking that they agree."""
     names, arrays = zip(*named, strict=True)
     module = array_module(*arrays, names=" and ".join(names))
-    dtypes = {np.dtype(array.dtype) for array in arrays}
-    if len(dtypes) > 1:
+    dtype = arrays[0].dtype
+    if any(array.dtype != dtype for array in arrays):
         listing = ", ".join(f"{name} is {array.dtype}" for name, array in named)
         raise TypeError(f"dtype: {listing}; convert them to one dtype")
-    dtype = dtypes.pop()
-    allowed = ("float32", "float64") if module is np else ("float16", "float32", "float64")
-    if dtype.name not in allowed:
-        raise TypeError(f"dtype: {dtype} is not supported here; use {' or '.join(allowed)}")
+    allowed = CPU_DTYPES if module is np else GPU_DTYPES
+    if dtype not in allowed:
+        raise TypeError(
+            f"dtype: {dtype} is not supported here; use {' or '.join(map(str, allowed))}"
+        )
     if module is np:
         return cpu
     from convae.engine import gpu

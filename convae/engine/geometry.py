@@ -352,6 +352,23 @@ def transposed_size(
     ValueError
         If the size is missing but open, or impossible; the message lists the possible ones.
     """
+    named = {"size": size, "stride": stride, "padding": padding, "dilation": dilation}
+    try:
+        return _transposed_size(output, kernel, *named.values())
+    except TypeError:  # a list, or something wrong
+        hashable = [_hashable(name, value) for name, value in named.items()]
+        return _transposed_size(output, kernel, *hashable)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _transposed_size(
+    output: Integers,
+    kernel: Integers,
+    size: int | Integers | None,
+    stride: int | Integers,
+    padding: Padding,
+    dilation: int | Integers,
+) -> Integers:
     axes = len(output)
     strides = per_axis("stride", stride, axes)
     dilations = per_axis("dilation", dilation, axes)

@@ -155,7 +155,7 @@ def _onnx(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
-            f"ONNX needs the package {missing.name}: pip install 'convae[export]'"
+            f"ONNX needs the package {missing.name}: pip install -e '.[export]'"
         ) from None
     import torch
 

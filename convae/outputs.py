@@ -102,7 +102,7 @@ class _Parquet:
             import pyarrow.parquet
         except ModuleNotFoundError:
             raise ModuleNotFoundError(
-                "Parquet needs the package pyarrow: pip install 'convae[parquet]'"
+                "Parquet needs the package pyarrow: pip install -e '.[parquet]'"
             ) from None
         self._arrow = pyarrow
         numbers = pyarrow.float32() if dtype == "float32" else pyarrow.float64()

@@ -21,7 +21,16 @@ from typing import NamedTuple, TypeAlias
 from convae.engine.arrays import Array
 from convae.engine.compiled import compiled
 from convae.engine.geometry import Geometry
-from convae.engine.parallel import BLOCK_BYTES, LARGEST_PART, contiguous, cut, empty, over, scratch
+from convae.engine.parallel import (
+    BLOCK_BYTES,
+    LARGEST_PART,
+    contiguous,
+    cut,
+    empty,
+    over,
+    scratch,
+    spread,
+)
 from convae.engine.tiles import VECTOR_BYTES, multiply, transpose
 
 Three: TypeAlias = tuple[int, int, int]
@@ -242,7 +251,7 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
     def part(examples: slice) -> None:
         _c(Z.reshape(-1), matrices, inputs, N, examples.start, examples.stop, shape)
 
-    over(part, cut(N, LARGEST_PART))
+    over(part, spread(N))
     return _channels_first(Z)
 
 
@@ -271,7 +280,7 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
     def part(examples: slice) -> None:
         _h(V.reshape(-1), matrices, outputs, N, examples.start, examples.stop, shape)
 
-    over(part, cut(N, LARGEST_PART))
+    over(part, spread(N))
     return _channels_first(V)
 
 

@@ -163,6 +163,25 @@ def cut(examples: int, length: int) -> list[slice]:
     return [slice(i, min(i + length, examples)) for i in range(0, examples, length)]
 
 
+def spread(examples: int) -> list[slice]:
+    """Divide a batch for work whose results do not depend on how it is divided.
+
+    Parameters
+    ----------
+    examples : int
+        Examples in the batch.
+
+    Returns
+    -------
+    list of slice
+        One part in a thread of the pool, where others are at work already; elsewhere at least two,
+        if there are enough examples.
+    """
+    if getattr(_local, "busy", False):
+        return [slice(0, examples)]
+    return cut(examples, LARGEST_PART if examples > LARGEST_PART else SMALLEST_PART)
+
+
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="convae")

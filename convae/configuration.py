@@ -123,7 +123,7 @@ class TrainerConfig:
     epochs: int = 20
     batch_size: int = 64
     log_every: int = 20  # steps between two points of TensorBoard's training curves
-    panels_every: int = 5  # epochs between two sets of TensorBoard's pictures and histograms
+    panels_every: int = 20  # epochs between two sets of TensorBoard's pictures and histograms
     probe: int = 16  # test images whose reconstructions are shown
     threshold_quantile: float = 0.95  # of validation errors; an image beyond is called an anomaly
     embeddings: int = 1000  # test images in TensorBoard's projector, at the end of the run

@@ -55,26 +55,7 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     FileNotFoundError
         If the files are neither there nor to be downloaded.
     """
-    if not 0 < config.holdout < 0.5:
-        raise ValueError(f"dataset.holdout: {config.holdout} is not between 0 and 0.5")
-    if config.channels not in (None, 1, 3):
-        raise ValueError(f"dataset.channels: {config.channels} is neither 1 (grey) nor 3 (colour)")
-    if config.workers < 0:
-        raise ValueError(f"dataset.workers: {config.workers} is too small; use 0 or more")
-    for name, least, most in (
-        ("image_size", 1, LARGEST_SIDE),
-        ("limit", 2, inf),
-        ("evaluation_limit", 1, inf),
-    ):
-        value = getattr(config, name)
-        if value is not None and not least <= value <= most:
-            raise ValueError(f"dataset.{name}: {value} is not between {least} and {most}")
-    if config.name in BUILT_IN:
-        for name in ("image_size", "channels"):
-            if getattr(config, name) is not None:
-                raise ValueError(
-                    f"dataset.{name}: {config.name!r} comes as it is; leave this at null"
-                )
+    _check(config)
     train, validation, test, classes = _parts(config)
     rng = np.random.default_rng([seed, 1])
     train, test = _divide(train, test, config.holdout, rng)
@@ -109,6 +90,30 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
                 f"images {part.shape}; set dataset.image_size and dataset.channels"
             )
     return Splits(config.name, train, validation, test, anomalous)
+
+
+def _check(config: DatasetConfig) -> None:
+    """Refuse values out of range, before any file is opened."""
+    if not 0 < config.holdout < 0.5:
+        raise ValueError(f"dataset.holdout: {config.holdout} is not between 0 and 0.5")
+    if config.channels not in (None, 1, 3):
+        raise ValueError(f"dataset.channels: {config.channels} is neither 1 (grey) nor 3 (colour)")
+    if config.workers < 0:
+        raise ValueError(f"dataset.workers: {config.workers} is too small; use 0 or more")
+    for name, least, most in (
+        ("image_size", 1, LARGEST_SIDE),
+        ("limit", 2, inf),
+        ("evaluation_limit", 1, inf),
+    ):
+        value = getattr(config, name)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"dataset.{name}: {value} is not between {least} and {most}")
+    if config.name in BUILT_IN:
+        for name in ("image_size", "channels"):
+            if getattr(config, name) is not None:
+                raise ValueError(
+                    f"dataset.{name}: {config.name!r} comes as it is; leave this at null"
+                )
 
 
 def _some(split: Split, limit: int, rng: np.random.Generator) -> Split:

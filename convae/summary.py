@@ -14,9 +14,9 @@ from convae.autoencoder import Autoencoder
 from convae.build import build_corruption
 from convae.configuration import Config
 from convae.corruption import Corruption, Use
-from convae.engine import to_numpy
 from convae.evaluation import mean_image_error, measure, pca_error
 from convae.pictures import error_maps, png, reconstruction_grid
+from convae.probe import encode_all
 from convae.splits import Splits, to_floats
 from convae.state import Progress
 from convae.tensorboard import Board
@@ -172,8 +172,6 @@ def show_embeddings(
         The run's folder.
     """
     some = data.test.select(np.arange(min(count, len(data.test))))
-    batches = [to_floats(pixels, model.xp, model.dtype) for pixels in some.batches(256)]
-    H = np.concatenate([to_numpy(model.encode(x)) for x in batches])
-    x = np.concatenate([to_numpy(x) for x in batches])
+    x = np.concatenate([to_floats(pixels, np, model.dtype) for pixels in some.batches(256)])
     with Board(directory / "projector", after=step) as board:
-        board.embeddings(step, H, x, some.labels)
+        board.embeddings(step, encode_all(model, some), x, some.labels)

@@ -150,7 +150,7 @@ class Board:
         ----------
         step : int
             Updates done so far.
-        H : (N, O, *output) ndarray
+        H : (N, ...) ndarray
             Codes.
         x : (N, C, H, W) ndarray
             The images that they stand for.

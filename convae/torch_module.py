@@ -53,14 +53,14 @@ class TorchLayer(nn.Module):
         geometry, channels = layer.geometry, layer.input_shape[0]
         self.axes = geometry.axes
         self.is_shared = layer.layer.sharing == "shared"
-        elements = prod(geometry.kernel)
-        one_hot = (
-            torch.eye(elements)
-            .reshape(elements, 1, *geometry.kernel)
-            .repeat(channels, *(1 for _ in range(1 + self.axes)))
-        )
-        kernel = self.get_parameter("kernel")
-        self.register_buffer("one_hot", one_hot.to(kernel.dtype), persistent=False)
+        if not self.is_shared:
+            elements = prod(geometry.kernel)
+            one_hot = (
+                torch.eye(elements, dtype=self.get_parameter("kernel").dtype)
+                .reshape(elements, 1, *geometry.kernel)
+                .repeat(channels, *(1 for _ in range(1 + self.axes)))
+            )
+            self.register_buffer("one_hot", one_hot, persistent=False)
 
     def encode(self, V: Tensor) -> Tensor:
         """Take (N, C, *size) images to (N, O, *output) codes."""

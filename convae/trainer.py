@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -262,7 +262,7 @@ class Run:
         epoch = progress.epoch + 1
         train_loss = progress.whole.mean()
         self.check(train_loss)
-        with self.average.in_place() if self.average else nullcontext():
+        with self.averaged():
             loss = self.validate(epoch)
         progress.epoch, progress.batch, progress.whole = epoch, 0, LossSum()
         progress.order = dict(self.rng.bit_generator.state)
@@ -276,6 +276,10 @@ class Run:
         )
         if epoch % trainer.checkpoint_every == 0 or last:
             self.save()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Let the model work with the average of its parameters, if the run keeps one."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def validate(self, epoch: int) -> float:
         """Measure the model, and keep it if it is the best.
@@ -304,7 +308,7 @@ class Run:
     def show_panels(self) -> str:
         """Put pictures and histograms on the board; tell of dead filters, if there are any."""
         x, given = self.probe.images(self.model)
-        with self.average.in_place() if self.average else nullcontext():
+        with self.averaged():
             self.board.panels(self.progress.step, self.model, x, given)
             dead = [dead_filters(H) for H in codes(self.model, self.many)]
         self.board.dead_filters(self.progress.step, dead)

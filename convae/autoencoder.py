@@ -105,8 +105,8 @@ class Autoencoder:
             for index, layer in enumerate(self.layers)
             for name, shape in layer.shapes.items()
         }
-        self.flat_parameters, self.parameters = allocate(self.xp, self._shapes, dtype)
-        self.flat_gradients, self._gradients = allocate(self.xp, self._shapes, dtype)
+        self.flat_parameters, self.parameters = self._allocate()
+        self.flat_gradients, self._gradients = self._allocate()
         self._partial_gradients = [(self.flat_gradients, self._gradients)]
         rng = np.random.default_rng(self.seed)
         for index, layer in enumerate(self.layers):
@@ -125,6 +125,16 @@ class Autoencoder:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a model by its configuration and its parameters."""
         return _revive, (self.configuration(), self.device, to_numpy(self.flat_parameters))
+
+    def _allocate(self) -> tuple[Array, Arrays]:
+        """Make a buffer of the parameters' layout; shared kernels lie as the engine reads them."""
+        shared = [
+            f"{index}.{name}"
+            for index, layer in enumerate(self.layers)
+            for name in layer.shapes
+            if name.endswith("kernel") and layer.layer.sharing == "shared"
+        ]
+        return allocate(self.xp, self._shapes, self.dtype, filters_last=shared)
 
     def _of_layers(self, arrays: Mapping[str, Array]) -> list[Arrays]:
         """Give each layer its arrays, by its own names for them."""
@@ -297,7 +307,7 @@ class Autoencoder:
         penalty.check(self.layers)
         parts = parts_of_batch(self.xp, len(x), self.macs)
         while len(self._partial_gradients) < len(parts):
-            self._partial_gradients.append(allocate(self.xp, self._shapes, self.dtype))
+            self._partial_gradients.append(self._allocate())
         mean = mean_activation(self.layers, x, parts) if penalty.kl else None
 
         def part(examples: slice) -> Array:
@@ -343,7 +353,7 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         target = self._check_batch(x, target)
-        halves = [allocate(self.xp, self._shapes, self.dtype)[1] for _ in range(2)]
+        halves = [self._allocate()[1] for _ in range(2)]
         into = [self._of_layers(half) for half in halves]
         add_gradients(self.layers, self.loss, x, target, len(x), NONE, None, *into)
         return dict(halves[0]), dict(halves[1])

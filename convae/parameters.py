@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 from types import MappingProxyType, ModuleType
 from typing import TypeAlias
 
-from convae.engine import Array
+from convae.engine import Array, filters_first
 
 ALIGNMENT = 16
 """Elements to whose multiple each array's start is rounded up: 64 bytes of float32."""
@@ -16,7 +16,10 @@ Arrays: TypeAlias = Mapping[str, Array]
 
 
 def allocate(
-    xp: ModuleType, shapes: Mapping[str, tuple[int, ...]], dtype: str
+    xp: ModuleType,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: str,
+    filters_last: Collection[str] = (),
 ) -> tuple[Array, Arrays]:
     """Lay out named arrays of zeros, end to end in one buffer.
 
@@ -28,6 +31,8 @@ def allocate(
         Shape of each array, in the order of the layout.
     dtype : str
         Type of the elements.
+    filters_last : collection of str
+        Those of them that are kernels (O, C, *kernel) and lie (*kernel, C, O) in memory.
 
     Returns
     -------
@@ -42,8 +47,12 @@ def allocate(
         starts[name] = end
         end += -(-prod(shape) // ALIGNMENT) * ALIGNMENT
     flat = xp.zeros(end, dtype)
-    views = {
-        name: flat[starts[name] : starts[name] + prod(shape)].reshape(shape)
-        for name, shape in shapes.items()
-    }
+    views = {}
+    for name, shape in shapes.items():
+        elements = flat[starts[name] : starts[name] + prod(shape)]
+        if name in filters_last:
+            O, C, *kernel = shape
+            views[name] = filters_first(elements.reshape(*kernel, C, O))
+        else:
+            views[name] = elements.reshape(shape)
     return flat, MappingProxyType(views)

@@ -1,6 +1,14 @@
 """The mathematics on arrays: c, h, g and rot180, on NumPy and CuPy."""
 
-from convae.engine.arrays import Array, array_module, module_for, positions_first, rows, to_numpy
+from convae.engine.arrays import (
+    Array,
+    array_module,
+    filters_first,
+    module_for,
+    positions_first,
+    rows,
+    to_numpy,
+)
 from convae.engine.cpu import compiled_passes
 from convae.engine.geometry import Geometry, resolve
 from convae.engine.identity import trilinear_error
@@ -13,6 +21,7 @@ __all__ = [
     "array_module",
     "c",
     "compiled_passes",
+    "filters_first",
     "g",
     "h",
     "module_for",

@@ -129,6 +129,23 @@ def positions_first(array: Array) -> Array:
     return lying.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
 
 
+def filters_first(array: Array) -> Array:
+    """View a kernel that lies filters last, as the CPU engine reads and makes shared kernels.
+
+    Parameters
+    ----------
+    array : (*kernel, C, O) ndarray
+        The kernel.
+
+    Returns
+    -------
+    (O, C, *kernel) ndarray
+        The same memory.
+    """
+    axes = array.ndim - 2
+    return array.transpose(axes + 1, axes, *range(axes))
+
+
 def rows(*arrays: Array) -> list[np.ndarray[Any, Any]] | None:
     """Show batches that lie positions first in memory, as `c` and `h` return them, as rows.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from convae.engine.arrays import Array
+from convae.engine.arrays import Array, filters_first
 from convae.engine.compiled import compiled
 from convae.engine.geometry import Geometry
 from convae.engine.parallel import (
@@ -95,7 +95,7 @@ def _row(shape: Shape, j0: int, m0: int, j1: int, m1: int, j2: int, m2: int) -> 
 
 @compiled
 def _c(Z: Array, K: Array, V: Array, N: int, first: int, last: int, shape: Shape) -> None:
-    """Compute Z (*output, O, N) for the examples from first to last; K is (O, *kernel, C)."""
+    """Compute Z (*output, O, N) for the examples from first to last; K is (*kernel, C, O)."""
     (_, k1, k2), C, O = shape.kernel, shape.channels, shape.filters
     columns = BLOCK_BYTES // Z.itemsize
     for example in range(first, last, columns):
@@ -110,10 +110,10 @@ def _c(Z: Array, K: Array, V: Array, N: int, first: int, last: int, shape: Shape
                     Z[row : row + columns] = 0
                 low0 = high0
             for m0 in range(low0, high0):
-                k = ((m0 * k1 + low1) * k2 + low2) * C
+                k = ((m0 * k1 + low1) * k2 + low2) * C * O
                 v = _row(shape, j0, m0, j1, low1, j2, low2) * N + example
                 # fmt: off
-                multiply(O, Z, z, N, K, k, len(K) // O, k2 * C, V, v, N, shape.size[2] * C * N,
+                multiply(O, Z, z, N, K, k, 1, O, k2 * C * O, V, v, N, shape.size[2] * C * N,
                          (high2 - low2) * C, high1 - low1, m0 == low0)
                 # fmt: on
             z += O * N
@@ -137,7 +137,7 @@ def _h(V: Array, K: Array, G: Array, N: int, first: int, last: int, shape: Shape
                 for m1 in range(low1, high1):
                     k = ((m0 * k1 + m1) * k2 + low2) * C * O
                     v = _row(shape, j0, m0, j1, m1, j2, low2) * N + example
-                    multiply((high2 - low2) * C, V, v, N, K, k, O, 0, G, g, N, 0, O, 1, False)
+                    multiply((high2 - low2) * C, V, v, N, K, k, O, 1, 0, G, g, N, 0, O, 1, False)
             g += O * N
 
 
@@ -191,7 +191,7 @@ def _g(D: Array, T: Array, G: Array, V: Array, N: int, first: int, last: int, sh
                             t = (o * positions + j2 * columns) * columns
                             # fmt: off
                             multiply((high2 - low2) * C, D, d, filters,
-                                     V, v, N, shape.stride[2] * C * N,
+                                     V, v, N, 1, shape.stride[2] * C * N,
                                      T, t, columns, columns * columns, columns, end - j2, False)
                             # fmt: on
                             j2 = end
@@ -220,6 +220,13 @@ def _flat(array: Array) -> Array:
     return contiguous(array.transpose(*range(1, axes + 1), 0, -1)).reshape(-1)
 
 
+def _filters_last(K: Array, axes: int) -> Array:
+    """Lay a kernel out as (*kernel, C, O), where it does not lie so already."""
+    O, *_ = K.shape
+    elements = K.reshape(O, K.shape[-axes - 1], -1)
+    return contiguous(elements.transpose(2, 1, 0)).reshape(-1)
+
+
 def _channels_first(array: Array) -> Array:
     """View (*size, C, N) as (C, *size, N)."""
     axes = array.ndim - 2
@@ -244,8 +251,7 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
         Z, positions first in memory.
     """
     O, C, N = K.shape[0], V.shape[0], V.shape[-1]
-    shape, inputs = _shape(geometry, C, O), _flat(V)
-    matrices = contiguous(K.reshape(O, C, -1).transpose(0, 2, 1)).reshape(-1)
+    shape, matrices, inputs = _shape(geometry, C, O), _filters_last(K, geometry.axes), _flat(V)
     Z = empty((*geometry.output, O, N), V.dtype)
 
     def part(examples: slice) -> None:
@@ -273,8 +279,7 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
         V', positions first in memory.
     """
     O, C, N = K.shape[0], K.shape[-geometry.axes - 1], G.shape[-1]
-    shape, outputs = _shape(geometry, C, O), _flat(G)
-    matrices = contiguous(K.reshape(O, C, -1).transpose(2, 1, 0)).reshape(-1)
+    shape, matrices, outputs = _shape(geometry, C, O), _filters_last(K, geometry.axes), _flat(G)
     V = empty((*geometry.size, C, N), G.dtype)
 
     def part(examples: slice) -> None:
@@ -301,7 +306,7 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
     Returns
     -------
     ndarray
-        dK of the shape K_shape, the parts' sums added in their order.
+        dK of the shape K_shape, filters last in memory, the parts' sums added in their order.
     """
     C, O, N = V.shape[0], G.shape[0], V.shape[-1]
     shape, outputs, inputs = _shape(geometry, C, O), _flat(G), _flat(V)
@@ -320,5 +325,4 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
     D, *others = over(part, cut(N, LARGEST_PART))
     for other in others:
         D += other
-    elements = D[..., :O].reshape(-1, C, O)
-    return contiguous(elements.transpose(2, 1, 0)).reshape(K_shape)
+    return filters_first(D[..., :O]).reshape(K_shape)

@@ -103,7 +103,7 @@ def _emit_tile(emit: Emitter, rows: int, D: Any, A: Any, B: Any, sizes: dict[str
     places = [(row, v) for row in emit.rows(D, sizes["ldd"], rows) for v in range(VECTORS)]
 
     def pair(corners: list[Any], sums: list[Any]) -> Any:
-        columns = [(row, INTEGER(1)) for row in emit.rows(corners[0], sizes["lda"], rows)]
+        columns = [(row, sizes["a_column"]) for row in emit.rows(corners[0], sizes["lda"], rows)]
         return emit.loop(sizes["depth"], [(corners[1], sizes["ldb"]), *columns], sums, multiply_add)
 
     def multiply_add(pointers: list[Any], sums: list[Any]) -> list[Any]:
@@ -136,6 +136,7 @@ def multiply(
     A: Any,
     a: Any,
     lda: Any,
+    a_column: Any,
     a_step: Any,
     B: Any,
     b: Any,
@@ -152,17 +153,17 @@ def multiply(
     The next pair lies a_step and b_step further on. With `fresh` D is overwritten.
     """
     integer = types.intp
-    matrices = [m for array in (D, A, B) for m in (array, integer, integer, integer)]
-    del matrices[3]  # D does not move
-    signature = types.void(integer, *matrices, integer, integer, types.boolean)
+    D_, A_, B_ = ((array, *(integer,) * count) for array, count in ((D, 2), (A, 4), (B, 3)))
+    signature = types.void(integer, *D_, *A_, *B_, integer, integer, types.boolean)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        count, D_, d, ldd, A_, a, lda, a_step, B_, b, ldb, b_step, depth, pairs, fresh = arguments
+        count, D_, d, ldd, A_, a, lda, a_column, a_step, *others = arguments
+        B_, b, ldb, b_step, depth, pairs, fresh = others
         emit = Emitter(context, builder, D.dtype)
         corner_D, corner_A = emit.pointer(D_, D, d), emit.pointer(A_, A, a)
         corner_B = emit.pointer(B_, B, b)
         sizes = {"ldd": ldd, "lda": lda, "ldb": ldb, "a_step": a_step, "b_step": b_step}
-        sizes |= {"depth": depth, "pairs": pairs, "fresh": fresh}
+        sizes |= {"a_column": a_column, "depth": depth, "pairs": pairs, "fresh": fresh}
 
         def tile(rows: int, first: Any) -> None:
             D_tile = builder.gep(corner_D, [builder.mul(first, ldd)])

@@ -42,3 +42,19 @@ def compiled(function: Function) -> Function:
         return numba.njit(function, cache=True, **how)  # type: ignore[no-any-return]
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(function, **how)  # type: ignore[no-any-return]
+
+
+def inlined(function: Function) -> Function:
+    """Write a function into those compiled ones that call it; what they know, it knows.
+
+    Parameters
+    ----------
+    function : callable
+        Plain loops over arrays and numbers.
+
+    Returns
+    -------
+    callable
+        The same function, to be called by compiled ones.
+    """
+    return numba.njit(function, inline="always")  # type: ignore[no-any-return]

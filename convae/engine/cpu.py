@@ -1,12 +1,14 @@
 """The NumPy backend: which way a problem is computed, over chunks of the batch.
 
-Ordinary convolutions of whole blocks of examples are computed in place by `direct`, the rest of
-the family as large matrix products by `gemm`. Partial sums are added in the order of the chunks.
+Ordinary convolutions of whole blocks of examples are computed in place by `direct`, or by
+`winograd` where many channels make that faster; the rest of the family as large matrix products by
+`gemm`. Partial sums are added in the order of the chunks.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from math import prod
 from types import ModuleType
 
@@ -44,33 +46,38 @@ def chunks(geometry: Geometry, channels: int, itemsize: int, examples: int) -> l
     return cut(examples, min(max(COLUMNS_BYTES // per_example, 1), LARGEST_PART))
 
 
-def suits_direct(geometry: Geometry, examples: int, itemsize: int) -> bool:
-    """Choose the way: `direct` for an ordinary kernel and whole blocks of examples.
+@lru_cache(maxsize=1024)
+def compiled_way(
+    operation: str, geometry: Geometry, channels: int, filters: int, examples: int, itemsize: int
+) -> Callable[..., Array] | None:
+    """Find the compiled way of an ordinary kernel and whole blocks of examples.
 
     Parameters
     ----------
+    operation : {"c", "h", "g"}
+        What is to be computed.
     geometry : Geometry
         The resolved geometry.
+    channels, filters : int
+        Channels of the input and of the output.
     examples, itemsize : int
         Examples in the batch, and bytes of one element.
 
     Returns
     -------
-    bool
-        True for `direct`, False for `gemm`.
+    callable or None
+        The operation of `winograd` where that is faster, or of `direct`, to be called as those of
+        this module; None for `gemm`.
     """
-    return (
-        set(geometry.tile) == set(geometry.dilation) == {1}
-        and geometry.groups == 1
-        and examples * itemsize % BLOCK_BYTES == 0
-    )
+    blocks, rest = divmod(examples * itemsize, BLOCK_BYTES)
+    if rest or geometry.groups != 1 or {*geometry.tile, *geometry.dilation} != {1}:
+        return None
+    from convae.engine import direct, winograd  # here, since importing Numba takes time
 
-
-@cache
-def _direct() -> ModuleType:
-    from convae.engine import direct  # here, since importing Numba takes time
-
-    return direct
+    plan = winograd.plan(operation, geometry, channels, filters, blocks)
+    if plan is None:
+        return getattr(direct, operation)  # type: ignore[no-any-return]
+    return partial(getattr(winograd, operation), plan=plan)
 
 
 @cache
@@ -104,8 +111,9 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
     (O, *output, N) ndarray
         Z.
     """
-    if suits_direct(geometry, V.shape[-1], V.itemsize):
-        return _direct().c(K, V, geometry)
+    way = compiled_way("c", geometry, V.shape[0], K.shape[0], V.shape[-1], V.itemsize)
+    if way is not None:
+        return way(K, V, geometry)
     parts = chunks(geometry, V.shape[0], V.itemsize, V.shape[-1])
     if len(parts) == 1:
         return gemm.c(np, K, V, geometry, scratch)
@@ -135,9 +143,10 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
     (C, *size, N) ndarray
         V'.
     """
-    if suits_direct(geometry, G.shape[-1], G.itemsize):
-        return _direct().h(K, G, geometry)
     C = K.shape[-geometry.axes - 1] * geometry.groups
+    way = compiled_way("h", geometry, C, K.shape[0], G.shape[-1], G.itemsize)
+    if way is not None:
+        return way(K, G, geometry)
     parts = chunks(geometry, C, G.itemsize, G.shape[-1])
     if len(parts) == 1:
         return gemm.h(np, K, G, geometry, scratch)
@@ -169,14 +178,15 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
     ndarray
         dK of the shape K_shape, the chunks' sums added in their order.
     """
-    if suits_direct(geometry, V.shape[-1], V.itemsize):
-        return _direct().g(G, V, K_shape, geometry)
+    way = compiled_way("g", geometry, V.shape[0], G.shape[0], V.shape[-1], V.itemsize)
+    if way is not None:
+        return way(G, V, K_shape, geometry)
 
     def part(examples: slice) -> Array:
         return gemm.g(np, G[..., examples], V[..., examples], K_shape, geometry, scratch)
 
     parts = over(part, chunks(geometry, V.shape[0], V.itemsize, V.shape[-1]))
     dK = parts[0]
-    for partial in parts[1:]:
-        dK += partial
+    for other in parts[1:]:
+        dK += other
     return dK

@@ -142,7 +142,7 @@ def _h(V: Array, K: Array, G: Array, N: int, first: int, last: int, shape: Shape
 
 
 @compiled
-def _turn(T: Array, G: Array, g: int, N: int, O: int, positions: int) -> None:
+def turn(T: Array, G: Array, g: int, N: int, O: int, positions: int) -> None:
     """Transpose G (positions, O, N) from element g on to T (O / columns, positions, n, columns).
 
     One tile's worth of examples, n, and as many columns of filters, so that `multiply` reads T in
@@ -166,7 +166,7 @@ def _turn(T: Array, G: Array, g: int, N: int, O: int, positions: int) -> None:
 def _g(D: Array, T: Array, G: Array, V: Array, N: int, first: int, last: int, shape: Shape) -> None:
     """Add the gradient over the examples from first to last to D (*kernel, C, filters).
 
-    These are O filters and others, without meaning, that fill up a tile. T is scratch for `_turn`.
+    These are O filters and others, without meaning, that fill up a tile. T is scratch for `turn`.
     """
     (_, k1, k2), C, O = shape.kernel, shape.channels, shape.filters
     positions = shape.output[2]
@@ -178,7 +178,7 @@ def _g(D: Array, T: Array, G: Array, V: Array, N: int, first: int, last: int, sh
             j0, j1, _ = _position(shape, j)
             low0, high0 = _meets(shape, 0, j0)
             low1, high1 = _meets(shape, 1, j1)
-            _turn(T, G, g, N, O, positions)
+            turn(T, G, g, N, O, positions)
             for o in range(0, filters, columns):
                 for m0 in range(low0, high0):
                     for m1 in range(low1, high1):
@@ -214,20 +214,19 @@ def _shape(geometry: Geometry, channels: int, filters: int) -> Shape:
     )
 
 
-def _flat(array: Array) -> Array:
+def flat(array: Array) -> Array:
     """Lay (C, *size, N) out as (*size, C, N), where it does not lie so already."""
     axes = array.ndim - 2
     return contiguous(array.transpose(*range(1, axes + 1), 0, -1)).reshape(-1)
 
 
-def _filters_last(K: Array, axes: int) -> Array:
-    """Lay a kernel out as (*kernel, C, O), where it does not lie so already."""
-    O, *_ = K.shape
-    elements = K.reshape(O, K.shape[-axes - 1], -1)
-    return contiguous(elements.transpose(2, 1, 0)).reshape(-1)
+def filters_last(K: Array, axes: int) -> Array:
+    """Lay a kernel out as (elements, C, O), where it does not lie so already."""
+    elements = K.reshape(K.shape[0], K.shape[-axes - 1], -1)
+    return contiguous(elements.transpose(2, 1, 0))
 
 
-def _channels_first(array: Array) -> Array:
+def channels_first(array: Array) -> Array:
     """View (*size, C, N) as (C, *size, N)."""
     axes = array.ndim - 2
     return array.transpose(axes, *range(axes), -1)
@@ -251,14 +250,15 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
         Z, positions first in memory.
     """
     O, C, N = K.shape[0], V.shape[0], V.shape[-1]
-    shape, matrices, inputs = _shape(geometry, C, O), _filters_last(K, geometry.axes), _flat(V)
+    shape, inputs = _shape(geometry, C, O), flat(V)
+    matrices = filters_last(K, geometry.axes).reshape(-1)
     Z = empty((*geometry.output, O, N), V.dtype)
 
     def part(examples: slice) -> None:
         _c(Z.reshape(-1), matrices, inputs, N, examples.start, examples.stop, shape)
 
     over(part, spread(N))
-    return _channels_first(Z)
+    return channels_first(Z)
 
 
 def h(K: Array, G: Array, geometry: Geometry) -> Array:
@@ -279,14 +279,15 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
         V', positions first in memory.
     """
     O, C, N = K.shape[0], K.shape[-geometry.axes - 1], G.shape[-1]
-    shape, matrices, outputs = _shape(geometry, C, O), _filters_last(K, geometry.axes), _flat(G)
+    shape, outputs = _shape(geometry, C, O), flat(G)
+    matrices = filters_last(K, geometry.axes).reshape(-1)
     V = empty((*geometry.size, C, N), G.dtype)
 
     def part(examples: slice) -> None:
         _h(V.reshape(-1), matrices, outputs, N, examples.start, examples.stop, shape)
 
     over(part, spread(N))
-    return _channels_first(V)
+    return channels_first(V)
 
 
 def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
@@ -309,7 +310,7 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
         dK of the shape K_shape, filters last in memory, the parts' sums added in their order.
     """
     C, O, N = V.shape[0], G.shape[0], V.shape[-1]
-    shape, outputs, inputs = _shape(geometry, C, O), _flat(G), _flat(V)
+    shape, outputs, inputs = _shape(geometry, C, O), flat(G), flat(V)
     columns = BLOCK_BYTES // V.itemsize
     filters = -(-O // columns) * columns
 

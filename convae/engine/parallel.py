@@ -62,7 +62,7 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> A
     buffers: dict[str, np.ndarray[Any, Any]] = _local.buffers
     size = prod(shape) * dtype.itemsize
     if name not in buffers or buffers[name].nbytes < size:
-        buffers[name] = np.empty(size, np.uint8)
+        buffers[name] = np.frombuffer(_aligned(size), np.uint8)
     return buffers[name][:size].view(dtype).reshape(shape)
 
 

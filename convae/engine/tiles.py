@@ -1,7 +1,7 @@
-"""Tiles of a matrix product, and of a transposition, that live in the processor's registers.
+"""Small products, transpositions and linear maps that live in the processor's registers.
 
-Numba's own loops keep sums in memory, so these two are written in LLVM's terms. Numba does not
-notice changes here: what it has compiled is renewed when the file that calls these changes.
+Numba's own loops keep sums in memory, so these are written in LLVM's terms. Numba does not notice
+changes here: what it has compiled is renewed when the file that calls these changes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 from convae.engine.compiled import AVX512
 from convae.engine.parallel import BLOCK_BYTES
+from convae.engine.toom_cook import Matrix, scheme
 
 VECTOR_BYTES = 64
 VECTORS = BLOCK_BYTES // VECTOR_BYTES
@@ -25,7 +26,7 @@ ROWS = 8 if AVX512 else 3
 """Rows of a tile; with its columns as many as registers hold, beside a row of B."""
 
 INTEGER = ir.IntType(64)
-FUSED = {"flags": ("contract",)}  # a multiplication and an addition in one instruction
+FUSED = {"flags": ("contract", "nsz")}  # a multiplication and an addition in one instruction
 
 
 class Emitter:
@@ -68,6 +69,35 @@ class Emitter:
     def shuffle(self, a: Any, b: Any, places: Sequence[int]) -> Any:
         """Choose the places of a new vector among those of two others."""
         return self.builder.shuffle_vector(a, b, self._mask(places))
+
+    def spare(self) -> Any:
+        """Point at a row of zeros, in place of rows that do not exist."""
+        row = cgutils.alloca_once(self.builder, ir.ArrayType(self.vector, VECTORS), zfill=True)
+        return self.builder.bitcast(row, self.vector.element.as_pointer())
+
+    def among(self, places: list[Any], low: Any, high: Any, spare: Any) -> list[Any]:
+        """Replace the pointers before number low and from high on."""
+        chosen = []
+        for number, place in enumerate(places):
+            exists = self.builder.and_(
+                self.builder.icmp_signed("<=", low, INTEGER(number)),
+                self.builder.icmp_signed("<", INTEGER(number), high),
+            )
+            chosen.append(self.builder.select(exists, place, spare))
+        return chosen
+
+    def product(self, matrix: Matrix, rows: list[Any]) -> list[Any]:
+        """Multiply a matrix of constants by rows of one vector each."""
+        builder, results = self.builder, []
+        for factors in matrix:
+            total = ir.Constant(self.vector, None)
+            for factor, row in zip(factors, rows, strict=True):
+                if factor:
+                    number = ir.Constant(self.vector.element, float(factor))
+                    term = builder.fmul(row, self.everywhere(number), **FUSED)
+                    total = builder.fadd(total, term, **FUSED)
+            results.append(total)
+        return results
 
     def _mask(self, places: Sequence[int]) -> Any:
         return ir.Constant(ir.VectorType(ir.IntType(32), self.width), list(places))
@@ -209,3 +239,94 @@ def transpose(typing: Any, D: Any, d: Any, ldd: Any, A: Any, a: Any, lda: Any) -
         return context.get_dummy_value()
 
     return types.void(D, integer, integer, A, integer, integer), codegen
+
+
+@intrinsic(prefer_literal=True)
+def to_points(
+    typing: Any,
+    side: Any,
+    kernel: Any,
+    stride: Any,
+    tile: Any,
+    D: Any,
+    d: Any,
+    ldd: Any,
+    A: Any,
+    a: Any,
+    lda: Any,
+    low: Any,
+    high: Any,
+) -> Any:
+    """Set rows of D to a matrix of a scheme times rows of A; both are flat arrays.
+
+    The first four, constants, name the matrix: the side, "K", "V" or "G", of
+    `convae.engine.toom_cook.scheme`. Rows are `BLOCK_BYTES` long, begin at d and a, and are ldd and
+    lda elements apart. Of those of A only the ones from low up to high exist; others are zero.
+    """
+    integer = types.intp
+    literals = side, kernel, stride, tile
+    matrix = _matrix(*literals)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        D_, d, ldd, A_, a, lda, low, high = arguments[4:]
+        emit = Emitter(context, builder, D.dtype)
+        zeros = emit.spare()
+        given = emit.among(emit.rows(emit.pointer(A_, A, a), lda, len(matrix[0])), low, high, zeros)
+        places = emit.rows(emit.pointer(D_, D, d), ldd, len(matrix))
+        for v in range(VECTORS):
+            results = emit.product(matrix, [emit.load(place, v) for place in given])
+            for result, place in zip(results, places, strict=True):
+                emit.store(result, place, v)
+        return context.get_dummy_value()
+
+    return types.void(*literals, D, *(integer,) * 2, A, *(integer,) * 4), codegen
+
+
+@intrinsic(prefer_literal=True)
+def from_points(
+    typing: Any,
+    side: Any,
+    kernel: Any,
+    stride: Any,
+    tile: Any,
+    D: Any,
+    d: Any,
+    ldd: Any,
+    low: Any,
+    high: Any,
+    A: Any,
+    a: Any,
+    lda: Any,
+    add: Any,
+) -> Any:
+    """Set, or add to, rows of D the transpose of a matrix of a scheme times rows of A.
+
+    As `to_points`; here it is of the rows of D that only those from low up to high exist. `add` is
+    a constant.
+    """
+    integer = types.intp
+    literals = side, kernel, stride, tile
+    matrix = [list(column) for column in zip(*_matrix(*literals), strict=True)]
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        D_, d, ldd, low, high, A_, a, lda, _ = arguments[4:]
+        emit = Emitter(context, builder, D.dtype)
+        given = emit.rows(emit.pointer(A_, A, a), lda, len(matrix[0]))
+        places = emit.rows(emit.pointer(D_, D, d), ldd, len(matrix))
+        places = emit.among(places, low, high, emit.spare())
+        for v in range(VECTORS):
+            results = emit.product(matrix, [emit.load(place, v) for place in given])
+            for result, place in zip(results, places, strict=True):
+                if add.literal_value:
+                    result = builder.fadd(result, emit.load(place, v))
+                emit.store(result, place, v)
+        return context.get_dummy_value()
+
+    return types.void(*literals, D, *(integer,) * 4, A, *(integer,) * 2, add), codegen
+
+
+def _matrix(side: Any, kernel: Any, stride: Any, tile: Any) -> Matrix:
+    """Find the matrix that the literal arguments of a call name."""
+    found = scheme(kernel.literal_value, stride.literal_value, tile.literal_value)
+    matrix: Matrix = getattr(found, side.literal_value)
+    return matrix

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from convae import engine
 from convae.engine import cpu, definition, gemm, parallel
+from convae.engine import direct as direct_way
 from tests.conftest import REPOSITORY
 from tests.engine.test_operations import CONVOLUTIONS, TOLERANCE
 
@@ -108,10 +109,12 @@ def test_which_way_a_problem_goes() -> None:
         (64, 4): {**plain, "dilation": 2},
         (96, 4): {**plain, "tile": (1, 2)},
     }
-    for (examples, itemsize), arguments in direct.items():
-        assert cpu.suits_direct(engine.resolve(**arguments), examples, itemsize)
-    for (examples, itemsize), arguments in otherwise.items():
-        assert not cpu.suits_direct(engine.resolve(**arguments), examples, itemsize)
+    for operation in "chg":
+        for block, arguments in direct.items():
+            way = cpu.compiled_way(operation, engine.resolve(**arguments), 1, 32, *block)
+            assert way is getattr(direct_way, operation)
+        for block, arguments in otherwise.items():
+            assert cpu.compiled_way(operation, engine.resolve(**arguments), 64, 64, *block) is None
 
 
 def test_a_position_that_meets_padding_alone_is_zero() -> None:

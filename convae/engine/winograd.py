@@ -1,0 +1,265 @@
+"""c, h and g of shared kernels with fewer multiplications, where there are many channels.
+
+The outputs are divided into tiles, the last of which may reach beyond the edge. Along each of the
+last two axes a scheme of `toom_cook` takes to its points what belongs to a tile: elements of the
+kernel, positions of the input, positions of the output. There c, h and g are ordinary products of
+matrices, one for every point, and the transposed maps bring the results back:
+
+    c:  Z[tile]   = G^T of (K^[p]   @ V^[p]  for every point p)
+    h:  V'[tile] += V^T of (K^[p]^T @ G^[p])
+    g:  dK        = K^T of (sum over tiles of V^[p] @ G^[p]^T)
+
+`points` holds the compiled loops.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import ceil, gcd, prod
+from typing import Any
+
+from convae.engine.arrays import Array, filters_first
+from convae.engine.direct import channels_first, filters_last, flat
+from convae.engine.geometry import Geometry
+from convae.engine.parallel import (
+    BLOCK_BYTES,
+    LARGEST_PART,
+    contiguous,
+    cut,
+    empty,
+    over,
+    scratch,
+    spread,
+)
+from convae.engine.points import Plan, Shape, Two, kernel_maps, operations
+from convae.engine.tiles import ROWS
+from convae.engine.toom_cook import possible
+
+TILES = (1, 2, 3, 4)
+"""Outputs of a tile along an axis; larger ones cost float32 its accuracy."""
+
+PRODUCTS = 0.9
+"""Time of a multiply-accumulate at a point, in those of `direct`; measured, as are the next two."""
+
+MAPS = {"c": 3.5, "h": 5.5, "g": 6.5}
+"""Time of taking a row to a point and back, for each output of a tile, in the same unit."""
+
+KERNEL = 0.5
+"""Time of taking a kernel to its points, in products at these points."""
+
+WORTH_WHILE = 0.8
+"""Part of the time of `direct` that has to be undercut; inside a step, smaller gains were lost."""
+
+
+def plan(
+    operation: str, geometry: Geometry, channels: int, filters: int, blocks: int
+) -> Plan | None:
+    """Choose the tile by which a problem takes the least time, if `direct` takes clearly more.
+
+    Parameters
+    ----------
+    operation : {"c", "h", "g"}
+        What is to be computed.
+    geometry : Geometry
+        The resolved geometry, of an ordinary kernel.
+    channels, filters : int
+        Channels of the input and of the output.
+    blocks : int
+        Blocks of examples.
+
+    Returns
+    -------
+    Plan or None
+        None where `direct` is faster, and for three axes.
+    """
+    if geometry.axes == 3:
+        return None
+    kernel, stride, output = _two(geometry.kernel), _two(geometry.stride), _two(geometry.output)
+    best, least = None, WORTH_WHILE * _meetings(geometry)
+    for tile in product(TILES, TILES):
+        if all(map(possible, kernel, stride, tile)):
+            candidate = Plan(kernel, stride, tile)
+            maps = MAPS[operation] * max(tile) * (1 / channels + 1 / filters)
+            tiles = prod(ceil(n / m) for n, m in zip(output, tile, strict=True))
+            time = (tiles * (PRODUCTS + maps) + KERNEL / blocks) * prod(candidate.points)
+            if time < least:
+                best, least = candidate, time
+    return best
+
+
+def _meetings(geometry: Geometry) -> int:
+    """Count the pairs of a kernel element and an output position that meet the input."""
+    axes = zip(
+        geometry.size,
+        geometry.output,
+        geometry.kernel,
+        geometry.stride,
+        geometry.padding,
+        strict=True,
+    )
+    return prod(
+        sum(0 <= j * stride + m - before < size for j in range(output) for m in range(kernel))
+        for size, output, kernel, stride, (before, _) in axes
+    )
+
+
+def _two(entries: tuple[int, ...], filling: int = 1) -> Two:
+    first, second = (filling,) * (2 - len(entries)) + entries
+    return first, second
+
+
+def _shape(geometry: Geometry, channels: int, filters: int) -> Shape:
+    before = _two(tuple(before for before, _ in geometry.padding), 0)
+    return Shape(_two(geometry.size), _two(geometry.output), before, channels, filters)
+
+
+def _lend(plan: Plan, dtype: Any, **rows: int) -> list[Array]:
+    """Lend memory for so many rows at the points, and for one row's way there."""
+    columns = BLOCK_BYTES // dtype.itemsize
+    lent = [
+        scratch(name, (count * prod(plan.points) * columns,), dtype) for name, count in rows.items()
+    ]
+    return [*lent, scratch("T", (prod(plan.positions) * columns,), dtype)]
+
+
+def _rows(outer: int, inner: int, itemsize: int) -> int:
+    """Round up the rows of a matrix, to whole tiles of `multiply` and whole columns of maps."""
+    columns = BLOCK_BYTES // itemsize
+    step = ROWS * columns // gcd(ROWS * inner, columns)
+    return -(-outer // step) * step
+
+
+def _at_points(K: Array, plan: Plan) -> Array:
+    """Take a kernel (*kernel, inner, outer) to (points, outer / ROWS, inner, ROWS)."""
+    inner, outer = K.shape[-2:]
+    rows = _rows(outer, inner, K.itemsize)
+    packed = empty((prod(plan.kernel), rows // ROWS, inner, ROWS), K.dtype)
+    elements = K.reshape(len(packed), inner, outer)
+    whole, rest = divmod(outer, ROWS)
+    tiles = elements[..., : whole * ROWS].reshape(len(packed), inner, whole, ROWS)
+    packed[:, :whole] = tiles.transpose(0, 2, 1, 3)
+    packed[:, whole:] = 0
+    if rest:
+        packed[:, whole, :, :rest] = elements[..., whole * ROWS :]
+    at_points = empty((prod(plan.points) * rows * inner,), K.dtype)
+    (T,) = _lend(plan, K.dtype)
+    to, _ = kernel_maps(plan)
+    to(at_points, packed.reshape(-1), T, rows * inner)
+    return at_points
+
+
+def c(K: Array, V: Array, geometry: Geometry, plan: Plan) -> Array:
+    """Strided convolution; see `convae.engine.direct.c`.
+
+    Parameters
+    ----------
+    K : (O, C, *kernel) ndarray
+        The kernel; it may have a tile, of one.
+    V : (C, *size, N) ndarray
+        The input.
+    geometry : Geometry
+        The resolved geometry.
+    plan : Plan
+        The tile.
+
+    Returns
+    -------
+    (O, *output, N) ndarray
+        Z, positions first in memory.
+    """
+    O, C, N = K.shape[0], V.shape[0], V.shape[-1]
+    shape, inputs = _shape(geometry, C, O), flat(V)
+    kernel = _at_points(filters_last(K, geometry.axes), plan)
+    Z = empty((*geometry.output, O, N), V.dtype)
+    compute, _, _ = operations(plan)
+
+    def part(examples: slice) -> None:
+        lent = _lend(plan, V.dtype, P=C, Q=_rows(O, C, V.itemsize))
+        N_range = examples.start, examples.stop
+        compute(Z.reshape(-1), kernel, inputs, N, *N_range, shape, *lent)
+
+    over(part, spread(N))
+    return channels_first(Z)
+
+
+def h(K: Array, G: Array, geometry: Geometry, plan: Plan) -> Array:
+    """Transposed convolution; see `convae.engine.direct.h`.
+
+    Parameters
+    ----------
+    K : (O, C, *kernel) ndarray
+        The kernel; it may have a tile, of one.
+    G : (O, *output, N) ndarray
+        What lies on the output side.
+    geometry : Geometry
+        The resolved geometry.
+    plan : Plan
+        The tile.
+
+    Returns
+    -------
+    (C, *size, N) ndarray
+        V', positions first in memory.
+    """
+    O, C, N = K.shape[0], K.shape[-geometry.axes - 1], G.shape[-1]
+    shape, outputs = _shape(geometry, C, O), flat(G)
+    kernel = _at_points(filters_last(K, geometry.axes).swapaxes(-1, -2), plan)
+    V = empty((*geometry.size, C, N), G.dtype)
+    _, compute, _ = operations(plan)
+
+    def part(examples: slice) -> None:
+        lent = _lend(plan, G.dtype, P=_rows(C, O, G.itemsize), Q=O)
+        N_range = examples.start, examples.stop
+        compute(V.reshape(-1), kernel, outputs, N, *N_range, shape, *lent)
+
+    over(part, spread(N))
+    return channels_first(V)
+
+
+def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry, plan: Plan) -> Array:
+    """Gradient of the kernel; see `convae.engine.direct.g`.
+
+    Parameters
+    ----------
+    G : (O, *output, N) ndarray
+        What lies on the output side.
+    V : (C, *size, N) ndarray
+        What lies on the input side.
+    K_shape : tuple of int
+        Shape of the result, (O, C, *kernel), perhaps with a tile of 1 by 1.
+    geometry : Geometry
+        The resolved geometry.
+    plan : Plan
+        The tile.
+
+    Returns
+    -------
+    ndarray
+        dK of the shape K_shape, filters last in memory, the parts' sums added in their order.
+    """
+    C, O, N = V.shape[0], G.shape[0], V.shape[-1]
+    shape, outputs, inputs = _shape(geometry, C, O), flat(G), flat(V)
+    columns = BLOCK_BYTES // V.itemsize
+    chunks = -(-O // columns)
+    _, _, compute = operations(plan)
+
+    def part(examples: slice) -> Array:
+        D = empty((prod(plan.points), chunks, C, columns), V.dtype)
+        D[...] = 0
+        U = scratch("U", (prod(plan.tile) * chunks * columns * columns,), V.dtype)
+        if chunks * columns > O:
+            U[...] = 0
+        lent = _lend(plan, V.dtype, P=C, Q=chunks * columns)
+        N_range = examples.start, examples.stop
+        compute(D.reshape(-1), U, outputs, inputs, N, *N_range, shape, *lent)
+        return D
+
+    D, *others = over(part, cut(N, LARGEST_PART))
+    for other in others:
+        D += other
+    dK = empty((*geometry.kernel, chunks, C, columns), V.dtype)
+    (T,) = _lend(plan, V.dtype)
+    _, back = kernel_maps(plan)
+    back(dK.reshape(-1), D.reshape(-1), T, chunks * C * columns)
+    dK = contiguous(dK.swapaxes(-3, -2)).reshape(*geometry.kernel, C, chunks * columns)
+    return filters_first(dK[..., :O]).reshape(K_shape)

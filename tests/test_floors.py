@@ -13,9 +13,11 @@ from tests.conftest import REPOSITORY
 FLOORS = [
     {"version"},
     {"engine.arrays", "engine.geometry", "engine.definition"},
-    {"engine.gemm", "engine.parallel", "engine.compiled"},
+    {"engine.gemm", "engine.parallel", "engine.compiled", "engine.toom_cook"},
     {"engine.tiles", "engine.pointwise"},
     {"engine.direct"},
+    {"engine.points"},
+    {"engine.winograd"},
     {"engine.cpu", "engine.gpu"},
     {"engine.operations"},
     {"engine.identity"},

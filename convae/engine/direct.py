@@ -23,9 +23,7 @@ from convae.engine.compiled import compiled
 from convae.engine.geometry import Geometry
 from convae.engine.parallel import (
     BLOCK_BYTES,
-    LARGEST_PART,
     contiguous,
-    cut,
     empty,
     over,
     scratch,
@@ -323,7 +321,7 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
         _g(D.reshape(-1), T, outputs, inputs, N, examples.start, examples.stop, shape)
         return D
 
-    D, *others = over(part, cut(N, LARGEST_PART))
+    D, *others = over(part, spread(N))
     for other in others:
         D += other
     return filters_first(D[..., :O]).reshape(K_shape)

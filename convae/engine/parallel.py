@@ -90,7 +90,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
     if not hasattr(_local, "free"):
         _local.free = defaultdict(list)
     size = prod(shape) * dtype.itemsize
-    room = 1 << size.bit_length()  # few sizes, so that other models use them too
+    room = 1 << (size - 1).bit_length()  # few sizes, so that other models use them too
     free: list[memoryview] = _local.free[room]
     memory = free.pop() if free else _aligned(room)
     lent = np.frombuffer(memory, np.uint8)  # all views on it keep this array alive
@@ -164,7 +164,7 @@ def cut(examples: int, length: int) -> list[slice]:
 
 
 def spread(examples: int) -> list[slice]:
-    """Divide a batch for work whose results do not depend on how it is divided.
+    """Divide the batch of a single operation.
 
     Parameters
     ----------

@@ -23,9 +23,7 @@ from convae.engine.direct import channels_first, filters_last, flat
 from convae.engine.geometry import Geometry
 from convae.engine.parallel import (
     BLOCK_BYTES,
-    LARGEST_PART,
     contiguous,
-    cut,
     empty,
     over,
     scratch,
@@ -133,7 +131,7 @@ def _at_points(K: Array, plan: Plan) -> Array:
     """Take a kernel (*kernel, inner, outer) to (points, outer / ROWS, inner, ROWS)."""
     inner, outer = K.shape[-2:]
     rows = _rows(outer, inner, K.itemsize)
-    packed = empty((prod(plan.kernel), rows // ROWS, inner, ROWS), K.dtype)
+    packed = scratch("packed", (prod(plan.kernel), rows // ROWS, inner, ROWS), K.dtype)
     elements = K.reshape(len(packed), inner, outer)
     whole, rest = divmod(outer, ROWS)
     tiles = elements[..., : whole * ROWS].reshape(len(packed), inner, whole, ROWS)
@@ -141,7 +139,7 @@ def _at_points(K: Array, plan: Plan) -> Array:
     packed[:, whole:] = 0
     if rest:
         packed[:, whole, :, :rest] = elements[..., whole * ROWS :]
-    at_points = empty((prod(plan.points) * rows * inner,), K.dtype)
+    at_points = scratch("at points", (prod(plan.points) * rows * inner,), K.dtype)
     (T,) = _lend(plan, K.dtype)
     to, _ = kernel_maps(plan)
     to(at_points, packed.reshape(-1), T, rows * inner)
@@ -174,9 +172,9 @@ def c(K: Array, V: Array, geometry: Geometry, plan: Plan) -> Array:
     compute, _, _ = operations(plan)
 
     def part(examples: slice) -> None:
-        lent = _lend(plan, V.dtype, P=C, Q=_rows(O, C, V.itemsize))
-        N_range = examples.start, examples.stop
-        compute(Z.reshape(-1), kernel, inputs, N, *N_range, shape, *lent)
+        P, Q, T = _lend(plan, V.dtype, P=C, Q=_rows(O, C, V.itemsize))
+        bounds = examples.start, examples.stop
+        compute(Z.reshape(-1), kernel, inputs, N, *bounds, shape, P, Q, T)
 
     over(part, spread(N))
     return channels_first(Z)
@@ -208,9 +206,9 @@ def h(K: Array, G: Array, geometry: Geometry, plan: Plan) -> Array:
     _, compute, _ = operations(plan)
 
     def part(examples: slice) -> None:
-        lent = _lend(plan, G.dtype, P=_rows(C, O, G.itemsize), Q=O)
-        N_range = examples.start, examples.stop
-        compute(V.reshape(-1), kernel, outputs, N, *N_range, shape, *lent)
+        P, Q, T = _lend(plan, G.dtype, P=_rows(C, O, G.itemsize), Q=O)
+        bounds = examples.start, examples.stop
+        compute(V.reshape(-1), kernel, outputs, N, *bounds, shape, P, Q, T)
 
     over(part, spread(N))
     return channels_first(V)
@@ -242,24 +240,23 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry, plan: Pl
     columns = BLOCK_BYTES // V.itemsize
     chunks = -(-O // columns)
     _, _, compute = operations(plan)
+    _, back = kernel_maps(plan)
 
     def part(examples: slice) -> Array:
-        D = empty((prod(plan.points), chunks, C, columns), V.dtype)
+        D = scratch("at points", (prod(plan.points) * chunks * C * columns,), V.dtype)
         D[...] = 0
         U = scratch("U", (prod(plan.tile) * chunks * columns * columns,), V.dtype)
         if chunks * columns > O:
             U[...] = 0
-        lent = _lend(plan, V.dtype, P=C, Q=chunks * columns)
-        N_range = examples.start, examples.stop
-        compute(D.reshape(-1), U, outputs, inputs, N, *N_range, shape, *lent)
-        return D
+        P, Q, T = _lend(plan, V.dtype, P=C, Q=chunks * columns)
+        bounds = examples.start, examples.stop
+        compute(D, U, outputs, inputs, N, *bounds, shape, P, Q, T)
+        dK = empty((*geometry.kernel, chunks, C, columns), V.dtype)
+        back(dK.reshape(-1), D, T, chunks * C * columns)
+        return dK
 
-    D, *others = over(part, cut(N, LARGEST_PART))
+    dK, *others = over(part, spread(N))
     for other in others:
-        D += other
-    dK = empty((*geometry.kernel, chunks, C, columns), V.dtype)
-    (T,) = _lend(plan, V.dtype)
-    _, back = kernel_maps(plan)
-    back(dK.reshape(-1), D.reshape(-1), T, chunks * C * columns)
+        dK += other
     dK = contiguous(dK.swapaxes(-3, -2)).reshape(*geometry.kernel, C, chunks * columns)
     return filters_first(dK[..., :O]).reshape(K_shape)

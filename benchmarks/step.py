@@ -6,6 +6,8 @@ agree before anything is timed.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import statistics
 import time
 
@@ -21,6 +23,9 @@ from benchmarks.workloads import WORKLOADS, build
 
 ROUNDS = 41
 """Short turns, so that a disturbance from outside meets all contestants alike."""
+
+
+JAX = importlib.util.find_spec("jax") and importlib.metadata.version("jax")
 
 
 def gemm_peak(seconds: float = 1.0) -> float:
@@ -59,6 +64,22 @@ def measure(name: str) -> tuple[convae.Autoencoder, dict[str, list[float]], int]
     return model, times, len(x)
 
 
+def jax_time(name: str) -> str:
+    """Time JAX's step beside ours, by itself, so that its threads disturb nobody else."""
+    if not JAX:
+        return "not installed"
+    from benchmarks.jax_peer import training_step
+
+    model, x = build(WORKLOADS[name])
+    theirs, ours = training_step(model, x), convae.TrainingStep(model, convae.Adam(1e-3))
+    difference = max(abs(theirs() - float(ours(x))) for _ in range(5))
+    assert difference < 1e-4, f"{name}, JAX: losses differ by {difference}"
+    times = interleaved({"convae": lambda: ours(x), "JAX": theirs}, rounds=9)
+    median, least, most = ratio(times["JAX"], times["convae"])
+    milliseconds = 1e3 * statistics.median(times["JAX"])
+    return f"{milliseconds:.0f}: {median:.1f} ({least:.1f} to {most:.1f})"
+
+
 def main() -> None:
     """Measure every workload."""
     peak = gemm_peak()
@@ -79,6 +100,7 @@ def main() -> None:
                 f"{1e3 * seconds:.1f}",
                 others,
                 f"{median:.2f} ({least:.2f} to {most:.2f})",
+                jax_time(name),
                 f"{batch / seconds:,.0f}",
                 f"{rate / 1e9:.0f}",
                 f"{rate / peak:.0%}",
@@ -86,12 +108,18 @@ def main() -> None:
             ]
         )
     header = ["workload", "convae, ms", "PyTorch, ms", "PyTorch's best / convae"]
-    header += ["images/s", "GFLOP/s", "of GEMM peak", "memory, MB: convae / eager"]
+    header += [
+        "JAX jit, ms: JAX / convae",
+        "images/s",
+        "GFLOP/s",
+        "of GEMM peak",
+        "memory, MB: convae / eager",
+    ]
     mean = statistics.geometric_mean(ratios)
     note = (
         "float32, Adam; a ratio over 1 means that convae is faster (median and quartiles of "
         f"{ROUNDS} rounds). Geometric mean of the ratios: {mean:.2f}. "
-        f"GEMM peak here: {peak / 1e9:.0f} GFLOP/s. "
+        f"GEMM peak here: {peak / 1e9:.0f} GFLOP/s; JAX {JAX or 'not installed'}. "
         "Memory is what five steps add to the peak of a process that has done a tiny one, and in "
         "parentheses that peak."
     )

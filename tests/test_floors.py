@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 FLOORS = [
     {"version"},
     {"engine.arrays", "engine.geometry", "engine.definition"},
-    {"engine.gemm", "engine.parallel", "engine.compiled", "engine.toom_cook"},
+    {"engine.gemm", "engine.parallel", "engine.compiled", "engine.toom_cook", "engine.kernels"},
     {"engine.tiles", "engine.pointwise"},
     {"engine.direct"},
     {"engine.points"},

@@ -1,0 +1,136 @@
+"""CUDA kernels of ours, as source: what they are compiled with, for whom.
+
+They are not in use yet: `convae.engine.gpu` computes with CuPy's own functions until these have
+been run on a card. `source` needs neither CuPy nor a GPU, so tests compile them everywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convae.engine.geometry import Geometry
+
+STORAGE = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+"""The C++ type in which arrays are stored, by dtype; sums are always float."""
+
+HEADERS = {"float16": "cuda_fp16.h", "bfloat16": "cuda_bf16.h"}
+
+THREADS = 128
+"""Threads of a block."""
+
+FILTERS = 4
+"""Filters that one thread of `edges.cu` computes; their number is a multiple of it."""
+
+SHARED_FLOATS = 12_000
+"""Floats that fit into a block's shared memory without asking for more."""
+
+
+def source(name: str, dtype: str = "float32", **constants: object) -> str:
+    """Put a kernel file together with what it has to know when it is compiled.
+
+    Parameters
+    ----------
+    name : {"edges", "family", "step"}
+        The file.
+    dtype : {"float32", "float16", "bfloat16"}
+        How arrays are stored.
+    **constants
+        Macros that the file reads; see `family_constants` and `edges_constants`.
+
+    Returns
+    -------
+    str
+        CUDA C++.
+    """
+    lines = [f"#include <{HEADERS[dtype]}>"] if dtype in HEADERS else []
+    constants = {"T": STORAGE[dtype], "THREADS": THREADS, "FILTERS": FILTERS, **constants}
+    lines += [f"#define {key} {value}" for key, value in constants.items()]
+    return "\n".join([*lines, (Path(__file__).parent / f"{name}.cu").read_text()])
+
+
+def family_constants(geometry: Geometry, channels: int, filters: int) -> dict[str, str]:
+    """Describe a convolution to `family.cu`, which computes all of them.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The resolved geometry.
+    channels, filters : int
+        Channels of the input and of the output.
+
+    Returns
+    -------
+    dict
+        Its macros.
+    """
+    missing = 3 - geometry.axes
+    before = tuple(before for before, _ in geometry.padding)
+    fields = [
+        (filling,) * missing + tuple(entries)
+        for filling, entries in (
+            (1, geometry.size),
+            (1, geometry.output),
+            (1, geometry.kernel),
+            (1, geometry.stride),
+            (0, before),
+            (1, geometry.dilation),
+            (1, geometry.tile),
+        )
+    ]
+    arrays = ", ".join("{" + ", ".join(map(str, field)) + "}" for field in fields)
+    return {"GEOMETRY": f"{{{arrays}, {channels}, {filters}, {geometry.groups}}}"}
+
+
+def suits_edges(geometry: Geometry, channels: int, filters: int) -> bool:
+    """Tell whether `edges.cu` can compute a convolution.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The resolved geometry.
+    channels, filters : int
+        Channels of the input and of the output.
+
+    Returns
+    -------
+    bool
+        True for an ordinary kernel on two axes with up to four channels, if it fits into shared
+        memory.
+    """
+    elements = geometry.kernel[0] * geometry.kernel[-1] * channels
+    return (
+        geometry.axes == 2
+        and geometry.groups == 1
+        and {*geometry.tile, *geometry.dilation} == {1}
+        and channels <= 4
+        and filters % FILTERS == 0
+        and elements * filters <= SHARED_FLOATS
+    )
+
+
+def edges_constants(geometry: Geometry, channels: int, filters: int) -> dict[str, int]:
+    """Describe a convolution to `edges.cu`.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        The resolved geometry, of two axes.
+    channels, filters : int
+        Channels of the input and of the output.
+
+    Returns
+    -------
+    dict
+        Its macros.
+    """
+    pairs = {
+        ("K1", "K2"): geometry.kernel,
+        ("S1", "S2"): geometry.stride,
+        ("B1", "B2"): tuple(before for before, _ in geometry.padding),
+        ("H", "W"): geometry.size,
+        ("OH", "OW"): geometry.output,
+    }
+    constants = {"C": channels, "O": filters}
+    for names, values in pairs.items():
+        constants |= dict(zip(names, values, strict=True))
+    return constants

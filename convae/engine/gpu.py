@@ -1,14 +1,19 @@
-"""The CuPy backend: `gemm` on the whole batch at once.
+"""The CuPy backend: `gemm` on the whole batch at once, or kernels of ours where they are asked for.
 
-Imported only when a CuPy array arrives. Scratch memory comes from CuPy's pool.
+Imported only when a CuPy array arrives. Scratch memory comes from CuPy's pool. Arrays of two bytes
+an element are computed in float32: what is stored is short, sums are not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import cupy
 import numpy as np
 
-from convae.engine import gemm
+from convae.engine import cuda, gemm
 from convae.engine.arrays import Array
 from convae.engine.geometry import Geometry
 
@@ -33,6 +38,31 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> A
     return cupy.empty(shape, dtype)
 
 
+_OWN_KERNELS = ContextVar("own kernels", default=False)
+
+
+@contextmanager
+def own_kernels() -> Iterator[None]:
+    """Compute with `convae.engine.cuda` instead of cuBLAS, which no graph can record.
+
+    Yields
+    ------
+    None
+    """
+    token = _OWN_KERNELS.set(True)
+    try:
+        yield
+    finally:
+        _OWN_KERNELS.reset(token)
+
+
+def _in_single(compute: Callable[[Array, Array], Array], A: Array, B: Array) -> Array:
+    """Compute in float32 where arrays are stored shorter, and store the result as they are."""
+    if A.dtype.itemsize > 2:
+        return compute(A, B)
+    return compute(A.astype(np.float32), B.astype(np.float32)).astype(A.dtype)
+
+
 def c(K: Array, V: Array, geometry: Geometry) -> Array:
     """Strided convolution; see `convae.engine.cpu.c`.
 
@@ -50,7 +80,9 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
     (O, *output, N) ndarray
         Z.
     """
-    return gemm.c(cupy, K, V, geometry, scratch)
+    if _OWN_KERNELS.get():
+        return cuda.c(K, V, geometry)
+    return _in_single(lambda K, V: gemm.c(cupy, K, V, geometry, scratch), K, V)
 
 
 def h(K: Array, G: Array, geometry: Geometry) -> Array:
@@ -70,7 +102,9 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
     (C, *size, N) ndarray
         V'.
     """
-    return gemm.h(cupy, K, G, geometry, scratch)
+    if _OWN_KERNELS.get():
+        return cuda.h(K, G, geometry)
+    return _in_single(lambda K, G: gemm.h(cupy, K, G, geometry, scratch), K, G)
 
 
 def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
@@ -92,4 +126,6 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
     ndarray
         dK of the shape K_shape.
     """
-    return gemm.g(cupy, G, V, K_shape, geometry, scratch)
+    if _OWN_KERNELS.get():
+        return cuda.g(G, V, K_shape, geometry)
+    return _in_single(lambda G, V: gemm.g(cupy, G, V, K_shape, geometry, scratch), G, V)

@@ -120,5 +120,7 @@ if __name__ == "__main__":
             raise
         causes = [str(error), str(error.__cause__ or "")]
         lines = [line for cause in causes for line in cause.splitlines() if line.strip()]
+        if isinstance(error, MemoryError):
+            lines.append("memory is short: lower trainer.batch_size, or the model's filters")
         hint = "(HYDRA_FULL_ERROR=1 shows where it was raised)"
         sys.exit("\n".join([f"error: {lines[0]}" if lines else repr(error), *lines[1:], hint]))

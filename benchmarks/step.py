@@ -1,5 +1,7 @@
 """A training step beside PyTorch's, on one machine in one run: python -m benchmarks.step.
 
+With device=gpu it is `benchmarks.step_gpu` that measures.
+
 Both train the same tied autoencoder from the same initial values with Adam. Their losses have to
 agree before anything is timed.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import statistics
+import sys
 import time
 
 import numpy as np
@@ -127,4 +130,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] not in ([], ["device=cpu"], ["device=gpu"]):
+        sys.exit(f"error: {' '.join(sys.argv[1:])}: say device=gpu, or device=cpu, or nothing")
+    if sys.argv[1:] == ["device=gpu"]:
+        from benchmarks.step_gpu import main
     main()

@@ -21,6 +21,7 @@ from convae.build import (
 from convae.configuration import Config
 from convae.datasets import load_dataset
 from convae.diagnostics import self_check
+from convae.engine import missing_gpu
 from convae.learning_rate import find_learning_rate
 from convae.optimizers import Optimizer
 from convae.pretraining import pretrain
@@ -70,6 +71,8 @@ def train(config: Config, directory: Path) -> dict[str, float]:
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test images\n{describe(model)}"
     )
+    if config.device == "auto" and model.device == "cpu":
+        log.info(f"device=auto took the CPU: {missing_gpu()}")
     for warning in oversized(model, len(data.train)):
         log.warning(f"warning: {warning}")
     if config.trainer.self_check:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from convae.autoencoder import Autoencoder
 from convae.configuration import Config, OptimizerConfig, ScheduleConfig
 from convae.corruption import Corruption
+from convae.engine import allow_tf32
 from convae.layers import Layer
 from convae.optimizers import OPTIMIZERS, Optimizer
 from convae.penalties import Penalty
@@ -61,8 +62,9 @@ def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
     RuntimeError
         If a GPU is asked for and there is none.
     """
+    allow_tf32(config.tf32)
     try:
-        return Autoencoder(
+        model = Autoencoder(
             input_shape,
             [Layer(**dataclasses.asdict(layer)) for layer in config.model.layers],
             output_activation=config.model.output_activation,
@@ -74,6 +76,9 @@ def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
     except (TypeError, ValueError) as error:
         prefix = "model." if str(error).startswith(("layers", "output_activation")) else ""
         raise type(error)(f"{prefix}{error} (images are {input_shape})") from None
+    if config.tf32 and model.device == "cpu":
+        raise ValueError("tf32: only a GPU has it, and the model is on the cpu; use tf32=false")
+    return model
 
 
 def build_schedule(config: ScheduleConfig) -> Schedule:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,16 +30,8 @@ def recorded(request: pytest.FixtureRequest, monkeypatch):
     if request.param == "gpu":
         _cupy()
         return lambda optimizer, batch: captured.CapturedStep(model("gpu"), optimizer, batch)
-    monkeypatch.setitem(sys.modules, "cupy", emulator.cupy())
     monkeypatch.setattr(kernels, "THREADS", 8)  # threads of a processor take long to start
-    for name in ("gpu", "cuda"):
-        monkeypatch.delitem(sys.modules, f"convae.engine.{name}", raising=False)
-        monkeypatch.delattr(engine, name, raising=False)
-    gpu = importlib.import_module("convae.engine.gpu")
-    for name in ("gpu", "cuda"):
-        monkeypatch.setitem(
-            sys.modules, f"convae.engine.{name}", sys.modules[f"convae.engine.{name}"]
-        )
+    gpu = emulator.backend(monkeypatch, emulator.cupy())
     monkeypatch.setattr(operations, "cpu", gpu)
     monkeypatch.setattr(convae.Autoencoder, "device", "gpu")
     record = captured.CapturedStep._record

@@ -143,6 +143,8 @@ def test_real_mnist_trains(real_images, tmp_path) -> None:
         (["seed=-1"], "seed: -1 is too small"),
         (["model=null"], "must be a string or a list"),
         (["hydra.run.dir=/proc/nowhere"], "/proc/nowhere"),
+        (["tf32=true", "device=cpu"], "tf32: only a GPU has it"),
+        (["model.layers=[{filters: 1000000000000, kernel: 5}]"], "lower trainer.batch_size"),
     ],
 )
 def test_mistakes_end_in_a_few_clear_lines(tmp_path, arguments, says: str) -> None:

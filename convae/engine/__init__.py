@@ -2,8 +2,10 @@
 
 from convae.engine.arrays import (
     Array,
+    allow_tf32,
     array_module,
     filters_first,
+    missing_gpu,
     module_for,
     positions_first,
     rows,
@@ -18,12 +20,14 @@ from convae.engine.parallel import over, parts_of_batch
 __all__ = [
     "Array",
     "Geometry",
+    "allow_tf32",
     "array_module",
     "c",
     "compiled_passes",
     "filters_first",
     "g",
     "h",
+    "missing_gpu",
     "module_for",
     "over",
     "parts_of_batch",

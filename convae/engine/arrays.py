@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -80,17 +81,63 @@ def module_for(device: str) -> ModuleType:
         raise ValueError(f"device: {device!r} is unknown; use one of {', '.join(DEVICES)}")
     if device == "cpu":
         return np
-    try:
+    missing = missing_gpu()
+    if not missing:
         import cupy
-    except ImportError:
-        missing = "CuPy is not installed; pip install 'convae[cuda13]' (or cuda12) brings it"
-    else:
-        if cupy.cuda.is_available():
-            return cupy  # type: ignore[no-any-return]
-        missing = "CuPy finds no usable NVIDIA GPU; check the driver with nvidia-smi"
+
+        return cupy  # type: ignore[no-any-return]
     if device == "auto":
         return np
     raise RuntimeError(f"device: 'gpu' was asked for, but {missing}. device=cpu needs no GPU.")
+
+
+def missing_gpu() -> str:
+    """Say what is missing for computing on a GPU, and what would help.
+
+    Returns
+    -------
+    str
+        A clause without a full stop; empty where a GPU works.
+    """
+    try:
+        import cupy
+    except ImportError as error:
+        if error.name == "cupy":
+            return "CuPy is not installed; pip install 'convae[cuda13]' (or cuda12) brings it"
+        reason = str(error).strip().partition("\n")[0]
+        return f"CuPy cannot be imported ({reason}); its [ctk] extra brings CUDA's libraries"
+    runtime = cupy.cuda.runtime
+    try:
+        if runtime.getDeviceCount() > 0:
+            return ""
+        reason = "no device"
+    except runtime.CUDARuntimeError as error:
+        reason = str(error)
+    built, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
+    if driver == 0:
+        return (
+            "CuPy finds no NVIDIA driver; once it is installed, nvidia-smi lists the card "
+            "(in a container, start that with its GPUs)"
+        )
+    if driver // 1000 < built // 1000:
+        return (
+            f"CuPy is built for CUDA {built // 1000} and the driver is for CUDA {driver // 1000}; "
+            f"update the driver, or install cupy-cuda{driver // 1000}x instead"
+        )
+    return f"CuPy finds no usable NVIDIA GPU ({reason}); check with nvidia-smi"
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let the GPU round the factors of float32 products to TF32, 10 bits of fraction, or not.
+
+    CuPy reads it at its first product: call this before.
+
+    Parameters
+    ----------
+    allowed : bool
+        Sums are float32 either way.
+    """
+    os.environ["CUPY_TF32"] = str(int(allowed))
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:

@@ -19,8 +19,8 @@ from convae.engine import cpu
 from convae.engine.arrays import Array, array_module
 from convae.engine.geometry import Geometry, Padding, per_axis, resolve, transposed_size
 
-CPU_DTYPES = (np.dtype("float32"), np.dtype("float64"))
-GPU_DTYPES = (np.dtype("float16"), *CPU_DTYPES)
+CPU_DTYPES = ("float32", "float64")
+GPU_DTYPES = ("float16", "bfloat16", *CPU_DTYPES)
 
 
 def c(
@@ -230,10 +230,8 @@ def _backend(*named: tuple[str, Array]) -> ModuleType:
         listing = ", ".join(f"{name} is {array.dtype}" for name, array in named)
         raise TypeError(f"dtype: {listing}; convert them to one dtype")
     allowed = CPU_DTYPES if module is np else GPU_DTYPES
-    if dtype not in allowed:
-        raise TypeError(
-            f"dtype: {dtype} is not supported here; use {' or '.join(map(str, allowed))}"
-        )
+    if dtype.name not in allowed:
+        raise TypeError(f"dtype: {dtype} is not supported here; use {' or '.join(allowed)}")
     if module is np:
         return cpu
     from convae.engine import gpu

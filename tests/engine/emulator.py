@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,8 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+
+from convae import engine
 
 HEADER = (Path(__file__).parent / "emulator.h").read_text()
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
@@ -103,3 +107,19 @@ def cupy() -> ModuleType:
     module = ModuleType("cupy")
     module.__dict__.update(vars(np), RawModule=RawModule, cuda=_runtime())
     return module
+
+
+def backend(monkeypatch: pytest.MonkeyPatch, library: ModuleType) -> ModuleType:
+    """Import `convae.engine.gpu`, and `cuda` with it, on a library in CuPy's place."""
+    names = ("gpu", "cuda")
+    monkeypatch.setitem(sys.modules, "cupy", library)
+    for name in names:
+        monkeypatch.delitem(sys.modules, f"convae.engine.{name}", raising=False)
+        monkeypatch.delattr(engine, name, raising=False)
+    gpu = importlib.import_module("convae.engine.gpu")
+    for name in names:  # so that they are gone, or what they were, afterwards
+        module = sys.modules.pop(f"convae.engine.{name}")
+        monkeypatch.setitem(sys.modules, f"convae.engine.{name}", module)
+        delattr(engine, name)
+        monkeypatch.setattr(engine, name, module, raising=False)
+    return gpu

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from types import ModuleType
 
 import numpy as np
@@ -23,14 +21,10 @@ from tests.engine.test_kernels import EDGES, edge
 @pytest.fixture(params=["emulated", "gpu"])
 def cuda(request: pytest.FixtureRequest, monkeypatch) -> ModuleType:
     """`convae.engine.cuda`, and as its `cupy` the library that its arrays come from."""
-    library = _cupy() if request.param == "gpu" else emulator.cupy()
-    if request.param == "emulated":
-        monkeypatch.setattr(kernels, "THREADS", 8)  # threads of a processor take long to start
-    monkeypatch.setitem(sys.modules, "cupy", library)
-    monkeypatch.delitem(sys.modules, "convae.engine.cuda", raising=False)
-    module = importlib.import_module("convae.engine.cuda")
-    monkeypatch.delitem(sys.modules, "convae.engine.cuda")
-    return module
+    if request.param == "gpu":
+        return emulator.backend(monkeypatch, _cupy()).cuda
+    monkeypatch.setattr(kernels, "THREADS", 8)  # threads of a processor take long to start
+    return emulator.backend(monkeypatch, emulator.cupy()).cuda
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])

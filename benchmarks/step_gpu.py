@@ -1,0 +1,214 @@
+"""A training step beside PyTorch's on a GPU: python -m benchmarks.step device=gpu.
+
+Each precision is measured in a process of its own, since CuPy decides once about TF32. Times are
+those of CUDA events, taken in turn. The floor is what the step would take if every operation were
+limited by nothing but this card's fastest copy, or its fastest matrix product of that precision,
+both measured in the same process.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import convae
+from benchmarks.measure import keep, ratio, table
+from benchmarks.peers import TiedAutoencoder
+from benchmarks.workloads import WORKLOADS, Workload, build
+from convae import engine
+from convae.captured import CapturedStep
+
+PRECISIONS = ("float32", "tf32")
+BATCH = 1024
+ROUNDS = 21
+
+OURS = 2
+"""Contestants that are ours; they come first."""
+
+LARGER: dict[str, Workload] = {
+    "3x64x64 b256: 64@5/2 128@3/2 256@3/2": (
+        256,
+        (3, 64, 64),
+        [(64, 5, 2), (128, 3, 2), (256, 3, 2)],
+    ),
+    "3x224x224 b64: 64@5/2 128@3/2 256@3/2 512@3/2": (
+        64,
+        (3, 224, 224),
+        [(64, 5, 2), (128, 3, 2), (256, 3, 2), (512, 3, 2)],
+    ),
+}
+
+
+def workloads() -> dict[str, Workload]:
+    """List the CPU's workloads with large batches, and two larger ones."""
+    scaled = {
+        f"{name.split()[0]} b{BATCH}: {name.partition(': ')[2]}": (BATCH, shape, layers)
+        for name, (_, shape, layers) in WORKLOADS.items()
+    }
+    return {**scaled, **LARGER}
+
+
+def floor(model: convae.Autoencoder, batch: int, rate: float, bandwidth: float) -> float:
+    """Seconds that a step takes at least, with float32 in memory.
+
+    Each of a layer's c, h and g reads two arrays and writes one of that size or smaller; what is
+    done to single elements is taken as part of them.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model.
+    batch : int
+        Examples.
+    rate : float
+        Floating-point operations in a second.
+    bandwidth : float
+        Bytes that a second moves.
+    """
+    seconds = 0.0
+    for index, layer in enumerate(model.layers):
+        macs = layer.geometry.macs(layer.input_shape[0], layer.layer.filters)
+        numbers = prod(layer.input_shape) + prod(layer.output_shape)
+        once = max(2 * macs * batch / rate, 4 * numbers * batch / bandwidth)
+        seconds += (5 if index == 0 else 6) * once  # the lowest tells no layer below
+    return seconds
+
+
+def interleaved_on_gpu(contestants: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Time the contestants in turn by CUDA events, each for about 20 ms; seconds of one call."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+
+    def timed(call: Callable[[], object], count: int) -> float:
+        events[0].record()
+        for _ in range(count):
+            call()
+        events[1].record()
+        torch.cuda.synchronize()
+        return events[0].elapsed_time(events[1]) / 1e3 / count
+
+    counts = {}
+    for name, call in contestants.items():
+        timed(call, 3)
+        counts[name] = max(1, round(0.02 / timed(call, 3)))
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(ROUNDS):
+        for name, call in contestants.items():
+            times[name].append(timed(call, counts[name]))
+    return times
+
+
+def peaks() -> tuple[float, float]:
+    """Fastest matrix product, in FLOP/s, and fastest copy, in bytes/s, seen on this card."""
+    a = torch.rand(8192, 8192, device="cuda")
+    b = torch.rand(1 << 28, device="cuda")
+    target = torch.empty_like(b)
+    times = interleaved_on_gpu({"product": lambda: a @ a, "copy": lambda: target.copy_(b)})
+    return 2 * 8192**3 / min(times["product"]), 8 * b.numel() / min(times["copy"])
+
+
+def peers(model: convae.Autoencoder, x: np.ndarray) -> dict[str, Callable[[], torch.Tensor]]:
+    """PyTorch's steps: eager, channels last, and compiled with CUDA graphs."""
+    steps: dict[str, Callable[[], torch.Tensor]] = {}
+    for name in ("eager", "channels_last", "max-autotune"):
+        peer, images = TiedAutoencoder(model).cuda(), torch.tensor(x, device="cuda")
+        if name != "eager":
+            peer = peer.to(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
+        forward = torch.compile(peer, mode=name) if name == "max-autotune" else peer
+        optimizer = torch.optim.Adam(peer.parameters(), 1e-3, fused=True)
+
+        def step(
+            forward: Callable[[torch.Tensor], torch.Tensor] = forward,
+            images: torch.Tensor = images,
+            optimizer: torch.optim.Optimizer = optimizer,
+        ) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(forward(images), images)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        steps[name] = step
+    return steps
+
+
+def contestants(workload: Workload) -> tuple[convae.Autoencoder, dict[str, Callable[[], object]]]:
+    """Make every contestant's step, and check that their losses agree over three of them."""
+    start, pixels = build(workload)
+    x, arguments = np.ascontiguousarray(pixels), start.configuration()
+    ours, recorded = (convae.Autoencoder(**arguments, device="gpu") for _ in range(2))
+    images = ours.xp.asarray(x)
+    portable = convae.TrainingStep(ours, convae.Adam(1e-3))
+    captured = CapturedStep(recorded, convae.Adam(1e-3), len(x))
+    steps = {
+        "portable": lambda: portable(images),
+        "captured": lambda: captured(images),
+        **peers(start, x),
+    }
+    losses = {who: [float(step()) for _ in range(3)] for who, step in steps.items()}
+    expected = np.array(losses["eager"])
+    for who, found in losses.items():
+        difference = np.abs(found - expected).max() / expected[0]
+        assert difference < 1e-3, f"{workload}, {who}: losses differ by {difference}"
+    return ours, steps
+
+
+def measure(precision: str) -> list[list[str]]:
+    """Measure every workload in one precision."""
+    engine.allow_tf32(precision == "tf32")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    rate, bandwidth = peaks()
+    rows = []
+    for name, workload in tqdm(workloads().items(), desc=precision, disable=None):
+        model, steps = contestants(workload)
+        times = interleaved_on_gpu(steps)
+        medians = {who: statistics.median(values) for who, values in times.items()}
+        ours, theirs = list(steps)[:OURS], list(steps)[OURS:]
+        mine, best = (min(names, key=medians.__getitem__) for names in (ours, theirs))
+        median, low, high = ratio(times[best], times[mine])
+        least = floor(model, workload[0], rate, bandwidth)
+        rows.append(
+            [
+                name,
+                precision,
+                *(
+                    ", ".join(f"{who} {1e3 * medians[who]:.3f}" for who in names)
+                    for names in (ours, theirs)
+                ),
+                f"{median:.2f} ({low:.2f} to {high:.2f})",
+                f"{1e3 * least:.3f}",
+                f"{medians[mine] / least:.1f}",
+            ]
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure every precision, each in a process of its own."""
+    missing = engine.missing_gpu() or ("" if torch.cuda.is_available() else "PyTorch finds no GPU")
+    if missing:
+        sys.exit(f"error: device=gpu was asked for, but {missing}")
+    rows = []
+    for precision in PRECISIONS:
+        command = [sys.executable, "-m", "benchmarks.step_gpu", precision]
+        rows += json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    header = ["workload", "precision", "convae, ms", "PyTorch, ms", "PyTorch's best / convae"]
+    header += ["floor, ms", "convae / floor"]
+    note = (
+        f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, CuPy "
+        f"{engine.module_for('gpu').__version__}; Adam; a ratio over 1 means that convae is faster "
+        f"(median and quartiles of {ROUNDS} rounds)."
+    )
+    keep("step_gpu", "python -m benchmarks.step device=gpu", f"{note}\n\n{table(header, rows)}")
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1])))

@@ -14,7 +14,7 @@ FLOORS = [
     {"version"},
     {"engine.arrays", "engine.geometry", "engine.definition"},
     {"engine.gemm", "engine.parallel", "engine.compiled", "engine.toom_cook", "engine.kernels"},
-    {"engine.tiles", "engine.pointwise", "engine.cuda"},
+    {"engine.tiles", "engine.pointwise", "engine.cuda", "engine.cudnn"},
     {"engine.direct"},
     {"engine.points"},
     {"engine.winograd"},

@@ -14,6 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import convae
+from convae.engine import missing_gpu
 from convae.pictures import GAP
 from tests.conftest import REPOSITORY
 from tests.test_datasets import write_pictures
@@ -32,7 +33,7 @@ SHORT = ("trainer.epochs=3", "trainer.panels_every=2", "trainer.log_every=10", "
 def finished(tmp_path_factory) -> tuple[Path, str]:
     """A short run on the default data: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("run")
-    done = run(*SHORT, f"hydra.run.dir={folder}")
+    done = run(*SHORT, "device=cpu", f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -66,6 +67,18 @@ def test_the_summary_is_that_of_the_best_model(finished) -> None:
     assert summary["validation_loss"] == pytest.approx(min(validation), rel=1e-6)
     assert 0 < summary["test_mse"] < summary["mean_image_mse"]
     assert 0 < summary["pca_mse"] < summary["mean_image_mse"]
+
+
+def test_the_curve_of_a_gpu_follows_the_cpu_s(finished, tmp_path) -> None:
+    if missing := missing_gpu():
+        pytest.skip(missing)
+    done = run(*SHORT, "device=gpu", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    theirs, ours = (
+        [event.value for event in events(folder).Scalars("loss/validation")]
+        for folder in (finished[0], tmp_path)
+    )
+    assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 def test_tensorboard_shows_curves_and_pictures(finished) -> None:

@@ -26,7 +26,9 @@ from benchmarks.workloads import WORKLOADS, Workload, build
 from convae import engine
 from convae.captured import CapturedStep
 
-PRECISIONS = ("float32", "tf32")
+PRECISIONS = {"float32": 1e-3, "tf32": 1e-3, "bfloat16": 1e-2}
+"""And by what part of the first loss the contestants' losses may differ."""
+
 BATCH = 1024
 ROUNDS = 21
 
@@ -56,8 +58,10 @@ def workloads() -> dict[str, Workload]:
     return {**scaled, **LARGER}
 
 
-def floor(model: convae.Autoencoder, batch: int, rate: float, bandwidth: float) -> float:
-    """Seconds that a step takes at least, with float32 in memory.
+def floor(
+    model: convae.Autoencoder, batch: int, rate: float, bandwidth: float, itemsize: int = 4
+) -> float:
+    """Find the seconds that a step takes at least.
 
     Each of a layer's c, h and g reads two arrays and writes one of that size or smaller; what is
     done to single elements is taken as part of them.
@@ -72,12 +76,14 @@ def floor(model: convae.Autoencoder, batch: int, rate: float, bandwidth: float) 
         Floating-point operations in a second.
     bandwidth : float
         Bytes that a second moves.
+    itemsize : int
+        Bytes of an activation.
     """
     seconds = 0.0
     for index, layer in enumerate(model.layers):
         macs = layer.geometry.macs(layer.input_shape[0], layer.layer.filters)
         numbers = prod(layer.input_shape) + prod(layer.output_shape)
-        once = max(2 * macs * batch / rate, 4 * numbers * batch / bandwidth)
+        once = max(2 * macs * batch / rate, itemsize * numbers * batch / bandwidth)
         seconds += (5 if index == 0 else 6) * once  # the lowest tells no layer below
     return seconds
 
@@ -105,17 +111,20 @@ def interleaved_on_gpu(contestants: dict[str, Callable[[], object]]) -> dict[str
     return times
 
 
-def peaks() -> tuple[float, float]:
-    """Fastest matrix product, in FLOP/s, and fastest copy, in bytes/s, seen on this card."""
-    a = torch.rand(8192, 8192, device="cuda")
+def peaks(precision: str) -> tuple[float, float]:
+    """Find the fastest matrix product, in FLOP/s, and the fastest copy, in bytes/s, of this card."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a = torch.rand(8192, 8192, device="cuda", dtype=dtype)
     b = torch.rand(1 << 28, device="cuda")
     target = torch.empty_like(b)
     times = interleaved_on_gpu({"product": lambda: a @ a, "copy": lambda: target.copy_(b)})
     return 2 * 8192**3 / min(times["product"]), 8 * b.numel() / min(times["copy"])
 
 
-def peers(model: convae.Autoencoder, x: np.ndarray) -> dict[str, Callable[[], torch.Tensor]]:
-    """PyTorch's steps: eager, channels last, and compiled with CUDA graphs."""
+def peers(
+    model: convae.Autoencoder, x: np.ndarray, precision: str
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """Make PyTorch's steps: eager, channels last, and compiled with CUDA graphs."""
     steps: dict[str, Callable[[], torch.Tensor]] = {}
     for name in ("eager", "channels_last", "max-autotune"):
         peer, images = TiedAutoencoder(model).cuda(), torch.tensor(x, device="cuda")
@@ -131,7 +140,8 @@ def peers(model: convae.Autoencoder, x: np.ndarray) -> dict[str, Callable[[], to
             optimizer: torch.optim.Optimizer = optimizer,
         ) -> torch.Tensor:
             optimizer.zero_grad()
-            loss = torch.nn.functional.mse_loss(forward(images), images)
+            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
+                loss = torch.nn.functional.mse_loss(forward(images).float(), images)
             loss.backward()
             optimizer.step()
             return loss.detach()
@@ -140,24 +150,31 @@ def peers(model: convae.Autoencoder, x: np.ndarray) -> dict[str, Callable[[], to
     return steps
 
 
-def contestants(workload: Workload) -> tuple[convae.Autoencoder, dict[str, Callable[[], object]]]:
+def contestants(
+    workload: Workload, precision: str
+) -> tuple[convae.Autoencoder, dict[str, Callable[[], object]]]:
     """Make every contestant's step, and check that their losses agree over three of them."""
     start, pixels = build(workload)
     x, arguments = np.ascontiguousarray(pixels), start.configuration()
-    ours, recorded = (convae.Autoencoder(**arguments, device="gpu") for _ in range(2))
+    storage = "bfloat16" if precision == "bfloat16" else None
+    ours, recorded = (
+        convae.Autoencoder(**arguments, device="gpu", storage=storage) for _ in range(2)
+    )
     images = ours.xp.asarray(x)
     portable = convae.TrainingStep(ours, convae.Adam(1e-3))
     captured = CapturedStep(recorded, convae.Adam(1e-3), len(x))
     steps = {
         "portable": lambda: portable(images),
         "captured": lambda: captured(images),
-        **peers(start, x),
+        **peers(start, x, precision),
     }
     losses = {who: [float(step()) for _ in range(3)] for who, step in steps.items()}
     expected = np.array(losses["eager"])
     for who, found in losses.items():
         difference = np.abs(found - expected).max() / expected[0]
-        assert difference < 1e-3, f"{workload}, {who}: losses differ by {difference}"
+        assert difference < PRECISIONS[precision], (
+            f"{workload}, {who}: losses differ by {difference}"
+        )
     return ours, steps
 
 
@@ -165,16 +182,17 @@ def measure(precision: str) -> list[list[str]]:
     """Measure every workload in one precision."""
     engine.allow_tf32(precision == "tf32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    rate, bandwidth = peaks()
+    rate, bandwidth = peaks(precision)
     rows = []
     for name, workload in tqdm(workloads().items(), desc=precision, disable=None):
-        model, steps = contestants(workload)
+        model, steps = contestants(workload, precision)
         times = interleaved_on_gpu(steps)
         medians = {who: statistics.median(values) for who, values in times.items()}
         ours, theirs = list(steps)[:OURS], list(steps)[OURS:]
         mine, best = (min(names, key=medians.__getitem__) for names in (ours, theirs))
         median, low, high = ratio(times[best], times[mine])
-        least = floor(model, workload[0], rate, bandwidth)
+        itemsize = np.dtype(model.storage).itemsize
+        least = floor(model, workload[0], rate, bandwidth, itemsize)
         rows.append(
             [
                 name,

@@ -23,7 +23,7 @@ from convae.engine import (
 )
 from convae.engine.geometry import per_axis
 from convae.layers import Layer, stack
-from convae.parameters import Arrays, allocate
+from convae.parameters import Arrays, allocate, stored_as
 from convae.penalties import NONE, Penalty
 
 DTYPES = ("float32", "float64")
@@ -51,6 +51,8 @@ class Autoencoder:
         Type of parameters and of all that is computed.
     device : {"cpu", "gpu", "auto"}
         Where the parameters live; "auto" takes a GPU if one works.
+    storage : {"float16", "bfloat16"}, optional
+        How a GPU stores what lies between c, h and g; their sums, and parameters, are float32.
 
     Attributes
     ----------
@@ -81,6 +83,7 @@ class Autoencoder:
         seed: int = 0,
         dtype: str = "float32",
         device: str = "cpu",
+        storage: str | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: {dtype!r} is unknown; use {' or '.join(DTYPES)}")
@@ -99,6 +102,7 @@ class Autoencoder:
         self.loss = losses.loss(loss, output_activation)
         self.dtype = dtype
         self.xp = module_for(device)
+        self.storage = stored_as(storage, dtype, self.device)
         self.layers = stack(layers, self.input_shape, self.output_activation.name)
         self._shapes = {
             f"{index}.{name}": shape
@@ -124,7 +128,9 @@ class Autoencoder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a model by its configuration and its parameters."""
-        return _revive, (self.configuration(), self.device, to_numpy(self.flat_parameters))
+        storage = None if self.storage == self.dtype else self.storage
+        parameters = to_numpy(self.flat_parameters)
+        return _revive, (self.configuration(), self.device, storage, parameters)
 
     def _allocate(self) -> tuple[Array, Arrays]:
         """Make a buffer of the parameters' layout; shared kernels lie as the engine reads them."""
@@ -203,9 +209,10 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         self._check("x", x, self.input_shape)
+        x = x.astype(self.storage, copy=False)
         for layer in self.layers:
             x, _ = layer.encode(x)
-        return x
+        return x.astype(self.dtype, copy=False)
 
     def decode(self, H: Array) -> Array:
         """Decode codes.
@@ -226,9 +233,10 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         self._check("H", H, self.code_shape)
+        H = H.astype(self.storage, copy=False)
         for layer in reversed(self.layers):
             H, _ = layer.decode(H)
-        return H
+        return H.astype(self.dtype, copy=False)
 
     def reconstruct(self, x: Array) -> Array:
         """Encode and decode images.
@@ -305,6 +313,9 @@ class Autoencoder:
         """
         target = self._check_batch(x, target)
         penalty.check(self.layers)
+        short = self.storage != self.dtype
+        if short and (penalty.l1 or penalty.kl or penalty.contractive):
+            raise ValueError(f"penalty: of codes there is none with storage={self.storage!r}")
         parts = parts_of_batch(self.xp, len(x), self.macs)
         while len(self._partial_gradients) < len(parts):
             self._partial_gradients.append(self._allocate())
@@ -316,6 +327,7 @@ class Autoencoder:
             halves = [self._of_layers(gradients)] * 2
             given = positions_first(x[examples])
             wanted = given if target is x else positions_first(target[examples])
+            given = given.astype(self.storage, copy=False)
             return add_gradients(
                 self.layers, self.loss, given, wanted, len(x), penalty, mean, *halves
             )
@@ -323,6 +335,8 @@ class Autoencoder:
         J = sum(over(part, parts))
         for flat, _ in self._partial_gradients[1 : len(parts)]:
             self.flat_gradients += flat
+        if short:
+            self.flat_gradients /= x.size  # `add_gradients` carried errors so many times as large
         if mean is not None:
             J = J + penalty.divergence(mean)
         if penalty.weight_decay:
@@ -403,8 +417,11 @@ class Autoencoder:
 
 
 def _revive(
-    configuration: dict[str, Any], device: str, parameters: np.ndarray[Any, Any]
+    configuration: dict[str, Any],
+    device: str,
+    storage: str | None,
+    parameters: np.ndarray[Any, Any],
 ) -> Autoencoder:
-    model = Autoencoder(**configuration, device=device)
+    model = Autoencoder(**configuration, device=device, storage=storage)
     model.flat_parameters[...] = model.xp.asarray(parameters)
     return model

@@ -25,6 +25,9 @@ def add_gradients(
 ) -> Array:
     """Go through a part of a batch, adding to the gradients.
 
+    Where x is stored shorter than the target, errors are carried so many times as large as the
+    whole batch has elements, lest they vanish, and so are the gradients: divide them.
+
     Parameters
     ----------
     layers : sequence of TiedConvolution
@@ -59,7 +62,12 @@ def add_gradients(
         R, backward_decode = layer.decode(R)
         decoders.append((layer.visible_activation, R, backward_decode))
 
-    J, E = loss(R, target, layers[0].visible_activation, examples * prod(x.shape[1:]))
+    f_out, count = layers[0].visible_activation, examples * prod(x.shape[1:])
+    if R.dtype == target.dtype:
+        J, E = loss(R, target, f_out, count)
+    else:
+        J, E = loss(R.astype(target.dtype), target, f_out, 1)
+        J, E = J / count, E.astype(R.dtype)
 
     d = E
     for index, (f_out, R, backward_decode) in enumerate(reversed(decoders)):

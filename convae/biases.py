@@ -88,12 +88,13 @@ def bias_gradient(G: Array, shape: tuple[int, ...]) -> Array:
         The gradient of the bias.
     """
     xp = array_module(G)
+    sums = xp.promote_types(G.dtype, "float32")  # never shorter
     if len(shape) == 1:
         shown = rows(G)
         if shown is not None:
             return compiled_passes().channel_sums(*shown).astype(G.dtype)
-        return G.sum(axis=(0, *range(2, G.ndim)))
-    total = G.sum(axis=0)
+        return G.sum(axis=(0, *range(2, G.ndim)), dtype=sums)
+    total = G.sum(axis=0, dtype=sums)
     for axis, tile in enumerate(shape[1:], start=1):
         positions = total.shape[axis]
         repeats = math.ceil(positions / tile)

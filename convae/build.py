@@ -72,6 +72,7 @@ def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
             seed=config.seed,
             dtype=config.dtype,
             device=config.device,
+            storage=config.storage,
         )
     except (TypeError, ValueError) as error:
         prefix = "model." if str(error).startswith(("layers", "output_activation")) else ""

@@ -151,6 +151,7 @@ class Config:
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
+    storage: str | None = None  # how a GPU stores what lies between c, h and g
     tf32: bool = False  # whether a GPU may round the factors of float32 products
     resume: str | None = None  # the folder of a run that shall go on
     find_learning_rate: bool = False  # try learning rates instead of training

@@ -261,9 +261,9 @@ class TiedConvolution:
             names of `shapes`, and returns a function that computes dV, of V's shape, if called.
             dH is overwritten.
         """
-        K = self.parameters["kernel"]
+        K = self._stored("kernel", V)
         Z = engine.c(K, V, **self.how)
-        H = self.hidden_activation(Z, self.parameters.get("hidden_bias"))
+        H = self.hidden_activation(Z, self._stored("hidden_bias", V))
 
         def backward(dH: Array, gradients: Arrays) -> Callable[[], Array]:
             dZ = self.hidden_activation.gradient(dH, H)
@@ -289,9 +289,9 @@ class TiedConvolution:
             ``backward(E, gradients)`` takes the error E, which is dJ/dR already through f_out, adds
             the decoder's half to the gradients and returns dH.
         """
-        K = self.parameters[self.decoder_kernel]
+        K = self._stored(self.decoder_kernel, H)
         A = engine.h(K, H, size=self.geometry.size, **self.how)
-        R = self.visible_activation(A, self.parameters.get("visible_bias"))
+        R = self.visible_activation(A, self._stored("visible_bias", H))
 
         def backward(E: Array, gradients: Arrays) -> Array:
             self._add_kernel_gradient(self.decoder_kernel, H, E, gradients)
@@ -299,6 +299,11 @@ class TiedConvolution:
             return engine.c(K, E, **self.how)
 
         return R, backward
+
+    def _stored(self, name: str, like: Array) -> Array:
+        """Find a parameter, stored as an activation is; None where there is none."""
+        array = self.parameters.get(name)
+        return array if array is None else array.astype(like.dtype, copy=False)
 
     def _add_kernel_gradient(self, name: str, G: Array, V: Array, gradients: Arrays) -> None:
         dK = gradients[name]

@@ -1,8 +1,12 @@
-"""A model's arrays laid out in one flat buffer, so that an optimizer sees a single vector."""
+"""A model's arrays laid out in one flat buffer, so that an optimizer sees a single vector.
+
+And what is stored shorter than they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
 from math import prod
 from types import MappingProxyType, ModuleType
 from typing import TypeAlias
@@ -11,6 +15,8 @@ from convae.engine import Array, filters_first
 
 ALIGNMENT = 16
 """Elements to whose multiple each array's start is rounded up: 64 bytes of float32."""
+
+STORAGES = ("float16", "bfloat16")
 
 Arrays: TypeAlias = Mapping[str, Array]
 
@@ -56,3 +62,37 @@ def allocate(
         else:
             views[name] = elements.reshape(shape)
     return flat, MappingProxyType(views)
+
+
+def stored_as(storage: str | None, dtype: str, device: str) -> str:
+    """Check how activations are to be stored.
+
+    Parameters
+    ----------
+    storage : {"float16", "bfloat16"} or None
+        What was asked for; None is the parameters' type.
+    dtype, device : str
+        Type of the parameters, and where they live.
+
+    Returns
+    -------
+    str
+        The type of the activations.
+
+    Raises
+    ------
+    ValueError
+        If it is unknown, or there is no such thing for this type or on this device.
+    """
+    if storage is None:
+        return dtype
+    if storage not in STORAGES:
+        raise ValueError(f"storage: {storage!r} is unknown; use {' or '.join(STORAGES)}")
+    if device != "gpu" or dtype != "float32":
+        raise ValueError(
+            f"storage: {storage!r} is for float32 models on a GPU, and this one is {dtype} on the "
+            f"{device}; leave it out"
+        )
+    if storage == "bfloat16" and find_spec("ml_dtypes") is None:
+        raise ValueError("storage: 'bfloat16' needs ml_dtypes, which is not installed")
+    return storage

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+with suppress(ImportError), warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it imports optuna; later hypothesis, looking around, would
+    import cupyx.optimizing  # noqa: F401
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -22,6 +22,7 @@ def test_the_floor_of_a_step_worked_by_hand() -> None:
     assert step_gpu.floor(model, 10, rate=1.0, bandwidth=1e30) == below + above
     numbers = 5 * (8 + 2 * 4) + 6 * (2 * 4 + 3)
     assert step_gpu.floor(model, 10, rate=1e30, bandwidth=1.0) == 4 * 10 * numbers
+    assert step_gpu.floor(model, 10, rate=1e30, bandwidth=1.0, itemsize=2) == 2 * 10 * numbers
 
 
 def test_the_workloads_of_a_gpu_are_large() -> None:

@@ -208,7 +208,7 @@ def rows(*arrays: Array) -> list[np.ndarray[Any, Any]] | None:
     """
     shown = []
     for array in arrays:
-        if not isinstance(array, np.ndarray) or array.ndim < 3:
+        if not isinstance(array, np.ndarray) or array.ndim < 3 or array.itemsize < 4:
             return None
         lying = array.transpose(*range(2, array.ndim), 1, 0)
         if not lying.flags.c_contiguous:

@@ -113,12 +113,12 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
 
     Returns
     -------
-    ndarray
+    ndarray of float32
         dK of the shape K_shape.
     """
     C, O, N = V.shape[0], G.shape[0], V.shape[-1]
     G, V = cupy.ascontiguousarray(G), cupy.ascontiguousarray(V)
-    dK = cupy.empty(K_shape, V.dtype)
+    dK = cupy.empty(K_shape, np.float32)
     function = _family("g", geometry, C, O, V)
     function((prod(K_shape),), (kernels.THREADS,), (G, V, dK, np.int32(N)))
     return dK
@@ -190,7 +190,7 @@ def edges_g(G: Array, V: Array, geometry: Geometry) -> Array:
     """
     N, C, O = len(G), V.shape[-1], G.shape[-1]
     parts = min(PARTS, N * geometry.output[0])
-    dK = cupy.empty((*geometry.kernel, C, O), V.dtype)
+    dK = cupy.empty((*geometry.kernel, C, O), np.float32)
     partial = cupy.empty((parts, dK.size), np.float32)
     block = O // kernels.FILTERS, geometry.kernel[0]
     _edges("g", geometry, C, O, V)((parts,), block, (G, V, partial, np.int32(N)))

@@ -124,8 +124,10 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
     Returns
     -------
     ndarray
-        dK of the shape K_shape.
+        dK of the shape K_shape, in float32 at least.
     """
     if _OWN_KERNELS.get():
         return cuda.g(G, V, K_shape, geometry)
-    return _in_single(lambda G, V: gemm.g(cupy, G, V, K_shape, geometry, scratch), G, V)
+    dtype = cupy.promote_types(G.dtype, np.float32)  # the result is a sum, too
+    G, V = G.astype(dtype, copy=False), V.astype(dtype, copy=False)
+    return gemm.g(cupy, G, V, K_shape, geometry, scratch)

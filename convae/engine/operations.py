@@ -158,8 +158,8 @@ def g(
     Returns
     -------
     (O, C/groups, *kernel) or (O, *tile, C/groups, *kernel) ndarray
-        dK, on the device of the arguments and of their dtype; with the tile's axes if a tile was
-        given.
+        dK, on the device of the arguments and of their dtype, or float32 if that is shorter; with
+        the tile's axes if a tile was given.
 
     Raises
     ------

@@ -103,7 +103,7 @@ extern "C" __global__ void g(const T* G, const T* V, float* partial, int N) {
 }
 
 // dK (TAPS, O) from the partial sums of g; a thread for an element.
-extern "C" __global__ void add(const float* partial, T* dK, int parts) {
+extern "C" __global__ void add(const float* partial, float* dK, int parts) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= TAPS * O) return;
     float sum = 0;

@@ -117,7 +117,7 @@ extern "C" __global__ void h(const T* K, const T* G, T* V, int N) {
 
 // dK[i, l, m] = sum over j of G[i, j] * V[l, j*stride + m]; a block for one element of K, whose
 // threads take the examples and add up in pairs. blockDim.x is THREADS.
-extern "C" __global__ void g(const T* G, const T* V, T* dK, int N) {
+extern "C" __global__ void g(const T* G, const T* V, float* dK, int N) {
     constexpr Geometry q = GEOMETRY;
     __shared__ float sums[THREADS];
     const int depth = q.channels / q.groups, each = q.filters / q.groups;

@@ -112,7 +112,7 @@ def interleaved_on_gpu(contestants: dict[str, Callable[[], object]]) -> dict[str
 
 
 def peaks(precision: str) -> tuple[float, float]:
-    """Find the fastest matrix product, in FLOP/s, and the fastest copy, in bytes/s, of this card."""
+    """Find this card's fastest matrix product, in FLOP/s, and fastest copy, in bytes/s."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     a = torch.rand(8192, 8192, device="cuda", dtype=dtype)
     b = torch.rand(1 << 28, device="cuda")
@@ -191,7 +191,7 @@ def measure(precision: str) -> list[list[str]]:
         ours, theirs = list(steps)[:OURS], list(steps)[OURS:]
         mine, best = (min(names, key=medians.__getitem__) for names in (ours, theirs))
         median, low, high = ratio(times[best], times[mine])
-        itemsize = np.dtype(model.storage).itemsize
+        itemsize = 2 if precision == "bfloat16" else 4
         least = floor(model, workload[0], rate, bandwidth, itemsize)
         rows.append(
             [

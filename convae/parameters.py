@@ -6,7 +6,6 @@ And what is stored shorter than they are.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from importlib.util import find_spec
 from math import prod
 from types import MappingProxyType, ModuleType
 from typing import TypeAlias
@@ -93,6 +92,9 @@ def stored_as(storage: str | None, dtype: str, device: str) -> str:
             f"storage: {storage!r} is for float32 models on a GPU, and this one is {dtype} on the "
             f"{device}; leave it out"
         )
-    if storage == "bfloat16" and find_spec("ml_dtypes") is None:
-        raise ValueError("storage: 'bfloat16' needs ml_dtypes, which is not installed")
+    if storage == "bfloat16":
+        try:
+            import ml_dtypes  # noqa: F401 - NumPy and CuPy know the name from now on
+        except ImportError:
+            raise ValueError("storage: 'bfloat16' needs ml_dtypes, which is missing") from None
     return storage

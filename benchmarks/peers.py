@@ -57,6 +57,7 @@ class TiedAutoencoder(torch.nn.Module):
 
 def training_steps(model: convae.Autoencoder, x: np.ndarray) -> dict[str, Callable[[], float]]:
     """PyTorch's training step in each of its modes, every one with a copy of the model."""
+    torch._dynamo.reset()  # else it would compile for sizes that may change
     modes: dict[str, Callable[[], float]] = {}
     variants = [("eager", False, False), ("channels_last", True, False), ("compiled", False, True)]
     for name, channels_last, compiled in variants:

@@ -125,6 +125,8 @@ def peers(
     model: convae.Autoencoder, x: np.ndarray, precision: str
 ) -> dict[str, Callable[[], torch.Tensor]]:
     """Make PyTorch's steps: eager, channels last, and compiled with CUDA graphs."""
+    torch._dynamo.reset()  # else it would compile for sizes that may change
+    torch.backends.cudnn.benchmark = True
     steps: dict[str, Callable[[], torch.Tensor]] = {}
     for name in ("eager", "channels_last", "max-autotune"):
         peer, images = TiedAutoencoder(model).cuda(), torch.tensor(x, device="cuda")

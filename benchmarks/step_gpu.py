@@ -165,9 +165,14 @@ def contestants(
     images = ours.xp.asarray(x)
     portable = convae.TrainingStep(ours, convae.Adam(1e-3))
     captured = CapturedStep(recorded, convae.Adam(1e-3), len(x))
+
+    def graph() -> object:
+        captured(images)
+        return captured.loss()
+
     steps = {
         "portable": lambda: portable(images),
-        "captured": lambda: captured(images),
+        "captured": graph,
         **peers(start, x, precision),
     }
     losses = {who: [float(step()) for _ in range(3)] for who, step in steps.items()}

@@ -66,7 +66,7 @@ def train(config: Config, directory: Path) -> dict[str, float]:
     optimizer = build_optimizer(config.optimizer)
     data = load_dataset(config.dataset, config.seed)
     model = build_model(config, data.train.shape)
-    build_penalty(config).check(model.layers)
+    model.check_penalty(build_penalty(config))
     log.info(
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test images\n{describe(model)}"
@@ -76,7 +76,7 @@ def train(config: Config, directory: Path) -> dict[str, float]:
     for warning in oversized(model, len(data.train)):
         log.warning(f"warning: {warning}")
     if config.trainer.self_check:
-        self_check(model)
+        self_check(model, config.tf32)
     if config.find_learning_rate:
         return search(model, optimizer, data, config, directory)
     if config.resume is not None:

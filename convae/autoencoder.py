@@ -103,6 +103,8 @@ class Autoencoder:
         self.dtype = dtype
         self.xp = module_for(device)
         self.storage = stored_as(storage, dtype, self.device)
+        if storage is not None and loss == "bce":
+            raise ValueError("storage: bce's logarithms need float32; leave it out, or use mse")
         self.layers = stack(layers, self.input_shape, self.output_activation.name)
         self._shapes = {
             f"{index}.{name}": shape
@@ -312,10 +314,7 @@ class Autoencoder:
             If dtype, device or shape do not fit, or the penalty does not fit the model.
         """
         target = self._check_batch(x, target)
-        penalty.check(self.layers)
-        short = self.storage != self.dtype
-        if short and (penalty.l1 or penalty.kl or penalty.contractive):
-            raise ValueError(f"penalty: of codes there is none with storage={self.storage!r}")
+        self.check_penalty(penalty)
         parts = parts_of_batch(self.xp, len(x), self.macs)
         while len(self._partial_gradients) < len(parts):
             self._partial_gradients.append(self._allocate())
@@ -335,13 +334,30 @@ class Autoencoder:
         J = sum(over(part, parts))
         for flat, _ in self._partial_gradients[1 : len(parts)]:
             self.flat_gradients += flat
-        if short:
+        if self.storage != self.dtype:
             self.flat_gradients /= x.size  # `add_gradients` carried errors so many times as large
         if mean is not None:
             J = J + penalty.divergence(mean)
         if penalty.weight_decay:
             J = J + penalty.of_kernels(self.parameters, self._gradients)
         return self.xp.asarray(J)
+
+    def check_penalty(self, penalty: Penalty) -> None:
+        """Refuse a penalty that cannot be computed for this model.
+
+        Parameters
+        ----------
+        penalty : Penalty
+            What shall be added to the loss.
+
+        Raises
+        ------
+        ValueError
+            If it does not fit the layers, or is of codes that are stored short.
+        """
+        penalty.check(self.layers)
+        if self.storage != self.dtype and (penalty.l1 or penalty.kl or penalty.contractive):
+            raise ValueError(f"penalty: of codes there is none with storage={self.storage!r}")
 
     def gradient_halves(
         self, x: Array, target: Array | None = None

@@ -19,8 +19,8 @@ class CapturedStep:
     """Loss, gradients and Adam's update, launched as one graph.
 
     The graph is recorded twice, for two input buffers, so that a batch can be copied while the
-    step before it is computed. Its memory is its own and is kept. cuBLAS cannot be recorded, so
-    c, h and g are `convae.engine.cuda`'s.
+    step before it is computed: nothing waits for a step but `loss`. The memory is the graphs' own
+    and is kept. cuBLAS cannot be recorded, so c, h and g are `convae.engine.cuda`'s.
 
     Parameters
     ----------
@@ -34,14 +34,14 @@ class CapturedStep:
     Attributes
     ----------
     adam : convae.engine.cuda.Adam
-        The update; write to its `learning_rate` to follow a schedule.
+        The update; change its learning rate by `set_learning_rate`.
 
     Raises
     ------
     TypeError
         If the optimizer is another one.
     ValueError
-        If the model is not in float32 on a GPU.
+        If the model is not in float32 on a GPU, or the optimizer has done steps.
     """
 
     def __init__(self, model: Autoencoder, optimizer: Adam, batch: int) -> None:
@@ -51,6 +51,8 @@ class CapturedStep:
             raise ValueError(
                 f"model: {model!r}; a graph is recorded of a float32 model with device='gpu'"
             )
+        if optimizer.steps:
+            raise ValueError(f"optimizer: it has done {optimizer.steps} steps; use a fresh one")
         import cupy
 
         from convae.engine import cuda, gpu  # here, since they import CuPy, too
@@ -110,24 +112,20 @@ class CapturedStep:
             body()
             return self._stream.end_capture()
 
-    def __call__(self, x: Array) -> Array:
-        """Do one step; nothing waits for the card.
+    def __call__(self, x: Array) -> None:
+        """Do one step, without waiting for it.
 
         Parameters
         ----------
         x : (N, C, *size) ndarray
             A batch of images, as many as were announced.
 
-        Returns
-        -------
-        0-d ndarray
-            The loss before the update, on the card; the next call but one overwrites it.
-
         Raises
         ------
-        ValueError
-            If the batch has another shape.
+        TypeError, ValueError
+            If dtype, device or shape do not fit.
         """
+        self.model._check("x", x, self.model.input_shape)
         turn, self._turn = self._turn, 1 - self._turn
         if x.shape != self._inputs[turn].shape:
             raise ValueError(
@@ -138,8 +136,30 @@ class CapturedStep:
         self._copies.wait_event(self._done[turn])  # the step that last read the buffer is over
         with self._copies:
             self._inputs[turn][...] = x
-        self._stream.wait_event(self._copies.record())
+        copied = self._copies.record()
+        caller.wait_event(copied)  # x may be changed
+        self._stream.wait_event(copied)
         self._graphs[turn].launch(self._stream)
         self._done[turn] = self._stream.record()
-        caller.wait_event(self._done[turn])
-        return self._losses[turn]
+
+    def loss(self) -> Array:
+        """Have the caller's stream wait for the last step, whose loss and parameters it may read.
+
+        Returns
+        -------
+        0-d ndarray
+            The loss before the last update, on the card; the next call but one overwrites it.
+        """
+        self._cuda.get_current_stream().wait_event(self._done[1 - self._turn])
+        return self._losses[1 - self._turn]
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Change the size of the steps that follow.
+
+        Parameters
+        ----------
+        learning_rate : float
+            Size of a step.
+        """
+        with self._stream:
+            self.adam.learning_rate[...] = learning_rate

@@ -110,6 +110,7 @@ def pretrain(model: Autoencoder, data: Splits, config: Config, directory: Path) 
             loss=model.loss.name if index == 0 else "mse",
             dtype=model.dtype,
             device=model.device,
+            storage=None if model.storage == model.dtype else model.storage,
         )
         for name, array in layer.parameters.items():
             stage.parameters[f"0.{name}"][...] = array

@@ -21,6 +21,9 @@ from convae.optimizers import Optimizer
 
 log = logging.getLogger("convae")
 
+LAYOUT = 2
+"""Order of the parameters in the optimizer's vectors; a state of another order is refused."""
+
 KEPT = 2
 """States kept of a run: the newest, and one to fall back on."""
 
@@ -179,6 +182,7 @@ def save_state(
     if progress.average is not None:
         arrays["average"] = progress.average
     description = {
+        "layout": LAYOUT,
         "model": model.configuration(),
         "optimizer_steps": optimizer.steps,
         "progress": progress.plain(),
@@ -279,8 +283,14 @@ def restore(
     Raises
     ------
     ValueError
-        If the state belongs to another model or optimizer.
+        If the state belongs to another model or optimizer, or to a version whose vectors are laid
+        out otherwise.
     """
+    if description.get("layout") != LAYOUT:
+        raise ValueError(
+            "resume: the state was written by another version of convae, which laid the "
+            "optimizer's vectors out in another order; go on with that version"
+        )
     parameters = {f"model.{name}": array for name, array in model.parameters.items()}
     shapes = {name: array.shape for name, array in arrays.items() if name.startswith("model.")}
     if shapes != {name: array.shape for name, array in parameters.items()}:

@@ -53,7 +53,7 @@ class TrainingStep:
             raise ValueError(f"clip_norm: {clip_norm!r} will not do; use a positive number")
         self.model = model
         self.optimizer = optimizer
-        penalty.check(model.layers)
+        model.check_penalty(penalty)
         self.clip_norm = clip_norm
         self.penalty = penalty
         self._is_first = True

@@ -64,10 +64,14 @@ def test_it_does_what_a_training_step_does(recorded, rng, kind) -> None:
     batches = [rng.random((5, 1, 6, 6), dtype="float32") for _ in range(4)]
     step = recorded(optimizer, 5)
     xp = step.model.xp
-    losses = [float(step(xp.asarray(x))) for x in batches]
+    losses = []
+    for x in batches:
+        step(xp.asarray(x))
+        losses.append(float(step.loss()))
     parameters = engine.to_numpy(step.model.flat_parameters)
-    step.adam.learning_rate[...] = 0
+    step.set_learning_rate(0)
     step(xp.asarray(batches[0]))
+    step.loss()
     again = engine.to_numpy(step.model.flat_parameters)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -86,6 +90,19 @@ def test_what_cannot_be_recorded() -> None:
         captured.CapturedStep(model(), convae.SGD(), 4)
     with pytest.raises(ValueError, match=r"model: .*device='gpu'"):
         captured.CapturedStep(model(), Adam(), 4)
+
+
+def test_an_optimizer_that_has_done_steps_is_refused(recorded) -> None:
+    optimizer = Adam()
+    optimizer.steps = 3
+    with pytest.raises(ValueError, match="optimizer: it has done 3 steps"):
+        recorded(optimizer, 5)
+
+
+def test_pixels_are_refused(recorded, rng) -> None:
+    step = recorded(Adam(), 5)
+    with pytest.raises(TypeError, match="x: dtype uint8"):
+        step(step.model.xp.asarray(rng.integers(0, 256, (5, 1, 6, 6), dtype=np.uint8)))
 
 
 def test_another_shape_is_refused(recorded, rng) -> None:

@@ -175,6 +175,9 @@ def test_a_state_of_something_else_is_refused(data, tmp_path) -> None:
     other = convae.Autoencoder((1, 6, 6), [convae.Layer(5, 3)])
     with pytest.raises(ValueError, match="belongs to another model"):
         restore(*state, other, convae.Adam())
+    arrays, description = state
+    with pytest.raises(ValueError, match="another version of convae"):
+        restore(arrays, {**description, "layout": 1}, *fresh("adam"))
     with pytest.raises(ValueError, match="another optimizer's"):
         restore(*state, *fresh("sgd"))
     with pytest.raises(FileNotFoundError, match="holds no state of a run"):

@@ -125,7 +125,8 @@ def lower(problem: Problem, **device: Any) -> Lowered:
     Raises
     ------
     ValueError
-        If something is to be fused behind g, or an activation is not among `ACTIVATIONS`.
+        If something is to be fused behind g, or an activation is not among `ACTIVATIONS`, or g is
+        asked for arrays shorter than float32, where cuDNN stores its sums short, too.
     """
     import cudnn
 
@@ -135,6 +136,8 @@ def lower(problem: Problem, **device: Any) -> Lowered:
             f"activation: {fused!r} cannot be fused behind {problem.operation}; "
             f"behind c and h {', '.join(ACTIVATIONS)} can"
         )
+    if problem.operation == "g" and problem.dtype != "float32":
+        raise ValueError(f"dtype: g's sums would be stored as {problem.dtype}; use float32 arrays")
     types = cudnn.data_type
     storage = {"float32": types.FLOAT, "float16": types.HALF, "bfloat16": types.BFLOAT16}
     graph = cudnn.pygraph(

@@ -177,6 +177,17 @@ def output_matrices(xp: ModuleType, G: Array, geometry: Geometry, scratch: Scrat
     return G.reshape(*tile, groups, O // groups, prod(repeats) * N)
 
 
+def _product(xp: ModuleType, A: Array, B: Array, out: Array | None = None) -> Array:
+    """Multiply stacks of matrices; of a single one as such, since CuPy has TF32 only for that."""
+    stack = A.shape[:-2]
+    if prod(stack) > 1:
+        return xp.matmul(A, B, out=out)
+    rows, columns = A.shape[-2], B.shape[-1]
+    flat = None if out is None else out.reshape(rows, columns)
+    result = xp.dot(A.reshape(A.shape[-2:]), B.reshape(B.shape[-2:]), out=flat)
+    return result.reshape(*stack, rows, columns)
+
+
 def c(xp: ModuleType, K: Array, V: Array, geometry: Geometry, scratch: Scratch) -> Array:
     """Strided convolution of one batch: the kernel's matrices times the input's columns.
 
@@ -200,7 +211,7 @@ def c(xp: ModuleType, K: Array, V: Array, geometry: Geometry, scratch: Scratch) 
     """
     axes, groups, tile, repeats = geometry.axes, geometry.groups, geometry.tile, geometry.repeats
     O, N = K.shape[0], V.shape[-1]
-    Z = xp.matmul(kernel_matrices(K, geometry), columns(xp, V, geometry, scratch))
+    Z = _product(xp, kernel_matrices(K, geometry), columns(xp, V, geometry, scratch))
     Z = Z.reshape(*tile, groups, O // groups, *repeats, N)
     turns = [n for axis in range(axes) for n in (2 + axes + axis, axis)]
     Z = Z.transpose(axes, axes + 1, *turns, -1)  # (groups, O/groups, repeat, tile, ..., N)
@@ -236,7 +247,7 @@ def h(xp: ModuleType, K: Array, G: Array, geometry: Geometry, scratch: Scratch) 
     matrices = kernel_matrices(K, geometry).swapaxes(-1, -2)
     meets = scratch("columns", view.shape, G.dtype)
     product = meets.reshape(*matrices.shape[:-1], -1)
-    xp.matmul(matrices, output_matrices(xp, G, geometry, scratch), out=product)
+    _product(xp, matrices, output_matrices(xp, G, geometry, scratch), product)
     every = (slice(None),) * (axes + 2)  # tile, groups, channels
     for offset in np.ndindex(*geometry.kernel):
         view[(*every, *offset)] += meets[(*every, *offset)]
@@ -275,6 +286,6 @@ def g(
     """
     axes = geometry.axes
     meets = columns(xp, V, geometry, scratch).swapaxes(-1, -2)
-    dK = xp.matmul(output_matrices(xp, G, geometry, scratch), meets)
+    dK = _product(xp, output_matrices(xp, G, geometry, scratch), meets)
     dK = dK.transpose(axes, axes + 1, *range(axes), -1)  # (groups, O/groups, *tile, ...)
     return dK.reshape(K_shape)

@@ -64,6 +64,7 @@ def test_what_the_edges_leave_to_others() -> None:
         (5, 32, {}),
         (1, 30, {}),
         (4, 1024, {}),
+        (1, 1024, {"size": (8, 8), "kernel": (5, 1)}),
         (2, 32, {"groups": 2}),
         (1, 32, {"dilation": 2}),
         (1, 32, {"tile": 2}),

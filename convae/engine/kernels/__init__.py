@@ -18,6 +18,9 @@ HEADERS = {"float16": "cuda_fp16.h", "bfloat16": "cuda_bf16.h"}
 THREADS = 128
 """Threads of a block."""
 
+LARGEST_BLOCK = 1024
+"""Threads that a block may have."""
+
 FILTERS = 4
 """Filters that one thread of `edges.cu` computes; their number is a multiple of it."""
 
@@ -105,6 +108,7 @@ def suits_edges(geometry: Geometry, channels: int, filters: int) -> bool:
         and channels <= 4
         and filters % FILTERS == 0
         and elements * filters <= SHARED_FLOATS
+        and filters // FILTERS * geometry.kernel[0] <= LARGEST_BLOCK
     )
 
 

@@ -6,7 +6,7 @@ an element are computed in float32: what is stored is short, sums are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -56,11 +56,9 @@ def own_kernels() -> Iterator[None]:
         _OWN_KERNELS.reset(token)
 
 
-def _in_single(compute: Callable[[Array, Array], Array], A: Array, B: Array) -> Array:
-    """Compute in float32 where arrays are stored shorter, and store the result as they are."""
-    if A.dtype.itemsize > 2:
-        return compute(A, B)
-    return compute(A.astype(np.float32), B.astype(np.float32)).astype(A.dtype)
+def _wide(array: Array) -> Array:
+    """Show an array in float32 at least, in which sums are computed."""
+    return array.astype(cupy.promote_types(array.dtype, np.float32), copy=False)
 
 
 def c(K: Array, V: Array, geometry: Geometry) -> Array:
@@ -82,7 +80,7 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
     """
     if _OWN_KERNELS.get():
         return cuda.c(K, V, geometry)
-    return _in_single(lambda K, V: gemm.c(cupy, K, V, geometry, scratch), K, V)
+    return gemm.c(cupy, _wide(K), _wide(V), geometry, scratch).astype(V.dtype, copy=False)
 
 
 def h(K: Array, G: Array, geometry: Geometry) -> Array:
@@ -104,7 +102,7 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
     """
     if _OWN_KERNELS.get():
         return cuda.h(K, G, geometry)
-    return _in_single(lambda K, G: gemm.h(cupy, K, G, geometry, scratch), K, G)
+    return gemm.h(cupy, _wide(K), _wide(G), geometry, scratch).astype(G.dtype, copy=False)
 
 
 def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
@@ -128,6 +126,4 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
     """
     if _OWN_KERNELS.get():
         return cuda.g(G, V, K_shape, geometry)
-    dtype = cupy.promote_types(G.dtype, np.float32)  # the result is a sum, too
-    G, V = G.astype(dtype, copy=False), V.astype(dtype, copy=False)
-    return gemm.g(cupy, G, V, K_shape, geometry, scratch)
+    return gemm.g(cupy, _wide(G), _wide(V), K_shape, geometry, scratch)

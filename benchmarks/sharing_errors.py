@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 import convae
 from benchmarks.measure import keep, table
-from convae.checkpoint import write_bytes
-from convae.pictures import GAP, filter_grid, png
+from convae.models.checkpoint import write_bytes
+from convae.report.pictures import GAP, filter_grid, png
 
 REPOSITORY = Path(__file__).parents[1]
 FILTERS_SHOWN = 4

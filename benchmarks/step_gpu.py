@@ -24,7 +24,7 @@ from benchmarks.measure import keep, ratio, table
 from benchmarks.peers import TiedAutoencoder
 from benchmarks.workloads import WORKLOADS, Workload, build
 from convae import engine
-from convae.captured import CapturedStep
+from convae.training.captured_step import CapturedStep
 
 PRECISIONS = {"float32": 1e-3, "tf32": 1e-3, "bfloat16": 1e-2}
 """And by what part of the first loss the contestants' losses may differ."""

@@ -1,7 +1,7 @@
-"""The configuration's schema: every key of `configs/`, its type, and what it means.
+"""The configuration's schema: every key of `configs/`, its type, its range and its meaning.
 
-Plain dataclasses, so that nothing below `train.py` needs Hydra. A key that is not here, or a value
-of another type, is refused when the configuration is composed.
+Plain dataclasses, so that only `convae.app` needs Hydra. Unknown keys and values of another type
+are refused when the configuration is composed, values out of range when it becomes an object.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from convae.errors import UserError, check_range
+
 MISSING: Any = "???"
-"""Hydra's mark of a value that has to be given."""
+"""Hydra's mark of a mandatory value."""
+
+BUILT_IN = ("digits", "photos")
+"""Datasets that need neither torchvision nor files."""
+
+LARGEST_SIDE = 4096
+"""Largest `dataset.image_size`, in pixels."""
 
 
 @dataclass
@@ -48,18 +56,43 @@ class DatasetConfig:
     """Which images, and how they are read."""
 
     name: str = MISSING  # "digits", "photos", "ImageFolder" or a class of torchvision.datasets
-    root: str = "data"  # where its files are looked for, and downloaded to
-    train: dict[str, Any] = field(default_factory=dict)  # arguments that select the training half
-    test: dict[str, Any] | None = None  # and the test half, where there is one
-    transposed: bool = False  # stored with rows and columns exchanged, as EMNIST is
+    root: str = "data"  # the folder of its files; missing ones are downloaded to it
+    train: dict[str, Any] = field(
+        default_factory=dict
+    )  # constructor arguments that select the training images
+    test: dict[str, Any] | None = None  # and the test images, where there are any
+    transposed: bool = False  # rows and columns are exchanged in the files, as in EMNIST
     image_size: int | None = None  # resize the short side to this and crop the centre square
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
-    holdout: float = 0.1  # part of the training images for validation (and test, if it has none)
-    normal: list[Any] | None = None  # train on these classes only; the rest are anomalies
+    holdout: float = 0.1  # fraction set aside for validation (and for test, if there is none)
+    normal: list[Any] | None = None  # train on these classes only; all others are anomalies
     limit: int | None = None  # use only so many training images
     evaluation_limit: int | None = None  # and so many validation and test images
     memory_mb: int = 2048  # a split larger than this streams from disk
     workers: int = 2  # processes that read images while streaming
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_range("dataset.holdout", self.holdout, over=0, below=0.5)
+        check_range("dataset.workers", self.workers, at_least=0, integer=True)
+        if self.channels not in (None, 1, 3):
+            raise UserError(
+                f"dataset.channels: {self.channels!r} is neither 1 (grey) nor 3 (colour)"
+            )
+        bounds = {
+            "image_size": (1, LARGEST_SIDE),
+            "limit": (2, None),
+            "evaluation_limit": (1, None),
+        }
+        for name, (least, most) in bounds.items():
+            if getattr(self, name) is not None:
+                value = getattr(self, name)
+                check_range(f"dataset.{name}", value, at_least=least, at_most=most, integer=True)
+        for name in ("image_size", "channels"):
+            if self.name in BUILT_IN and getattr(self, name) is not None:
+                raise UserError(
+                    f"dataset.{name}: {self.name!r} has a fixed size; leave this at null"
+                )
 
 
 @dataclass
@@ -92,14 +125,14 @@ class ScheduleConfig:
 
 @dataclass
 class LossConfig:
-    """What is minimised."""
+    """The loss that is minimised."""
 
     name: str = MISSING  # mse or bce
 
 
 @dataclass
 class CorruptionConfig:
-    """Noise on what the model is given; it is compared with the clean images."""
+    """Noise on the model's input; reconstructions are compared with the clean images."""
 
     name: str = "none"  # none, gaussian, masking or salt_and_pepper
     amount: float = 0.0  # standard deviation, or fraction of the values replaced
@@ -107,7 +140,7 @@ class CorruptionConfig:
 
 @dataclass
 class PenaltyConfig:
-    """What is added to the loss; the fields are those of `convae.Penalty`."""
+    """Terms added to the loss; the fields are those of `convae.Penalty`."""
 
     l1: float = 0.0
     kl: float = 0.0
@@ -125,20 +158,36 @@ class TrainerConfig:
     log_every: int = 20  # steps between two points of TensorBoard's training curves
     panels_every: int = 20  # epochs between two sets of TensorBoard's pictures and histograms
     probe: int = 16  # test images whose reconstructions are shown
-    threshold_quantile: float = 0.95  # of validation errors; an image beyond is called an anomaly
+    threshold_quantile: float = 0.95  # of validation errors; an image above it counts as an anomaly
     embeddings: int = 1000  # test images in TensorBoard's projector, at the end of the run
     self_check: bool = True  # test the trilinear identity on the model's layers before training
     pretrain_epochs: int = 0  # first train each layer alone for so many epochs
     ema: float | None = None  # evaluate and keep a moving average of the parameters
     patience: int | None = None  # stop after so many epochs without a lower validation loss
-    clip_norm: float | None = None  # shorten longer gradients to this norm
-    checkpoint_every: int = 1  # epochs between two states that a run can go on from
+    clip_norm: float | None = None  # scale longer gradients down to this norm
+    checkpoint_every: int = 1  # epochs between two states to resume from
     checkpoint_minutes: float = 10.0  # and minutes, within a long epoch
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("epochs", "batch_size", "log_every", "panels_every", "probe"):
+            check_range(f"trainer.{name}", getattr(self, name), at_least=1, integer=True)
+        for name in ("pretrain_epochs", "embeddings"):
+            check_range(f"trainer.{name}", getattr(self, name), at_least=0, integer=True)
+        check_range("trainer.checkpoint_every", self.checkpoint_every, at_least=1, integer=True)
+        check_range("trainer.checkpoint_minutes", self.checkpoint_minutes, at_least=0)
+        check_range("trainer.threshold_quantile", self.threshold_quantile, over=0, below=1)
+        if self.patience is not None:
+            check_range("trainer.patience", self.patience, at_least=1, integer=True)
+        if self.clip_norm is not None:
+            check_range("trainer.clip_norm", self.clip_norm, over=0)
+        if self.ema is not None:
+            check_range("trainer.ema", self.ema, over=0, below=1)
 
 
 @dataclass
 class Config:
-    """Everything that `python train.py` can be told."""
+    """Everything that can be configured."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -151,27 +200,21 @@ class Config:
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
-    storage: str | None = None  # how a GPU stores what lies between c, h and g
+    storage: str | None = None  # type of a GPU's activations, if shorter than dtype
     tf32: bool = False  # whether a GPU may round the factors of float32 products
-    resume: str | None = None  # the folder of a run that shall go on
+    resume: str | None = None  # the folder of a run to resume
     find_learning_rate: bool = False  # try learning rates instead of training
+
+    def __post_init__(self) -> None:
+        """Check the seed; everything else is checked where it is used."""
+        check_range("seed", self.seed, at_least=0, integer=True)
 
 
 def unknown_key(arguments: Iterable[str]) -> str | None:
-    """Look for an override whose key the schema does not have.
+    """Find an override with an unknown key, and return a message that lists the known ones.
 
-    Hydra refuses it too, but does not say which keys there are; and with a plus in front it takes a
-    key that nothing would ever read.
-
-    Parameters
-    ----------
-    arguments : iterable of str
-        The command line's arguments.
-
-    Returns
-    -------
-    str or None
-        A message that names the key and those that would do, or None if all keys are known.
+    Hydra refuses it too, but does not say which keys there are; and with a plus in front it accepts
+    a key that nothing would ever read.
     """
     for argument in arguments:
         key, equals, _ = argument.lstrip("+").partition("=")

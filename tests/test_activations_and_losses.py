@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from convae import engine
-from convae.activations import ACTIVATIONS
-from convae.biases import bias_gradient
-from convae.losses import loss
+from convae.models.activations import ACTIVATIONS
+from convae.models.biases import bias_gradient
+from convae.models.losses import loss
 from tests import untied
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import convae
-from convae.anomaly import image_errors, judge, score
-from convae.splits import InMemory
+from convae.data.splits import InMemory
+from convae.report.anomaly import image_errors, judge, score
 
 
 def test_errors_are_means_over_each_image() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import convae
 from convae import Layer, engine
-from convae.activations import ACTIVATIONS
+from convae.models.activations import ACTIVATIONS
 from tests import untied
 
 STACKS = {

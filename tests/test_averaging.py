@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import convae
-from convae.averaging import MovingAverage
+from convae.training.averaging import MovingAverage
 
 
 def test_the_average_follows_its_formula(rng) -> None:

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import convae
-from convae import Adam, AdamW, Layer, captured, engine
-from convae.engine import cpu, kernels, operations
+from convae import Adam, AdamW, Layer, engine
+from convae.engine import operations
+from convae.engine.cpu.backend import backend as cpu
+from convae.engine.gpu.backend import kernels
+from convae.training import captured_step as captured
 from tests.conftest import _cupy
 from tests.engine import emulator
 from tests.engine.test_direct import error

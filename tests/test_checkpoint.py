@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import convae
-from convae import checkpoint
+from convae.models import checkpoint
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import convae
-from convae.datasets import load_dataset, named
+from convae.data.datasets import load_dataset, named
 from tests.test_train import SHORT, run
 from tests.test_train import finished as finished  # a fixture: a short run on digits
 

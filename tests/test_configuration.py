@@ -11,14 +11,14 @@ from omegaconf import OmegaConf
 
 import train  # noqa: F401 (registers the schema)
 from convae import Layer
-from convae.build import (
+from convae.configuration import Config, LayerConfig, unknown_key
+from convae.training.build import (
     build_corruption,
     build_model,
     build_optimizer,
     build_penalty,
     build_schedule,
 )
-from convae.configuration import Config, LayerConfig, unknown_key
 from tests.conftest import REPOSITORY
 
 CONFIGS = REPOSITORY / "configs"

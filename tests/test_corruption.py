@@ -9,9 +9,9 @@ import pytest
 
 import convae
 from convae import engine
-from convae.corruption import CORRUPTIONS, Corruption, Use
-from convae.evaluation import measure, pca_error
-from convae.splits import InMemory, to_floats
+from convae.data.corruption import CORRUPTIONS, Corruption, Use
+from convae.data.splits import InMemory, to_floats
+from convae.report.evaluation import measure, pca_error
 
 
 @pytest.fixture

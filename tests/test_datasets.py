@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 from convae.configuration import DatasetConfig
-from convae.datasets import load_dataset
-from convae.splits import InMemory, Streamed, to_floats, to_pixels
+from convae.data.datasets import load_dataset
+from convae.data.splits import InMemory, Streamed, to_floats, to_pixels
 
 
 def pixels(split) -> np.ndarray:

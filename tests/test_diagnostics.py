@@ -8,7 +8,7 @@ import torch
 
 import convae
 from convae import engine
-from convae.diagnostics import codes, dead_filters, self_check, tied_halves
+from convae.report.diagnostics import codes, dead_filters, self_check, tied_halves
 from tests import untied
 from tests.test_autoencoder import STACKS, build
 

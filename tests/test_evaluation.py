@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import convae
-from convae.evaluation import mean_image_error, measure, pca_error
-from convae.splits import InMemory
+from convae.data.splits import InMemory
+from convae.report.evaluation import mean_image_error, measure, pca_error
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convae.images import Images
+from convae.data.image_arguments import Images
 
 SHAPE = (1, 8, 8)
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 import convae
-from convae.build import build_model, build_optimizer
 from convae.configuration import OptimizerConfig
-from convae.datasets import load_dataset
-from convae.learning_rate import STEPS, RangeTest, find_learning_rate
+from convae.data.datasets import load_dataset
+from convae.training.build import build_model, build_optimizer
+from convae.training.learning_rate_finder import STEPS, RangeTest, find_learning_rate
 from tests.test_configuration import compose
 
 

@@ -11,7 +11,7 @@ import torch
 
 import convae
 from convae import Layer, Penalty, engine
-from convae.activations import ACTIVATIONS
+from convae.models.activations import ACTIVATIONS
 from tests import untied
 from tests.test_autoencoder import build
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convae.pictures import BACKGROUND, GAP, filter_grid, grid, png, reconstruction_grid
+from convae.report.pictures import BACKGROUND, GAP, filter_grid, grid, png, reconstruction_grid
 
 
 def test_grid_places_images_row_by_row() -> None:

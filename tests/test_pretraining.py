@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import convae
-from convae import trainer
 from convae.configuration import PenaltyConfig
-from convae.evaluation import measure
-from convae.pretraining import Encoded, pretrain
-from convae.signals import Interrupted, StopSignals
+from convae.report.evaluation import measure
+from convae.training import trainer
+from convae.training.pretraining import Encoded, pretrain
+from convae.training.signals import Interrupted, StopSignals
 from tests.test_state import CONFIG, data, fresh  # noqa: F401 (data is a fixture)
 
 EPOCHS = 4
@@ -90,7 +90,7 @@ def test_a_run_pretrains_once(data, tmp_path) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("ema", [0.5])
 def test_a_stopped_run_with_an_average_goes_on_to_the_bit(data, tmp_path, ema: float) -> None:  # noqa: F811
-    from convae.state import read_state, restore
+    from convae.training.state import read_state, restore
 
     config = replace(CONFIG, trainer=replace(CONFIG.trainer, ema=ema, panels_every=50))
     whole, optimizer = fresh()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convae.schedules import SCHEDULES
+from convae.training.schedules import SCHEDULES
 
 STEPS, EPOCH = 100, 10
 

@@ -17,7 +17,6 @@ from tensorboard.summary.writer import event_file_writer
 from tqdm import tqdm
 
 import convae
-from convae import checkpoint, trainer
 from convae.configuration import (
     Config,
     CorruptionConfig,
@@ -25,9 +24,11 @@ from convae.configuration import (
     ScheduleConfig,
     TrainerConfig,
 )
-from convae.signals import Interrupted, StopSignals
-from convae.splits import InMemory, Splits
-from convae.state import read_state, restore, save_state
+from convae.data.splits import InMemory, Splits
+from convae.models import checkpoint
+from convae.training import trainer
+from convae.training.signals import Interrupted, StopSignals
+from convae.training.state import read_state, restore, save_state
 from tests.conftest import REPOSITORY
 from tests.test_train import events, run
 

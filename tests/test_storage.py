@@ -9,8 +9,9 @@ import pytest
 
 import convae
 from convae import Layer, engine
-from convae.engine import cpu, operations
-from convae.penalties import Penalty
+from convae.engine import operations
+from convae.engine.cpu.backend import backend as cpu
+from convae.models.penalties import Penalty
 from tests.conftest import _cupy
 from tests.engine import emulator
 from tests.engine.test_direct import error

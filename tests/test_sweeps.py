@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from convae.sweeps import as_csv, collect
+from convae.app.sweeps import as_csv, collect
 from tests.conftest import REPOSITORY
 from tests.test_train import SHORT, run
 

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 import convae
-from convae.tensorboard import Board
+from convae.report.tensorboard import Board
 from tests.test_train import events
 
 LAYERS = [

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import convae
 from convae.engine import missing_gpu
-from convae.pictures import GAP
+from convae.report.pictures import GAP
 from tests.conftest import REPOSITORY
 from tests.test_datasets import write_pictures
 

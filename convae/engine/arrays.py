@@ -1,18 +1,17 @@
-"""Which array library an array belongs to, and the way from one device to another."""
+"""Which library an array belongs to, and whether there is a GPU to compute on."""
 
 from __future__ import annotations
 
-import os
 import sys
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from convae.errors import UserTypeError
+
 Array: TypeAlias = Any
 """A ``numpy.ndarray`` or a ``cupy.ndarray``; the array decides the backend."""
-
-DEVICES = ("cpu", "gpu", "auto")
 
 
 def array_module(*arrays: Array, names: str = "arguments") -> ModuleType:
@@ -45,60 +44,20 @@ def array_module(*arrays: Array, names: str = "arguments") -> ModuleType:
         elif root == "cupy":
             modules.add("cupy")
         else:
-            raise TypeError(
+            raise UserTypeError(
                 f"{names}: got {type(array).__module__}.{type(array).__qualname__}, "
                 "which is neither a NumPy nor a CuPy array; convert it with numpy.asarray"
             )
     if len(modules) > 1:
-        raise TypeError(
+        raise UserTypeError(
             f"{names}: NumPy and CuPy arrays are mixed; move all of them to one device "
             "(cupy.asarray or cupy.asnumpy)"
         )
     return sys.modules[modules.pop()]
 
 
-def module_for(device: str) -> ModuleType:
-    """Return the array library that serves a device.
-
-    Parameters
-    ----------
-    device : {"cpu", "gpu", "auto"}
-        "auto" takes the GPU where one works and the CPU elsewhere.
-
-    Returns
-    -------
-    module
-        ``numpy`` or ``cupy``.
-
-    Raises
-    ------
-    ValueError
-        If the device is none of the three.
-    RuntimeError
-        If "gpu" was asked for and CuPy or a usable GPU is missing.
-    """
-    if device not in DEVICES:
-        raise ValueError(f"device: {device!r} is unknown; use one of {', '.join(DEVICES)}")
-    if device == "cpu":
-        return np
-    missing = missing_gpu()
-    if not missing:
-        import cupy
-
-        return cupy  # type: ignore[no-any-return]
-    if device == "auto":
-        return np
-    raise RuntimeError(f"device: 'gpu' was asked for, but {missing}. device=cpu needs no GPU.")
-
-
 def missing_gpu() -> str:
-    """Say what is missing for computing on a GPU, and what would help.
-
-    Returns
-    -------
-    str
-        A clause without a full stop; empty where a GPU works.
-    """
+    """Say what is missing for computing on a GPU, and what would help."""
     try:
         import cupy
     except ImportError as error:
@@ -127,19 +86,6 @@ def missing_gpu() -> str:
     return f"CuPy finds no usable NVIDIA GPU ({reason}); check with nvidia-smi"
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Let the GPU round the factors of float32 products to TF32, 10 bits of fraction, or not.
-
-    CuPy reads it at its first product: call this before.
-
-    Parameters
-    ----------
-    allowed : bool
-        Sums are float32 either way.
-    """
-    os.environ["CUPY_TF32"] = str(int(allowed))
-
-
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     """Return the array as a NumPy array, copied from the GPU where it lies there.
 
@@ -154,64 +100,3 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
         The same values; the array itself if it is NumPy's.
     """
     return array if isinstance(array, np.ndarray) else array.get()
-
-
-def positions_first(array: Array) -> Array:
-    """Copy a batch into the memory order that the CPU engine computes in, unless it has it already.
-
-    Parameters
-    ----------
-    array : (N, C, *size) ndarray
-        A batch.
-
-    Returns
-    -------
-    (N, C, *size) ndarray
-        The same values, in memory ``(*size, C, N)``; on a GPU the array itself.
-    """
-    if not isinstance(array, np.ndarray):
-        return array
-    axes = range(2, array.ndim)
-    lying = np.ascontiguousarray(array.transpose(*axes, 1, 0))
-    return lying.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
-
-
-def filters_first(array: Array) -> Array:
-    """View a kernel that lies filters last, as the CPU engine reads and makes shared kernels.
-
-    Parameters
-    ----------
-    array : (*kernel, C, O) ndarray
-        The kernel.
-
-    Returns
-    -------
-    (O, C, *kernel) ndarray
-        The same memory.
-    """
-    axes = array.ndim - 2
-    return array.transpose(axes + 1, axes, *range(axes))
-
-
-def rows(*arrays: Array) -> list[np.ndarray[Any, Any]] | None:
-    """Show batches that lie positions first in memory, as `c` and `h` return them, as rows.
-
-    Parameters
-    ----------
-    *arrays : (N, C, *size) ndarray
-        Batches.
-
-    Returns
-    -------
-    list of (P, C, N) ndarray or None
-        Views for the compiled passes of `pointwise`; None if any lies otherwise, or on a GPU.
-    """
-    shown = []
-    for array in arrays:
-        if not isinstance(array, np.ndarray) or array.ndim < 3 or array.itemsize < 4:
-            return None
-        lying = array.transpose(*range(2, array.ndim), 1, 0)
-        if not lying.flags.c_contiguous:
-            return None
-        shown.append(lying.reshape(-1, array.shape[1], array.shape[0]))
-    return shown

@@ -33,20 +33,7 @@ Scratch: TypeAlias = Callable[[str, tuple[int, ...], "np.dtype[np.generic]"], Ar
 def windows(xp: ModuleType, P: Array, geometry: Geometry) -> Array:
     """View a padded array as what each kernel element meets at each output position.
 
-    Parameters
-    ----------
-    xp : module
-        ``numpy`` or ``cupy``.
-    P : (C, *padded, N) ndarray
-        The zero-padded input.
-    geometry : Geometry
-        The resolved geometry.
-
-    Returns
-    -------
-    (*tile, groups, C/groups, *kernel, *repeats, N) ndarray
-        A view on P. For one fixed tile position and kernel element no two entries share memory,
-        across kernel elements they do.
+    P (C, *padded, N) -> (*tile, groups, C/groups, *kernel, *repeats, N)
     """
     channel, *steps, example = P.strides
     per_group = P.shape[0] // geometry.groups
@@ -73,21 +60,7 @@ def windows(xp: ModuleType, P: Array, geometry: Geometry) -> Array:
 def columns(xp: ModuleType, V: Array, geometry: Geometry, scratch: Scratch) -> Array:
     """Copy the windows of an input into the right-hand matrices of c and g ("im2col").
 
-    Parameters
-    ----------
-    xp : module
-        ``numpy`` or ``cupy``.
-    V : (C, *size, N) ndarray
-        The input, not padded.
-    geometry : Geometry
-        The resolved geometry.
-    scratch : callable
-        Provides the memory.
-
-    Returns
-    -------
-    (*tile, groups, C/groups * prod(kernel), prod(repeats) * N) ndarray
-        One matrix for every tile position and group.
+    V (C, *size, N) -> (*tile, groups, C/groups * prod(kernel), prod(repeats) * N)
     """
     C, N = V.shape[0], V.shape[-1]
     P = V
@@ -107,18 +80,7 @@ def columns(xp: ModuleType, V: Array, geometry: Geometry, scratch: Scratch) -> A
 
 
 def inside(geometry: Geometry) -> tuple[slice, ...]:
-    """Index the input's own positions in its padded array.
-
-    Parameters
-    ----------
-    geometry : Geometry
-        The resolved geometry.
-
-    Returns
-    -------
-    tuple of slice
-        For an array ``(C, *padded, N)``.
-    """
+    """Index the input's own positions in its padded array."""
     sides = zip(geometry.padding, geometry.size, strict=True)
     return (slice(None), *(slice(before, before + size) for (before, _), size in sides))
 
@@ -126,17 +88,8 @@ def inside(geometry: Geometry) -> tuple[slice, ...]:
 def kernel_matrices(K: Array, geometry: Geometry) -> Array:
     """View a kernel as the left-hand matrices of c.
 
-    Parameters
-    ----------
-    K : (O, *tile, C/groups, *kernel) or (O, C/groups, *kernel) ndarray
-        The kernel.
-    geometry : Geometry
-        The resolved geometry.
-
-    Returns
-    -------
-    (*tile, groups, O/groups, C/groups * prod(kernel)) ndarray
-        One matrix for every tile position and group; a view where K is contiguous.
+    K (O, *tile, C/groups, *kernel) or (O, C/groups, *kernel) -> (*tile, groups, O/groups, C/groups
+    * prod(kernel))
     """
     groups, tile = geometry.groups, geometry.tile
     matrices = K.reshape(groups, K.shape[0] // groups, *tile, -1)
@@ -147,21 +100,7 @@ def kernel_matrices(K: Array, geometry: Geometry) -> Array:
 def output_matrices(xp: ModuleType, G: Array, geometry: Geometry, scratch: Scratch) -> Array:
     """Arrange what lies on the output side as matrices; whole tiles, filled up with zeros.
 
-    Parameters
-    ----------
-    xp : module
-        ``numpy`` or ``cupy``.
-    G : (O, *output, N) ndarray
-        What lies on the output side.
-    geometry : Geometry
-        The resolved geometry.
-    scratch : callable
-        Provides the memory.
-
-    Returns
-    -------
-    (*tile, groups, O/groups, prod(repeats) * N) ndarray
-        One matrix for every tile position and group; a view where G allows it.
+    G (O, *output, N) -> (*tile, groups, O/groups, prod(repeats) * N)
     """
     O, N = G.shape[0], G.shape[-1]
     if geometry.extended != geometry.output:
@@ -191,23 +130,7 @@ def _product(xp: ModuleType, A: Array, B: Array, out: Array | None = None) -> Ar
 def c(xp: ModuleType, K: Array, V: Array, geometry: Geometry, scratch: Scratch) -> Array:
     """Strided convolution of one batch: the kernel's matrices times the input's columns.
 
-    Parameters
-    ----------
-    xp : module
-        ``numpy`` or ``cupy``.
-    K : (O, [*tile,] C/groups, *kernel) ndarray
-        The kernel.
-    V : (C, *size, N) ndarray
-        The input.
-    geometry : Geometry
-        The resolved geometry.
-    scratch : callable
-        Provides the memory.
-
-    Returns
-    -------
-    (O, *output, N) ndarray
-        Z.
+    K (O, [*tile,] C/groups, *kernel); V (C, *size, N) -> (O, *output, N)
     """
     axes, groups, tile, repeats = geometry.axes, geometry.groups, geometry.tile, geometry.repeats
     O, N = K.shape[0], V.shape[-1]
@@ -222,23 +145,7 @@ def c(xp: ModuleType, K: Array, V: Array, geometry: Geometry, scratch: Scratch) 
 def h(xp: ModuleType, K: Array, G: Array, geometry: Geometry, scratch: Scratch) -> Array:
     """Transposed convolution of one batch: the transposed product, its columns added up.
 
-    Parameters
-    ----------
-    xp : module
-        ``numpy`` or ``cupy``.
-    K : (O, [*tile,] C/groups, *kernel) ndarray
-        The kernel.
-    G : (O, *output, N) ndarray
-        What lies on the output side.
-    geometry : Geometry
-        The resolved geometry.
-    scratch : callable
-        Provides the memory.
-
-    Returns
-    -------
-    (C, *size, N) ndarray
-        V', a view on its padded array.
+    K (O, [*tile,] C/groups, *kernel); G (O, *output, N) -> (C, *size, N)
     """
     axes = geometry.axes
     C, N = K.shape[-axes - 1] * geometry.groups, G.shape[-1]
@@ -264,25 +171,7 @@ def g(
 ) -> Array:
     """Gradient of the kernel over one batch: output matrices times the transposed columns.
 
-    Parameters
-    ----------
-    xp : module
-        ``numpy`` or ``cupy``.
-    G : (O, *output, N) ndarray
-        What lies on the output side.
-    V : (C, *size, N) ndarray
-        What lies on the input side.
-    K_shape : tuple of int
-        Shape of the result.
-    geometry : Geometry
-        The resolved geometry.
-    scratch : callable
-        Provides the memory.
-
-    Returns
-    -------
-    ndarray
-        dK of the shape K_shape, summed over the examples.
+    G (O, *output, N); V (C, *size, N)
     """
     axes = geometry.axes
     meets = columns(xp, V, geometry, scratch).swapaxes(-1, -2)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
+from convae.errors import UserError, UserTypeError
+
 Integers: TypeAlias = tuple[int, ...]
 Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]
 
@@ -113,63 +115,28 @@ class Geometry:
 
 
 def spans(kernel: Integers, dilation: Integers) -> Integers:
-    """Input positions that a dilated kernel covers along each axis.
-
-    Parameters
-    ----------
-    kernel, dilation : tuple of int
-        Elements of the kernel, and the distance between neighbours.
-
-    Returns
-    -------
-    tuple of int
-        ``(kernel - 1) * dilation + 1`` for each axis.
-    """
+    """Input positions that a dilated kernel covers along each axis."""
     return tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, minimum: int = 1) -> Integers:
-    """Turn one integer, or one for each axis, into a checked tuple.
-
-    Parameters
-    ----------
-    name : str
-        The argument's name, for the error.
-    value : int or sequence of int
-        One for all the axes, or one for each.
-    axes : int
-        Number of spatial axes.
-    minimum : int
-        The smallest value allowed.
-
-    Returns
-    -------
-    tuple of int
-        One entry for each axis.
-
-    Raises
-    ------
-    TypeError
-        If it is neither an integer nor a sequence of integers.
-    ValueError
-        If the count is wrong or an entry is below the minimum.
-    """
+    """Turn one integer, or one for each axis, into a checked tuple."""
     try:
         if isinstance(value, Sequence) and not isinstance(value, str):
             entries = tuple(operator.index(entry) for entry in value)
         else:
             entries = (operator.index(value),) * axes
     except TypeError:
-        raise TypeError(
+        raise UserTypeError(
             f"{name}: {value!r} is not an integer, nor a sequence of {axes} integers"
         ) from None
     if len(entries) != axes:
-        raise ValueError(
+        raise UserError(
             f"{name}: {value!r} has {len(entries)} entries for {axes} spatial axes; "
             f"give one integer, or {axes}"
         )
     if min(entries) < minimum:
-        raise ValueError(f"{name}: {value!r} is too small; use integers of at least {minimum}")
+        raise UserError(f"{name}: {value!r} is too small; use integers of at least {minimum}")
     return entries
 
 
@@ -178,24 +145,6 @@ def per_side(padding: Padding, kernel: Integers, dilation: Integers) -> tuple[tu
 
     "same" adds ``(kernel - 1) * dilation`` zeros, the odd one at the end, so that the output has
     ``ceil(size / stride)`` positions whatever the size and the stride.
-
-    Parameters
-    ----------
-    padding : str, int or sequence
-        "valid" (none), "same", "full" (every position that touches the input), one number, one
-        number for each axis, or one pair (before, after) for each axis.
-    kernel, dilation : tuple of int
-        The kernel that the padding serves.
-
-    Returns
-    -------
-    tuple of (int, int)
-        Zeros before the first and after the last position of each axis.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the padding is none of these forms.
     """
     reach = tuple(span - 1 for span in spans(kernel, dilation))
     if isinstance(padding, str):
@@ -205,14 +154,14 @@ def per_side(padding: Padding, kernel: Integers, dilation: Integers) -> tuple[tu
             "full": tuple((r, r) for r in reach),
         }
         if padding not in named:
-            raise ValueError(
+            raise UserError(
                 f"padding: {padding!r} is unknown; use 'valid', 'same', 'full', a number, "
                 "one number for each axis, or one pair (before, after) for each axis"
             )
         return named[padding]
     entries: Sequence[Any] = padding if isinstance(padding, Sequence) else (padding,) * len(kernel)
     if len(entries) != len(kernel):
-        raise ValueError(
+        raise UserError(
             f"padding: {padding!r} has {len(entries)} entries for {len(kernel)} spatial axes; "
             "give one number, one for each axis, or one pair (before, after) for each axis"
         )
@@ -275,7 +224,9 @@ def _hashable(name: str, value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(_hashable(name, entry) for entry in value)
     if not isinstance(value, Hashable):
-        raise TypeError(f"{name}: {value!r} is neither an integer nor a tuple or list of integers")
+        raise UserTypeError(
+            f"{name}: {value!r} is neither an integer nor a tuple or list of integers"
+        )
     return value
 
 
@@ -305,13 +256,13 @@ def _resolve(
     for axis, span in enumerate(spans(kernels, dilations)):
         before, after = geometry.padding[axis]
         if sizes[axis] + before + after < span:
-            raise ValueError(
+            raise UserError(
                 f"kernel: {kernels[axis]} along axis {axis} covers {span} positions "
                 f"(dilation {dilations[axis]}), but the input has only {sizes[axis]} and "
                 f"{before} + {after} of padding; use a smaller kernel or more padding"
             )
         if geometry.tile[axis] > geometry.output[axis]:
-            raise ValueError(
+            raise UserError(
                 f"tile: {geometry.tile[axis]} along axis {axis} is larger than the output, which "
                 f"has {geometry.output[axis]} positions; {geometry.output[axis]} makes it local"
             )
@@ -330,27 +281,6 @@ def transposed_size(
 
     With stride ``s`` along an axis, ``s`` input sizes share one output size; which one is meant
     has to be said.
-
-    Parameters
-    ----------
-    output : tuple of int
-        Positions of h's argument G.
-    size : int, sequence of int or None
-        What the caller says; None where the stride is 1 along every axis.
-    kernel : tuple of int
-        Elements of the kernel.
-    stride, padding, dilation
-        As in `resolve`.
-
-    Returns
-    -------
-    tuple of int
-        Positions of h's result.
-
-    Raises
-    ------
-    ValueError
-        If the size is missing but open, or impossible; the message lists the possible ones.
     """
     named = {"size": size, "stride": stride, "padding": padding, "dilation": dilation}
     try:
@@ -385,14 +315,14 @@ def _transposed_size(
     )
     if size is None:
         if any(len(sizes) != 1 for sizes in possible):
-            raise ValueError(
+            raise UserError(
                 f"size: with stride {strides} the result's size is not determined by the input of "
                 f"size {output}; say size=, which can be {listing}"
             )
         return tuple(sizes[0] for sizes in possible)
     wanted = per_axis("size", size, axes)
     if any(n not in sizes for n, sizes in zip(wanted, possible, strict=True)):
-        raise ValueError(
+        raise UserError(
             f"size: {wanted} has no output of size {output} with kernel {kernel}, "
             f"stride {strides}; it can be {listing}"
         )

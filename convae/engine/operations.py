@@ -1,26 +1,21 @@
-"""The three operations: check the arguments, choose the backend, call it.
+"""The three operations: check the arguments, choose the backend of the arrays, call it.
 
 c does not flip the kernel: it is cross-correlation, as everywhere in this field. The convolution
 of the mathematicians is ``c(rot180(K), V)``.
 
-Arrays are NCHW in the caller's eyes, with 1, 2 or 3 spatial axes. Results keep the examples
-innermost in memory, so that one operation hands the next what it wants to read.
+Arrays are NCHW, with 1, 2 or 3 spatial axes. How a result lies in memory is the backend's choice;
+`numpy.ascontiguousarray` copies it into C order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from convae.engine import cpu
 from convae.engine.arrays import Array, array_module
+from convae.engine.backend import Backend, backend_for
 from convae.engine.geometry import Geometry, Padding, per_axis, resolve, transposed_size
-
-CPU_DTYPES = ("float32", "float64")
-GPU_DTYPES = ("float16", "bfloat16", *CPU_DTYPES)
+from convae.errors import UserError, UserTypeError
 
 
 def c(
@@ -76,7 +71,7 @@ def c(
         **_kernel(K, axes, groups),
     )
     _check_channels(V, K.shape[-axes - 1], groups)
-    return _examples_first(backend.c(K, _examples_last(V), geometry))
+    return backend.c(K, V, geometry)
 
 
 def h(
@@ -124,7 +119,7 @@ def h(
     size = transposed_size(G.shape[2:], size, K.shape[K.ndim - axes :], stride, padding, dilation)
     geometry = resolve(size=size, stride=stride, padding=padding, dilation=dilation, **kernel)
     _check_filters(G, K.shape[0], geometry)
-    return _examples_first(backend.h(K, _examples_last(G), geometry))
+    return backend.h(K, G, geometry)
 
 
 def g(
@@ -178,18 +173,18 @@ def g(
         groups=groups,
     )
     if G.ndim != V.ndim or G.shape[0] != V.shape[0]:
-        raise ValueError(
+        raise UserError(
             f"G: shape {G.shape} does not go with V's {V.shape}; "
             "both need the same number of examples and of spatial axes"
         )
     filters, channels = G.shape[1], V.shape[1]
     _check_groups(filters, groups)
     if channels % groups:
-        raise ValueError(f"groups: {groups} does not divide V's {channels} channels")
+        raise UserError(f"groups: {groups} does not divide V's {channels} channels")
     _check_filters(G, filters, geometry)
     tiles = () if tile is None else per_axis("tile", tile, axes)
     K_shape = (filters, *tiles, channels // groups, *geometry.kernel)
-    return backend.g(_examples_last(G), _examples_last(V), K_shape, geometry)
+    return backend.g(G, V, K_shape, geometry)
 
 
 def rot180(K: Array, axes: int | None = None) -> Array:
@@ -217,32 +212,31 @@ def rot180(K: Array, axes: int | None = None) -> Array:
     array_module(K, names="K")
     spatial = K.ndim - 2 if axes is None else axes
     if not 1 <= spatial <= min(3, K.ndim):
-        raise ValueError(f"axes: {spatial} spatial axes of K's {K.ndim}; use 1, 2 or 3")
+        raise UserError(f"axes: {spatial} spatial axes of K's {K.ndim}; use 1, 2 or 3")
     return K[(..., *(slice(None, None, -1),) * spatial)]
 
 
-def _backend(*named: tuple[str, Array]) -> ModuleType:
-    """Choose the backend by the arrays, after checking that they agree."""
+def _backend(*named: tuple[str, Array]) -> Backend:
+    """Choose the backend of the arrays, after checking that they agree."""
     names, arrays = zip(*named, strict=True)
-    module = array_module(*arrays, names=" and ".join(names))
+    array_module(*arrays, names=" and ".join(names))
     dtype = arrays[0].dtype
     if any(array.dtype != dtype for array in arrays):
         listing = ", ".join(f"{name} is {array.dtype}" for name, array in named)
-        raise TypeError(f"dtype: {listing}; convert them to one dtype")
-    allowed = CPU_DTYPES if module is np else GPU_DTYPES
-    if dtype.name not in allowed:
-        raise TypeError(f"dtype: {dtype} is not supported here; use {' or '.join(allowed)}")
-    if module is np:
-        return cpu
-    from convae.engine import gpu
-
-    return gpu
+        raise UserTypeError(f"dtype: {listing}; convert them to one dtype")
+    backend = backend_for(arrays[0])
+    if dtype.name not in backend.dtypes:
+        raise UserTypeError(
+            f"dtype: {dtype} is not supported on the {backend.device}; "
+            f"expected {' or '.join(backend.dtypes)}"
+        )
+    return backend
 
 
 def _axes(name: str, array: Array) -> int:
     """Count the spatial axes of a batch."""
     if not 3 <= array.ndim <= 5 or 0 in array.shape:
-        raise ValueError(
+        raise UserError(
             f"{name}: shape {array.shape} is not (examples, channels, *positions) "
             "with 1 to 3 axes of positions and nothing empty"
         )
@@ -252,7 +246,7 @@ def _axes(name: str, array: Array) -> int:
 def _kernel(K: Array, axes: int, groups: int) -> dict[str, Any]:
     """Read kernel size and tile off a kernel's shape."""
     if K.ndim not in (2 + axes, 2 + 2 * axes) or 0 in K.shape:
-        raise ValueError(
+        raise UserError(
             f"K: shape {K.shape} has {K.ndim} axes; with {axes} spatial axes it needs "
             f"{2 + axes}, (filters, channels, *kernel), or {2 + 2 * axes}, "
             "(filters, *tile, channels, *kernel)"
@@ -265,12 +259,12 @@ def _kernel(K: Array, axes: int, groups: int) -> dict[str, Any]:
 def _check_groups(filters: int, groups: int) -> None:
     (groups,) = per_axis("groups", groups, 1)
     if filters % groups:
-        raise ValueError(f"groups: {groups} does not divide the {filters} filters")
+        raise UserError(f"groups: {groups} does not divide the {filters} filters")
 
 
 def _check_channels(V: Array, per_group: int, groups: int) -> None:
     if V.shape[1] != per_group * groups:
-        raise ValueError(
+        raise UserError(
             f"V: {V.shape[1]} channels, but K takes {per_group} in each of {groups} group(s), "
             f"{per_group * groups} in all"
         )
@@ -279,15 +273,7 @@ def _check_channels(V: Array, per_group: int, groups: int) -> None:
 def _check_filters(G: Array, filters: int, geometry: Geometry) -> None:
     expected = (filters, *geometry.output)
     if G.shape[1:] != expected:
-        raise ValueError(
+        raise UserError(
             f"G: shape {G.shape} does not fit; with an input of size {geometry.size} "
             f"it has to be (N, {', '.join(map(str, expected))})"
         )
-
-
-def _examples_last(array: Array) -> Array:
-    return array.transpose(*range(1, array.ndim), 0)
-
-
-def _examples_first(array: Array) -> Array:
-    return array.transpose(array.ndim - 1, *range(array.ndim - 1))

@@ -110,13 +110,13 @@ def cupy() -> ModuleType:
 
 
 def backend(monkeypatch: pytest.MonkeyPatch, library: ModuleType) -> ModuleType:
-    """Import `convae.engine.gpu`, and `cuda` with it, on a library in CuPy's place."""
+    """Import `convae.engine.gpu.backend`, and `cuda` with it, on a library in CuPy's place."""
     names = ("gpu", "cuda")
     monkeypatch.setitem(sys.modules, "cupy", library)
     for name in names:
         monkeypatch.delitem(sys.modules, f"convae.engine.{name}", raising=False)
         monkeypatch.delattr(engine, name, raising=False)
-    gpu = importlib.import_module("convae.engine.gpu")
+    gpu = importlib.import_module("convae.engine.gpu.backend")
     for name in names:  # so that they are gone, or what they were, afterwards
         module = sys.modules.pop(f"convae.engine.{name}")
         monkeypatch.setitem(sys.modules, f"convae.engine.{name}", module)

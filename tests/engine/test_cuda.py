@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 
 import convae
 from convae import engine
-from convae.engine import definition, kernels
+from convae.engine import definition
+from convae.engine.gpu.backend import kernels
 from tests.conftest import _cupy
 from tests.engine import emulator
 from tests.engine.problems import Problem, problems
@@ -20,7 +21,7 @@ from tests.engine.test_kernels import EDGES, edge
 
 @pytest.fixture(params=["emulated", "gpu"])
 def cuda(request: pytest.FixtureRequest, monkeypatch) -> ModuleType:
-    """`convae.engine.cuda`, and as its `cupy` the library that its arrays come from."""
+    """`convae.engine.gpu.cuda`, and as its `cupy` the library that its arrays come from."""
     if request.param == "gpu":
         return emulator.backend(monkeypatch, _cupy()).cuda
     monkeypatch.setattr(kernels, "THREADS", 8)  # threads of a processor take long to start

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convae import engine
-from convae.engine import cudnn as plans
+from convae.engine.gpu.backend import cudnn as plans
 from tests.conftest import _cupy
 from tests.engine.test_direct import error
 

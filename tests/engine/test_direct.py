@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convae import engine
-from convae.engine import cpu, definition, gemm, parallel
-from convae.engine import direct as direct_way
+from convae.engine import definition, gemm
+from convae.engine.cpu.backend import backend as cpu
+from convae.engine.cpu.backend import direct as direct_way
+from convae.engine.cpu.backend import threads as parallel
 from tests.conftest import REPOSITORY
 from tests.engine.test_operations import CONVOLUTIONS, TOLERANCE
 

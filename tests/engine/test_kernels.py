@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from convae import engine
-from convae.engine import kernels
+from convae.engine.gpu.backend import kernels
 
 EDGES = [  # channels, size, filters, kernel, stride
     (1, (28, 28), 32, (5, 5), (2, 2)),

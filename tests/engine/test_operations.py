@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convae import engine
-from convae.engine import cpu, definition, parallel
+from convae.engine import definition
+from convae.engine.cpu.backend import backend as cpu
+from convae.engine.cpu.backend import threads as parallel
 from tests.engine.problems import Problem, problems
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}

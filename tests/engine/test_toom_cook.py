@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 
-from convae.engine.toom_cook import POINTS, possible, scheme
+from convae.engine.cpu.toom_cook import POINTS, possible, scheme
 
 CASES = [case for case in product(range(1, 7), range(1, 4), range(1, 6)) if possible(*case)]
 

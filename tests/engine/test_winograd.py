@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from convae import engine
-from convae.engine import cpu, winograd
-from convae.engine.points import Plan
+from convae.engine.cpu.backend import backend as cpu
+from convae.engine.cpu.backend import winograd
+from convae.engine.cpu.winograd_loops import Plan
 from tests.engine.test_direct import by_pytorch, error
 
 TOLERANCE = {"float32": 5e-6, "float64": 1e-13}
@@ -58,16 +59,16 @@ def ways(channels: int, filters: int, **arguments) -> set[str]:
 
 def test_many_channels_make_it_worth_while() -> None:
     plain = {"size": (16, 16), "kernel": 3, "padding": "same"}
-    assert ways(64, 64, **plain) == {"convae.engine.winograd"}
-    assert ways(32, 64, **{**plain, "kernel": 5}, stride=2) == {"convae.engine.winograd"}
-    assert ways(1, 64, **plain) == {"convae.engine.direct"}
-    assert ways(64, 64, **{**plain, "kernel": 1}) == {"convae.engine.direct"}
-    assert ways(64, 64, size=(6, 6, 6), kernel=3, padding="same") == {"convae.engine.direct"}
+    assert ways(64, 64, **plain) == {"convae.engine.cpu.winograd"}
+    assert ways(32, 64, **{**plain, "kernel": 5}, stride=2) == {"convae.engine.cpu.winograd"}
+    assert ways(1, 64, **plain) == {"convae.engine.cpu.direct"}
+    assert ways(64, 64, **{**plain, "kernel": 1}) == {"convae.engine.cpu.direct"}
+    assert ways(64, 64, size=(6, 6, 6), kernel=3, padding="same") == {"convae.engine.cpu.direct"}
 
 
 def test_a_tile_has_outputs_to_fill_it() -> None:
     """A single output position leaves nothing to share."""
-    assert ways(64, 64, size=(3, 3), kernel=3) == {"convae.engine.direct"}
+    assert ways(64, 64, size=(3, 3), kernel=3) == {"convae.engine.cpu.direct"}
 
 
 def test_bits_are_the_same_from_run_to_run(rng) -> None:

@@ -1,0 +1,1 @@
+"""The configuration's files, as the package `convae.configs`."""

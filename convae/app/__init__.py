@@ -1,0 +1,1 @@
+"""A whole run, sweeps, and the command line."""

@@ -1,0 +1,339 @@
+"""The command line ``convae``: train a model, and use it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from tqdm import tqdm
+
+from convae.app.outputs import PictureFolder, codes_file, csv_file, printable
+from convae.app.summary import read_figures
+from convae.data.datasets import load_dataset
+from convae.data.image_arguments import ImageArguments
+from convae.data.sources import named
+from convae.data.splits import to_floats
+from convae.engine import Array, to_numpy
+from convae.errors import UserError
+from convae.export.formats import export
+from convae.files import write_bytes
+from convae.models.autoencoder import Autoencoder
+from convae.models.loading import BEST, load
+from convae.report.anomaly import image_errors
+from convae.report.describe import describe
+from convae.report.linear_probe import compare_features
+from convae.report.pictures import error_maps, filter_grid, grid, png, reconstruction_grid
+from convae.version import __version__
+
+MISTAKES = (UserError, OSError, MemoryError)
+"""What a user can put right: shown as a message. Everything else keeps its traceback."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Commands whose user errors end in one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            sys.exit(141)  # the reader of a pipe has closed it
+        except MISTAKES as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Train and use convolutional autoencoders with tied weights.
+
+    RUN is the folder of a run, whose best model is used, or a model's file. IMAGES are
+    files, folders, patterns in quotes ("photos/*.jpg"), the name of a dataset (mnist: its test
+    images), or - to read file names from the standard input.
+    """
+
+
+@main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def train(arguments: tuple[str, ...]) -> None:
+    """Train a model: [GROUP=OPTION] [KEY=VALUE] ... [-m].
+
+    The same as train.py in the repository, from any folder; --config-dir adds a folder with
+    configuration files of your own, --help lists everything that can be configured.
+
+    \b
+    convae train trainer.epochs=20
+    convae train dataset=mnist dataset.root=data model=deep trainer=short
+    convae train -m seed=1,2,3
+    """
+    from convae.app import entry  # here, since importing Hydra takes time
+
+    entry.main(arguments)
+
+
+def with_model(command: Command) -> Command:
+    """Add the argument RUN and the device."""
+    command = click.option(
+        "--device",
+        type=click.Choice(["cpu", "gpu", "auto"]),
+        default="auto",
+        show_default=True,
+        help="Where to compute; auto uses a GPU where one works.",
+    )(command)
+    return click.argument("run", type=click.Path(path_type=Path))(command)
+
+
+def with_images(command: Command) -> Command:
+    """Add the argument IMAGES, and how they are read."""
+    for option in (
+        click.option(
+            "--root", default="data", show_default=True, help="Folder of torchvision's datasets."
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=256,
+            show_default=True,
+            help="Images at a time.",
+        ),
+        click.argument("images", nargs=-1, required=True),
+    ):
+        command = option(command)
+    return with_model(command)
+
+
+class Work:
+    """Pictures on their way through a model.
+
+    Parameters
+    ----------
+    run : Path
+        The model.
+    device : str
+        Where it computes.
+    images : tuple of str
+        The arguments IMAGES.
+    root : str
+        Folder of torchvision's datasets.
+    batch_size : int
+        Pictures at a time.
+    """
+
+    def __init__(
+        self, run: Path, device: str, images: tuple[str, ...], root: str, batch_size: int
+    ) -> None:
+        self.model = model_of(run, device)
+        if "-" in images:
+            listed = [name for line in sys.stdin if (name := line.rstrip("\r\n"))]
+            if not listed:
+                raise UserError("IMAGES: the standard input lists no files")
+            images = (*(name for name in images if name != "-"), *listed)
+        self.images = ImageArguments(images, self.model.input_shape, root)
+        self.batch_size = batch_size
+        self.done = 0
+
+    def batches(self) -> Iterator[tuple[list[str], Array]]:
+        """Iterate over the pictures, as arrays on the model's device, with a progress bar."""
+        with tqdm(total=len(self.images), unit=" images", disable=None) as bar:
+            for names, pixels in self.images.batches(self.batch_size):
+                yield names, to_floats(pixels, self.model.backend, self.model.dtype)
+                self.done += len(names)
+                bar.update(len(names))
+
+    def report(self, what: str) -> None:
+        """Report what was done and converted; exit with 1 if pictures could not be read."""
+        images = self.images
+        click.echo(f"{self.done:,} images: {what}", err=True)
+        for conversion, count in images.conversions.most_common():
+            click.echo(f"  {count:,} {conversion}", err=True)
+        if images.unreadable:
+            click.echo(f"{len(images.unreadable):,} could not be read:", err=True)
+            for name, reason in images.unreadable:
+                click.echo(f"  {name}: {reason}", err=True)
+            sys.exit(1)
+
+
+@main.command()
+@with_images
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="codes.npy or .parquet"
+)
+def encode(output: Path, **how: Any) -> None:
+    """Write the codes of images.
+
+    A .npy file holds an array (N, *code shape); beside it, a file ending in .images.txt lists
+    the images line by line. A .parquet file has the columns image and code.
+
+    \b
+    convae encode outputs/RUN photos -o codes.npy
+    convae encode outputs/RUN mnist --root data -o codes.parquet
+    """
+    work = Work(**how)
+    with codes_file(output, work.model.code_shape, work.model.dtype) as file:
+        for names, x in work.batches():
+            file.add(names, to_numpy(work.model.encode(x)))
+    work.report(f"codes of the shape {work.model.code_shape} in {output}")
+
+
+@main.command()
+@with_images
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder for the pictures.",
+)
+def reconstruct(output: Path, **how: Any) -> None:
+    """Write reconstructions of images, as PNG files.
+
+    A model that was trained to remove noise writes clean pictures.
+
+    \b
+    convae reconstruct outputs/RUN noisy/*.png -o clean
+    find scans -name '*.png' | convae reconstruct outputs/RUN - -o clean
+    """
+    work = Work(**how)
+    written = PictureFolder(output, work.images)
+    for names, x in work.batches():
+        for name, R in zip(names, to_numpy(work.model.reconstruct(x)), strict=True):
+            written.add(name, grid(R[None], columns=1, enlarge=False))
+    work.report(f"reconstructions in {output}")
+
+
+@main.command()
+@with_images
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("-"),
+    help="scores.csv; the standard output if not given.",
+)
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for pictures: image, reconstruction, difference.",
+)
+def score(output: Path, maps: Path | None, **how: Any) -> None:
+    """Write the reconstruction error of each image: how unusual it is for the model.
+
+    Columns: image, error (mean squared, images in [0, 1]), and anomaly, 1 if the error exceeds
+    the run's threshold, a quantile of its validation images' errors.
+
+    \b
+    convae score outputs/RUN new/*.png -o scores.csv --maps maps
+    convae score outputs/RUN parts | sort -t, -k2 -g -r | head
+    """
+    work = Work(**how)
+    threshold = read_figures(how["run"]).get("threshold")
+    written = None if maps is None else PictureFolder(maps, work.images)
+    beyond = 0
+    with csv_file(output) as table:
+        table.writerow(["image", "error", *([] if threshold is None else ["anomaly"])])
+        for names, x in work.batches():
+            R = work.model.reconstruct(x)
+            heat = error_maps(x, R)
+            for n, (name, error) in enumerate(zip(names, image_errors(x, R), strict=True)):
+                anomalous = [] if threshold is None else [int(error > threshold)]
+                beyond += sum(anomalous)
+                table.writerow([printable(name), f"{error:.6g}", *anomalous])
+                if written is not None:
+                    one = slice(n, n + 1)
+                    written.add(name, reconstruction_grid(x[one], R[one], heat[one]))
+    said = "" if threshold is None else f"; {beyond:,} above the threshold {threshold:.4g}"
+    work.report(f"scores in {'the standard output' if str(output) == '-' else output}{said}")
+
+
+@main.command("export")
+@with_model
+@click.argument("target", type=click.Path(path_type=Path))
+def export_model(run: Path, device: str, target: Path) -> None:
+    """Export the model to other runtimes: TARGET ends in .onnx, .pt2 or .safetensors.
+
+    The file's results are compared with the model's; the largest difference is printed and
+    recorded in the file's metadata.
+
+    \b
+    convae export outputs/RUN model.onnx
+    convae export outputs/RUN state_dict.safetensors
+    """
+    error = export(model_of(run, device), target)
+    click.echo(f"{target}: results differ from the model's by {error:.1e} at most")
+
+
+@main.command()
+@with_model
+@click.option(
+    "--filters",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="PNG file for a picture of the first layer's filters.",
+)
+def show(run: Path, device: str, filters: Path | None) -> None:
+    """Show a model: its layers, its configuration and the figures of its run.
+
+    \b
+    convae show outputs/RUN --filters filters.png
+    """
+    if filters is not None and filters.suffix.lower() != ".png":
+        raise UserError(f"--filters: {filters} is not a .png file")
+    model = model_of(run, device)
+    click.echo(describe(model))
+    click.echo(f"output {model.output_activation.name}, loss {model.loss.name}, seed {model.seed}")
+    for index, layer in enumerate(model.layers):
+        stated = {k: v for k, v in layer.spec.configuration().items() if v is not None}
+        click.echo(f"layer {index}: {', '.join(f'{k}={v}' for k, v in stated.items())}")
+    overrides = run / ".hydra" / "overrides.yaml"
+    if overrides.is_file():
+        said = [line.removeprefix("- ") for line in overrides.read_text().splitlines()]
+        click.echo(
+            f"trained with: python train.py {' '.join(w for w in said if w != '[]')}".rstrip()
+        )
+    for name, value in read_figures(run).items():
+        click.echo(f"{name}: {value:.5g}")
+    if filters is not None:
+        picture = filter_grid(model.parameters["0.kernel"], model.layers[0].geometry.axes)
+        write_bytes(filters, png(picture))
+        click.echo(f"filters: {filters}")
+
+
+@main.command()
+@with_model
+@click.option("--dataset", required=True, help="Name of a dataset with labels, such as mnist.")
+@click.option("--root", default="data", show_default=True, help="Folder of torchvision's datasets.")
+@click.option(
+    "--limit", type=click.IntRange(10), default=10_000, show_default=True, help="Training images."
+)
+def probe(run: Path, device: str, dataset: str, root: str, limit: int) -> None:
+    """Classify images by their codes, beside PCA of equal size and raw pixels.
+
+    Logistic regression on each of the three; accuracy on the dataset's test images.
+
+    \b
+    convae probe outputs/RUN --dataset mnist --root data
+    """
+    model = model_of(run, device)
+    data = load_dataset(named(dataset, root))
+    header = f"{'features':<10}{'numbers':>9}{'accuracy':>10}\n"
+    for name, size, accuracy in compare_features(model, data, limit):
+        click.echo(f"{header}{name:<10}{size:>9,}{accuracy:>10.2%}")
+        header = ""
+
+
+def model_of(run: Path, device: str) -> Autoencoder:
+    """Load the model of a run, or of a file."""
+    if not run.exists():
+        raise FileNotFoundError(f"RUN: {str(run)!r} does not exist")
+    if run.is_dir() and not (run / BEST).is_file():
+        raise FileNotFoundError(f"RUN: {str(run)!r} holds no {BEST}; expected the folder of a run")
+    return load(run, device=device)

@@ -1,0 +1,162 @@
+"""Results of the command line, written batch by batch into files that appear when complete."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from convae.data.image_arguments import ImageArguments
+from convae.errors import MissingPackageError, UserError
+from convae.files import atomic, write_bytes
+from convae.report.pictures import png
+
+
+class Codes(Protocol):
+    """A file of codes that grows batch by batch."""
+
+    def add(self, names: list[str], codes: np.ndarray[Any, Any]) -> None:
+        """Append the codes (N, *shape) of some pictures."""
+
+
+@contextmanager
+def codes_file(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[Codes]:
+    """Open a file for codes of a shape and dtype; its suffix selects the format.
+
+    ``.npy`` is an array (N, *shape), with the pictures' names line by line in ``.images.txt``
+    beside it; ``.parquet`` has the columns ``image`` and ``code``, a list of numbers.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected a file")
+    if path.suffix == ".npy":
+        with atomic(path) as file, atomic(path.with_suffix(".images.txt")) as names:
+            array = _Npy(names)
+            yield array
+            array.finish(file, shape, np.dtype(dtype))
+    elif path.suffix == ".parquet":
+        with atomic(path) as file, _Parquet(file, shape, dtype) as table:
+            yield table
+    else:
+        raise UserError(f"{path}: unknown suffix; codes are written to .npy or .parquet files")
+
+
+class _Npy:
+    """Codes for one array, whose length is known at the end only."""
+
+    def __init__(self, names: IO[bytes]) -> None:
+        self._names = names
+        self._raw = tempfile.TemporaryFile()  # noqa: SIM115 (closed in finish)
+        self._count = 0
+
+    def add(self, names: list[str], codes: np.ndarray[Any, Any]) -> None:
+        self._names.writelines(f"{printable(name)}\n".encode() for name in names)
+        self._raw.write(np.ascontiguousarray(codes).data)
+        self._count += len(codes)
+
+    def finish(self, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": (self._count, *shape),
+        }
+        np.lib.format.write_array_header_1_0(file, header)
+        self._raw.seek(0)
+        shutil.copyfileobj(self._raw, file)
+        self._raw.close()
+
+
+class _Parquet:
+    """Codes as rows of a table."""
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: str) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ModuleNotFoundError:
+            raise MissingPackageError(
+                "Parquet needs the package pyarrow: pip install -e '.[parquet]'"
+            ) from None
+        self._arrow = pyarrow
+        numbers = pyarrow.float32() if dtype == "float32" else pyarrow.float64()
+        self._size = prod(shape)
+        code = pyarrow.list_(numbers, self._size)
+        self._schema = pyarrow.schema([("image", pyarrow.string()), ("code", code)])
+        self._writer = pyarrow.parquet.ParquetWriter(file, self._schema)
+
+    def __enter__(self) -> _Parquet:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+
+    def add(self, names: list[str], codes: np.ndarray[Any, Any]) -> None:
+        numbers = self._arrow.array(np.ascontiguousarray(codes).ravel())
+        column = self._arrow.FixedSizeListArray.from_arrays(numbers, self._size)
+        images = self._arrow.array([printable(name) for name in names])
+        self._writer.write_table(self._arrow.table([images, column], schema=self._schema))
+
+
+def printable(name: str) -> str:
+    """Escape line ends in a file's name, and what is not UTF-8."""
+    escaped = name.replace("\n", "\\n").replace("\r", "\\r")
+    return escaped.encode("utf-8", "backslashreplace").decode()
+
+
+@contextmanager
+def csv_file(path: Path) -> Iterator[Any]:
+    """Open a table of comma-separated values; ``-`` is the standard output."""
+    if str(path) == "-":
+        yield csv.writer(sys.stdout, lineterminator="\n")
+        return
+    with atomic(path) as binary, _text(binary) as file:
+        yield csv.writer(file, lineterminator="\n")
+
+
+@contextmanager
+def _text(binary: IO[bytes]) -> Iterator[IO[str]]:
+    file = io.TextIOWrapper(binary, "utf-8", newline="", write_through=True)
+    yield file
+    file.detach()
+
+
+class PictureFolder:
+    """A folder of resulting pictures, each under the relative path of its source.
+
+    Parameters
+    ----------
+    folder : Path
+        Created if missing.
+    images : ImageArguments
+        The sources.
+
+    Raises
+    ------
+    UserError
+        If it is the sources' own folder.
+    """
+
+    def __init__(self, folder: Path, images: ImageArguments) -> None:
+        if images.folder is not None and folder.resolve() == images.folder.resolve():
+            raise UserError(f"{folder} is the folder of the images themselves; choose another one")
+        self._folder, self._images = folder, images
+        self._taken: set[str] = set()
+
+    def add(self, name: str, picture: np.ndarray[Any, Any]) -> None:
+        """Write a picture as PNG; a name that is taken gets a number."""
+        place = self._images.place(name)
+        stem = place.stem if place.suffix == ".png" else place.name
+        path, number = self._folder / place.with_name(f"{stem}.png"), 1
+        while str(path).lower() in self._taken:  # some file systems ignore case
+            number += 1
+            path = self._folder / place.with_name(f"{stem}_{number}.png")
+        self._taken.add(str(path).lower())
+        write_bytes(path, png(picture))

@@ -1,0 +1,107 @@
+"""A whole run: data, model, training, summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+
+from convae.app.summary import Summary
+from convae.configuration import Config
+from convae.data.datasets import load_dataset
+from convae.data.splits import Splits
+from convae.engine import missing_gpu
+from convae.files import write_bytes
+from convae.models.autoencoder import Autoencoder
+from convae.models.loading import BEST, load
+from convae.report.describe import describe, oversized
+from convae.report.diagnostics import self_check
+from convae.report.tensorboard import Board
+from convae.training.build import Parts, build_model, build_parts, build_step, build_trainer
+from convae.training.learning_rate_finder import find_learning_rate
+from convae.training.pretraining import pretrain
+from convae.training.state import Progress, StateFolder, read_state, restore
+
+log = logging.getLogger("convae")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a run.
+
+    Parameters
+    ----------
+    directory : Path
+        The run's folder.
+    model : Autoencoder
+        The best model.
+    figures : dict
+        The numbers of the summary: ``validation_loss``, ``test_mse``, ``pca_mse`` and so on.
+    """
+
+    directory: Path
+    model: Autoencoder = field(repr=False)
+    figures: dict[str, float]
+
+
+def run(config: Config, directory: Path) -> Result:
+    """Do a whole run in a folder; if the configuration says resume, continue from its state.
+
+    Raises `UserError` where the configuration, the data or the device is at fault, `OSError` where
+    files cannot be read or written, and `Interrupted` when a signal stopped it.
+    """
+    parts = build_parts(config)
+    data = load_dataset(config.dataset, config.seed)
+    model = build_model(config, data.train.shape)
+    model.check_penalty(parts.penalty)
+    _announce(config, model, data)
+    if config.trainer.self_check:
+        self_check(model)
+    if config.find_learning_rate:
+        return _search(config, model, parts, data, directory)
+    configuration = dataclasses.asdict(config)
+    states = StateFolder(directory, configuration)
+    if config.resume is not None:
+        progress = restore(*read_state(directory), model, parts.optimizer)
+        log.info(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
+    else:
+        progress = Progress.fresh(config.seed)
+        states.save(model, parts.optimizer, progress)
+    if config.trainer.pretrain_epochs and progress.step == 0:
+        pretrain(model, data, config, directory)
+    with Board(directory, configuration, after=progress.step) as board:
+        build_trainer(config, model, parts, data, board, states, progress).fit()
+    best = load(directory / BEST, backend=model.backend)
+    summary = Summary(best, data, progress, parts.corruption, config.trainer)
+    return Result(directory, best, summary.write(directory))
+
+
+def _announce(config: Config, model: Autoencoder, data: Splits) -> None:
+    """Log what will be trained on what."""
+    log.info(
+        f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
+        f"{len(data.test):,} test images\n{describe(model)}"
+    )
+    if config.device == "auto" and model.device == "cpu":
+        log.info(f"device=auto chose the CPU: {missing_gpu()}")
+    for warning in oversized(model, len(data.train)):
+        log.warning(f"warning: {warning}")
+
+
+def _search(
+    config: Config, model: Autoencoder, parts: Parts, data: Splits, directory: Path
+) -> Result:
+    """Search for a learning rate instead of training."""
+    step = build_step(config, model, parts)
+    size, seed = config.trainer.batch_size, config.seed
+    found = find_learning_rate(step, data.train, parts.corruption, size, seed)
+    path = directory / "learning_rate.png"
+    write_bytes(path, found.png())
+    log.info(
+        f"\nThe loss fell fastest at a learning rate of {found.steepest:.1e}, and was lowest at "
+        f"{found.rates[found.losses.argmin()]:.1e}; see {path}.\n"
+        f"Try: optimizer.learning_rate={found.steepest:.1e}"
+    )
+    return Result(directory, model, {"validation_loss": inf, "learning_rate": found.steepest})

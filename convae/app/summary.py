@@ -1,0 +1,141 @@
+"""The end of a run: figures beside two baselines, a picture, and the codes in the projector."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convae.configuration import TrainerConfig
+from convae.data.corruption import Corruption, Use
+from convae.data.splits import Splits, to_floats
+from convae.engine import to_numpy
+from convae.errors import UserError
+from convae.files import write_bytes
+from convae.models.autoencoder import Autoencoder
+from convae.report.anomaly import judge, score
+from convae.report.evaluation import mean_image_error, measure, pca_error
+from convae.report.fixed_images import FixedImages
+from convae.report.linear_probe import encode_all
+from convae.report.pictures import error_maps, png, reconstruction_grid
+from convae.report.tensorboard import Board
+from convae.training.state import Progress
+
+log = logging.getLogger("convae")
+
+SUMMARY = "summary.json"
+"""Name of the figures' file in a run's folder."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is measured and shown when a run has ended.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The best model of the run.
+    data : Splits
+        All images.
+    progress : Progress
+        Where the run ended.
+    corruption : Corruption
+        Noise on the input of model and PCA.
+    trainer : TrainerConfig
+        Batch size, and how much is shown.
+    """
+
+    model: Autoencoder
+    data: Splits
+    progress: Progress
+    corruption: Corruption
+    trainer: TrainerConfig
+
+    def write(self, directory: Path) -> dict[str, float]:
+        """Write `SUMMARY`, reconstructions and embeddings, log a report, return the figures."""
+        figures = {
+            "best_epoch": float(self.progress.best_epoch),
+            "validation_loss": self.progress.best_loss,
+            **self._measure(),
+        }
+        rows = FixedImages(self.data.test, self.trainer.probe, self.corruption).rows(self.model)
+        if self.data.anomalous is not None:
+            rows.append(error_maps(rows[0], rows[-1]))
+        write_bytes(directory / "reconstructions.png", png(reconstruction_grid(*rows)))
+        if self.trainer.embeddings:
+            self._show_embeddings(directory)
+        write_bytes(directory / SUMMARY, json.dumps(figures, indent=2).encode())
+        log.info(
+            f"{self._report(figures)}\n"
+            f"Run: {directory}\n"
+            f"Look at it: tensorboard --logdir {directory}"
+        )
+        return figures
+
+    def _measure(self) -> dict[str, float]:
+        """Measure model and baselines on the test images, and the threshold for anomalies."""
+        model, data, size = self.model, self.data, self.trainer.batch_size
+        errors = measure(model, data.test, size, Use.TEST, self.corruption)
+        normal = score(model, data.validation, size)
+        threshold = float(np.quantile(normal, self.trainer.threshold_quantile))
+        figures = {
+            "test_loss": errors.loss,
+            "test_mse": errors.mse,
+            "input_mse": errors.input_mse,
+            "mean_image_mse": mean_image_error(data.train, data.test),
+            "pca_mse": pca_error(data.train, data.test, model.code_size, self.corruption),
+            "threshold": threshold,
+        }
+        if data.anomalous is not None:
+            figures |= judge(score(model, data.test, size), data.anomalous, threshold)
+        return figures
+
+    def _report(self, figures: dict[str, float]) -> str:
+        """Put the figures into words."""
+        model, data, corruption = self.model, self.data, self.corruption
+        noise = f" from {corruption.name} noise of {corruption.amount}" if corruption else ""
+        size = f"{model.code_size:,}"
+        loses = model.code_size < np.prod(model.input_shape)
+        note = "" if loses else " (the code is no smaller than the image: PCA loses nothing)"
+        lines = [
+            f"\nMean squared error on {len(data.test):,} test images of {data.name}{noise}:",
+            f"  this model (epoch {figures['best_epoch']:.0f}, code of {size} numbers)"
+            f"  {figures['test_mse']:.5f}",
+            f"  PCA with {size} components{note}  {figures['pca_mse']:.5f}",
+            f"  the mean image  {figures['mean_image_mse']:.5f}",
+        ]
+        if corruption:
+            lines.append(f"  the noisy images themselves  {figures['input_mse']:.5f}")
+        if "auroc" in figures:
+            lines += [
+                f"Anomalies, by reconstruction error: AUROC {figures['auroc']:.4f}, "
+                f"AUPRC {figures['auprc']:.4f};",
+                f"  above the threshold {figures['threshold']:.4g}: {figures['detected']:.1%} of "
+                f"the anomalies, {figures['false_alarms']:.1%} of the normal images",
+            ]
+        return "\n".join(lines)
+
+    def _show_embeddings(self, directory: Path) -> None:
+        """Put the codes of some test images into TensorBoard's Embedding Projector."""
+        model, data, step = self.model, self.data, self.progress.step
+        count = min(self.trainer.embeddings, len(data.test))
+        some = data.test.select(np.arange(count))
+        x = np.concatenate(
+            [to_numpy(to_floats(p, model.backend, model.dtype)) for p in some.batches(256)]
+        )
+        with Board(directory / "projector", after=step) as board:
+            board.embeddings(step, encode_all(model, some), x, some.labels)
+
+
+def read_figures(run: Path) -> dict[str, float]:
+    """Read the figures of a run's summary; none for a model's file or an unfinished run."""
+    file = run / SUMMARY
+    if not file.is_file():
+        return {}
+    try:
+        return {name: float(value) for name, value in json.loads(file.read_text()).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}); remove it to continue without it") from None

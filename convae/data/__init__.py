@@ -1,0 +1,1 @@
+"""Datasets as batches of arrays, and the noise that corrupts them."""

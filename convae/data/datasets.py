@@ -1,0 +1,102 @@
+"""Load a dataset by name and divide it into training, validation and test images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convae.configuration import DatasetConfig
+from convae.data.sources import read_parts
+from convae.data.splits import Split, Splits
+from convae.errors import UserError
+
+
+def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
+    """Read a dataset and divide it; the seed decides the division where it has none of its own.
+
+    Raises `UserError` where the configuration or an image is at fault, and `FileNotFoundError` if
+    files are neither there nor can be downloaded.
+    """
+    train, validation, test, classes = read_parts(config)
+    rng = np.random.default_rng([seed, 1])
+    train, test = _divide(train, test, config.holdout, rng)
+    train, validation = _divide(train, validation, config.holdout, rng)
+    normal = None
+    if config.normal is not None:
+        normal = _class_numbers(config.normal, train, classes)
+        train, validation = _of_classes(train, normal), _of_classes(validation, normal)
+        if not len(train) or not len(validation):
+            raise UserError(
+                f"dataset.normal: {config.normal} leaves {len(train)} training and "
+                f"{len(validation)} validation images; add images, or raise dataset.holdout"
+            )
+    if config.limit is not None:
+        train = _sample(train, config.limit, rng)
+    if config.evaluation_limit is not None:
+        validation = _sample(validation, config.evaluation_limit, rng)
+        test = _sample(test, config.evaluation_limit, rng)
+    for name, part in (("validation", validation), ("test", test)):
+        if part.shape != train.shape:
+            raise UserError(
+                f"dataset: training images are {train.shape} (channels, rows, columns), {name} "
+                f"images {part.shape}; set dataset.image_size and dataset.channels"
+            )
+    anomalous = None if normal is None else _anomalous(test, normal, config)
+    return Splits(config.name, train, validation, test, anomalous)
+
+
+def _divide(
+    whole: Split, part: Split | None, fraction: float, rng: np.random.Generator
+) -> tuple[Split, Split]:
+    """Set a random part of a split aside, unless the part exists already."""
+    if part is not None:
+        return whole, part
+    order = rng.permutation(len(whole))
+    count = round(fraction * len(whole))
+    if count == 0:
+        raise UserError(
+            f"dataset: {len(whole)} images are too few to set {fraction:.0%} of them aside; "
+            "add images, or raise dataset.holdout"
+        )
+    return whole.select(np.sort(order[count:])), whole.select(np.sort(order[:count]))
+
+
+def _sample(split: Split, limit: int, rng: np.random.Generator) -> Split:
+    """Draw so many images at random, or all if there are fewer."""
+    return split if limit >= len(split) else split.select(rng.permutation(len(split))[:limit])
+
+
+def _of_classes(split: Split, classes: list[int]) -> Split:
+    """Select the images of some classes."""
+    assert split.labels is not None
+    return split.select(np.flatnonzero(np.isin(split.labels, classes)))
+
+
+def _class_numbers(normal: list[Any], split: Split, classes: list[str]) -> list[int]:
+    """Look up the numbers of classes given by their names or numbers."""
+    if split.labels is None:
+        raise UserError("dataset.normal: this dataset has no classes; leave it at null")
+    known = {int(label): str(int(label)) for label in np.unique(split.labels)}
+    known |= {n: name for n, name in enumerate(classes) if n in known}
+    by_name = {name: number for number, name in known.items()}
+    by_name |= {str(number): number for number in known}
+    numbers = [by_name.get(str(which), -1) for which in normal]
+    if not numbers or -1 in numbers:
+        raise UserError(
+            f"dataset.normal: {normal} is not a list of classes among "
+            f"{', '.join(f'{n} ({name})' if name != str(n) else name for n, name in known.items())}"
+        )
+    return numbers
+
+
+def _anomalous(test: Split, normal: list[int], config: DatasetConfig) -> np.ndarray[Any, Any]:
+    """Mark the test images of other than the normal classes."""
+    assert test.labels is not None
+    anomalous = ~np.isin(test.labels, normal)
+    if anomalous.all() or not anomalous.any():
+        raise UserError(
+            f"dataset.normal: with {config.normal}, the {len(test)} test images are all normal "
+            "or all anomalous; name fewer or other classes, or raise dataset.evaluation_limit"
+        )
+    return anomalous

@@ -1,0 +1,267 @@
+"""The seam between the mathematics and the machine: what a backend has to provide.
+
+A backend is an object with c, h, g and the passes between them. It is chosen once per model, by
+`backend_for`, and a test can hand a model one of its own. Above this seam arrays are logical NCHW,
+``(N, C, *size)``; how they lie in memory is the backend's business. Arguments arrive checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from convae.engine import gemm
+from convae.engine.arrays import Array, array_module, missing_gpu
+from convae.engine.geometry import Geometry
+from convae.errors import DeviceError, check_choice
+
+Result = TypeVar("Result")
+
+DEVICES = ("cpu", "gpu", "auto")
+
+
+class Elementwise(Protocol):
+    """What a backend needs to know of an activation f; see `convae.models.activations`."""
+
+    @property
+    def function(self) -> Callable[[ModuleType, Array], None]:
+        """``function(xp, Z)`` replaces Z by f(Z)."""
+
+    @property
+    def derivative(self) -> Callable[[ModuleType, Array], Array] | None:
+        """``derivative(xp, H)`` is f'(Z) computed from H = f(Z); None where it is 1 everywhere."""
+
+    @property
+    def slope(self) -> float | None:
+        """The slope below zero of a piecewise linear f whose slope above zero is 1, or None."""
+
+    @property
+    def quadratic(self) -> tuple[float, float, float, float] | None:
+        """(p, q, r, below): f' = p + q*H + r*H**2, times below where H <= 0; None if it is not."""
+
+
+class Backend(Protocol):
+    """What computes. All arrays are logical NCHW and belong to `xp`.
+
+    Attributes
+    ----------
+    xp : module
+        ``numpy`` or ``cupy``.
+    device : {"cpu", "gpu"}
+        Where its arrays live.
+    dtypes : tuple of str
+        The element types of arrays that c, h and g accept.
+    tolerance : dict
+        For each of them the error of the trilinear identity that rounding can explain.
+    """
+
+    xp: ModuleType
+    device: str
+    dtypes: tuple[str, ...]
+
+    @property
+    def tolerance(self) -> dict[str, float]:
+        """Largest error of the trilinear identity, by dtype, that rounding can explain."""
+
+    def c(self, K: Array, V: Array, geometry: Geometry) -> Array:
+        """Strided convolution: K (O, [*tile,] C/groups, *kernel), V (N, C, *size) -> Z."""
+
+    def h(self, K: Array, G: Array, geometry: Geometry) -> Array:
+        """Transposed convolution: K, G (N, O, *output) -> V' (N, C, *size)."""
+
+    def g(self, G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
+        """Gradient of the kernel, summed over the examples: G, V -> dK of shape K_shape."""
+
+    def activate(self, Z: Array, b: Array | None, f: Elementwise) -> Array:
+        """``f(Z + b)`` in place; b is (C,), broadcasts to (C, *size), or is None."""
+
+    def activation_gradient(self, dH: Array, H: Array, f: Elementwise) -> Array:
+        """``dZ = dH * f'(Z)`` in place of dH, from H = f(Z)."""
+
+    def squared_error(
+        self, R: Array, x: Array, f_out: Elementwise, count: int
+    ) -> tuple[Array, Array]:
+        """``J = sum (R - x)**2 / count`` and ``E = 2 (R - x) / count * f_out'``."""
+
+    def bias_gradient(self, G: Array, by_position: bool) -> Array:
+        """Sum over the examples, to (C, *size), and unless by_position over them too, to (C,)."""
+
+    def axpy(self, alpha: float, x: Array, y: Array) -> None:
+        """``y += alpha * x`` in place."""
+
+    def kernel_view(self, elements: Array, shape: tuple[int, ...]) -> Array:
+        """View a flat stretch of memory as a kernel, in the order that c, h and g prefer."""
+
+    def arrange(self, x: Array) -> Array:
+        """Copy a batch into the memory order that c, h and g prefer, unless it has it already."""
+
+    def empty_batch(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """Make an uninitialised batch (N, C, *size) in that memory order."""
+
+    def divide(self, examples: int, work: int) -> list[slice]:
+        """Divide a batch into chunks; one example takes `work` multiply-accumulates."""
+
+    def map(self, function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
+        """Call the function on each chunk, in parallel where that pays; results in order."""
+
+
+class ArrayBackend:
+    """The portable backend: array operations that NumPy and CuPy share, one batch at a time.
+
+    Also the base of the others, which override what they do faster. Its convolutions are the matrix
+    products of `convae.engine.gemm`.
+    """
+
+    xp: ModuleType = np
+    device = "cpu"
+    dtypes: tuple[str, ...] = ("float32", "float64")
+
+    @property
+    def tolerance(self) -> dict[str, float]:
+        """See `Backend`."""
+        return {"float16": 1e-2, "bfloat16": 1e-1, "float32": 1e-5, "float64": 1e-10}
+
+    def c(self, K: Array, V: Array, geometry: Geometry) -> Array:
+        """See `Backend`; arrays of two bytes are multiplied and summed in float32."""
+        Z = gemm.c(self.xp, self._wide(K), self._wide(examples_last(V)), geometry, self.scratch)
+        return examples_first(Z.astype(V.dtype, copy=False))
+
+    def h(self, K: Array, G: Array, geometry: Geometry) -> Array:
+        """See `Backend`; arrays of two bytes are multiplied and summed in float32."""
+        V = gemm.h(self.xp, self._wide(K), self._wide(examples_last(G)), geometry, self.scratch)
+        return examples_first(V.astype(G.dtype, copy=False))
+
+    def g(self, G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
+        """See `Backend`; dK is float32 or longer."""
+        both = self._wide(examples_last(G)), self._wide(examples_last(V))
+        return gemm.g(self.xp, *both, K_shape, geometry, self.scratch)
+
+    def _wide(self, array: Array) -> Array:
+        """Convert an array to float32, in which sums are computed, unless it is longer."""
+        return array.astype(self.xp.promote_types(array.dtype, np.float32), copy=False)
+
+    def scratch(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+        """Provide uninitialised memory for a product; the base takes fresh memory."""
+        return self.xp.empty(shape, dtype)
+
+    def activate(self, Z: Array, b: Array | None, f: Elementwise) -> Array:
+        """See `Backend`."""
+        if b is not None:
+            Z += b.reshape(-1, *(1 for _ in Z.shape[2:])) if b.ndim == 1 else b
+        f.function(self.xp, Z)
+        return Z
+
+    def activation_gradient(self, dH: Array, H: Array, f: Elementwise) -> Array:
+        """See `Backend`."""
+        if f.derivative is not None:
+            dH *= f.derivative(self.xp, H)
+        return dH
+
+    def squared_error(
+        self, R: Array, x: Array, f_out: Elementwise, count: int
+    ) -> tuple[Array, Array]:
+        """See `Backend`."""
+        E = R - x
+        J = self.xp.square(E).sum(dtype=self.xp.float64) / count
+        E *= 2 / count
+        return J, self.activation_gradient(E, R, f_out)
+
+    def bias_gradient(self, G: Array, by_position: bool) -> Array:
+        """See `Backend`; sums are float32 or longer."""
+        axes = (0,) if by_position else (0, *range(2, G.ndim))
+        return G.sum(axis=axes, dtype=self.xp.promote_types(G.dtype, "float32"))
+
+    def axpy(self, alpha: float, x: Array, y: Array) -> None:
+        """See `Backend`."""
+        y += x if alpha == 1 else alpha * x
+
+    def kernel_view(self, elements: Array, shape: tuple[int, ...]) -> Array:
+        """See `Backend`; filters last, ``(*kernel, C, O)``, where the kernel is shared."""
+        O, C, *kernel = shape
+        return filters_first(elements.reshape(*kernel, C, O))
+
+    def arrange(self, x: Array) -> Array:
+        """See `Backend`."""
+        return x
+
+    def empty_batch(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """See `Backend`; positions, channels, examples in memory."""
+        N, C, *size = shape
+        memory = self.xp.empty((*size, C, N), dtype)
+        return memory.transpose(memory.ndim - 1, memory.ndim - 2, *range(len(size)))
+
+    def divide(self, examples: int, work: int) -> list[slice]:
+        """See `Backend`; the batch stays whole."""
+        return [slice(0, examples)]
+
+    def map(self, function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
+        """See `Backend`; one chunk after the other."""
+        return [function(chunk) for chunk in chunks]
+
+
+def backend_for(where: str | Array, *, tf32: bool = False) -> Backend:
+    """Choose the backend of a device, or the one that an array belongs to.
+
+    Parameters
+    ----------
+    where : {"cpu", "gpu", "auto"} or ndarray
+        "auto" takes the GPU where one works and the CPU elsewhere.
+    tf32 : bool
+        Whether a GPU may round the factors of float32 products to TF32, 10 bits of fraction; sums
+        stay float32.
+
+    Returns
+    -------
+    Backend
+        The same object for the same arguments.
+
+    Raises
+    ------
+    UserError
+        If the device is none of the three, or tf32 is asked for on the CPU.
+    UserTypeError
+        If it is neither a device nor an array.
+    DeviceError
+        If "gpu" is asked for and CuPy or a usable GPU is missing.
+    """
+    if not isinstance(where, str):
+        return _backend(array_module(where).__name__, tf32)
+    check_choice("device", where, DEVICES)
+    missing = "" if where == "cpu" else missing_gpu()
+    if where == "gpu" and missing:
+        raise DeviceError(f"device: 'gpu' was asked for, but {missing}. device=cpu needs no GPU.")
+    return _backend("numpy" if where == "cpu" or missing else "cupy", tf32)
+
+
+@cache
+def _backend(library: str, tf32: bool) -> Backend:
+    """Make a backend; the modules are imported only where they are needed."""
+    if library == "numpy":
+        from convae.engine.cpu.backend import NumpyBackend
+
+        if tf32:
+            raise DeviceError("tf32: only a GPU has it, and the device is the CPU; use tf32=false")
+        return NumpyBackend()
+    from convae.engine.gpu.backend import CupyBackend
+
+    return CupyBackend(tf32)
+
+
+def filters_first(array: Array) -> Array:
+    """View (*kernel, C, O) as (O, C, *kernel)."""
+    axes = array.ndim - 2
+    return array.transpose(axes + 1, axes, *range(axes))
+
+
+def examples_last(array: Array) -> Array:
+    """View (N, C, *size) as (C, *size, N)."""
+    return array.transpose(*range(1, array.ndim), 0)
+
+
+def examples_first(array: Array) -> Array:
+    """View (C, *size, N) as (N, C, *size)."""
+    return array.transpose(array.ndim - 1, *range(array.ndim - 1))

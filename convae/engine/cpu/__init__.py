@@ -1,0 +1,1 @@
+"""The NumPy backend: compiled convolutions of whole blocks, matrix products for the rest."""

@@ -1,0 +1,203 @@
+"""c, h and g of shared kernels with fewer multiplications, where there are many channels.
+
+The outputs are divided into tiles, the last of which may reach beyond the edge. Along each of the
+last two axes a scheme of `toom_cook` takes to its points what belongs to a tile: elements of the
+kernel, positions of the input, positions of the output. There c, h and g are ordinary products of
+matrices, one for every point, and the transposed maps bring the results back:
+
+    c:  Z[tile]   = G^T of (K^[p]   @ V^[p]  for every point p)
+    h:  V'[tile] += V^T of (K^[p]^T @ G^[p])
+    g:  dK        = K^T of (sum over tiles of V^[p] @ G^[p]^T)
+
+`points` holds the compiled loops.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import ceil, gcd, prod
+from typing import Any
+
+from convae.engine.arrays import Array
+from convae.engine.backend import filters_first
+from convae.engine.cpu.direct import channels_first, filters_last, flat
+from convae.engine.cpu.llvm import ROWS
+from convae.engine.cpu.threads import (
+    BLOCK_BYTES,
+    contiguous,
+    empty,
+    map_chunks,
+    scratch,
+    spread,
+)
+from convae.engine.cpu.toom_cook import possible
+from convae.engine.cpu.winograd_loops import Sizes, Tiling, Two, kernel_maps, operations
+from convae.engine.geometry import Geometry
+
+TILES = (1, 2, 3, 4)
+"""Outputs of a tile along an axis; larger ones cost float32 its accuracy."""
+
+PRODUCTS = 0.9
+"""Time of a multiply-accumulate at a point, in those of `direct`; measured, as are the next two."""
+
+MAPS = {"c": 3.5, "h": 5.5, "g": 6.5}
+"""Time of taking a row to a point and back, for each output of a tile, in the same unit."""
+
+KERNEL = 0.5
+"""Time of taking a kernel to its points, in products at these points."""
+
+WORTH_WHILE = 0.8
+"""Part of the time of `direct` that has to be undercut; inside a step, smaller gains were lost."""
+
+
+def choose_tiling(
+    operation: str, geometry: Geometry, channels: int, filters: int, blocks: int
+) -> Tiling | None:
+    """Choose the tile by which a problem takes the least time, if `direct` takes clearly more."""
+    if geometry.axes == 3:
+        return None
+    kernel, stride, output = _two(geometry.kernel), _two(geometry.stride), _two(geometry.output)
+    best, least = None, WORTH_WHILE * _meetings(geometry)
+    for tile in product(TILES, TILES):
+        if all(map(possible, kernel, stride, tile)):
+            candidate = Tiling(kernel, stride, tile)
+            maps = MAPS[operation] * max(tile) * (1 / channels + 1 / filters)
+            tiles = prod(ceil(n / m) for n, m in zip(output, tile, strict=True))
+            time = (tiles * (PRODUCTS + maps) + KERNEL / blocks) * prod(candidate.points)
+            if time < least:
+                best, least = candidate, time
+    return best
+
+
+def _meetings(geometry: Geometry) -> int:
+    """Count the pairs of a kernel element and an output position that meet the input."""
+    axes = zip(
+        geometry.size,
+        geometry.output,
+        geometry.kernel,
+        geometry.stride,
+        geometry.padding,
+        strict=True,
+    )
+    return prod(
+        sum(0 <= j * stride + m - before < size for j in range(output) for m in range(kernel))
+        for size, output, kernel, stride, (before, _) in axes
+    )
+
+
+def _two(entries: tuple[int, ...], filling: int = 1) -> Two:
+    first, second = (filling,) * (2 - len(entries)) + entries
+    return first, second
+
+
+def _sizes(geometry: Geometry, channels: int, filters: int) -> Sizes:
+    before = _two(tuple(before for before, _ in geometry.padding), 0)
+    return Sizes(_two(geometry.size), _two(geometry.output), before, channels, filters)
+
+
+def _lend(tiling: Tiling, dtype: Any, **rows: int) -> list[Array]:
+    """Lend memory for so many rows at the points, and for one row's way there."""
+    columns = BLOCK_BYTES // dtype.itemsize
+    lent = [
+        scratch(name, (count * prod(tiling.points) * columns,), dtype)
+        for name, count in rows.items()
+    ]
+    return [*lent, scratch("T", (prod(tiling.positions) * columns,), dtype)]
+
+
+def _rows(outer: int, inner: int, itemsize: int) -> int:
+    """Round up the rows of a matrix, to whole tiles of `multiply` and whole columns of maps."""
+    columns = BLOCK_BYTES // itemsize
+    step = ROWS * columns // gcd(ROWS * inner, columns)
+    return -(-outer // step) * step
+
+
+def _at_points(K: Array, tiling: Tiling) -> Array:
+    """Take a kernel (*kernel, inner, outer) to (points, outer / ROWS, inner, ROWS)."""
+    inner, outer = K.shape[-2:]
+    rows = _rows(outer, inner, K.itemsize)
+    packed = scratch("packed", (prod(tiling.kernel), rows // ROWS, inner, ROWS), K.dtype)
+    elements = K.reshape(len(packed), inner, outer)
+    whole, rest = divmod(outer, ROWS)
+    tiles = elements[..., : whole * ROWS].reshape(len(packed), inner, whole, ROWS)
+    packed[:, :whole] = tiles.transpose(0, 2, 1, 3)
+    packed[:, whole:] = 0
+    if rest:
+        packed[:, whole, :, :rest] = elements[..., whole * ROWS :]
+    at_points = scratch("at points", (prod(tiling.points) * rows * inner,), K.dtype)
+    (T,) = _lend(tiling, K.dtype)
+    to, _ = kernel_maps(tiling)
+    to(at_points, packed.reshape(-1), T, rows * inner)
+    return at_points
+
+
+def c(K: Array, V: Array, geometry: Geometry, tiling: Tiling) -> Array:
+    """Strided convolution; see `convae.engine.cpu.direct.c`.
+
+    K (O, C, *kernel); V (C, *size, N) -> (O, *output, N)
+    """
+    O, C, N = K.shape[0], V.shape[0], V.shape[-1]
+    sizes, inputs = _sizes(geometry, C, O), flat(V)
+    kernel = _at_points(filters_last(K, geometry.axes), tiling)
+    Z = empty((*geometry.output, O, N), V.dtype)
+    c_loops, _, _ = operations(tiling)
+
+    def compute(chunk: slice) -> None:
+        P, Q, T = _lend(tiling, V.dtype, P=C, Q=_rows(O, C, V.itemsize))
+        bounds = chunk.start, chunk.stop
+        c_loops(Z.reshape(-1), kernel, inputs, N, *bounds, sizes, P, Q, T)
+
+    map_chunks(compute, spread(N))
+    return channels_first(Z)
+
+
+def h(K: Array, G: Array, geometry: Geometry, tiling: Tiling) -> Array:
+    """Transposed convolution; see `convae.engine.cpu.direct.h`.
+
+    K (O, C, *kernel); G (O, *output, N) -> (C, *size, N)
+    """
+    O, C, N = K.shape[0], K.shape[-geometry.axes - 1], G.shape[-1]
+    sizes, outputs = _sizes(geometry, C, O), flat(G)
+    kernel = _at_points(filters_last(K, geometry.axes).swapaxes(-1, -2), tiling)
+    V = empty((*geometry.size, C, N), G.dtype)
+    _, h_loops, _ = operations(tiling)
+
+    def compute(chunk: slice) -> None:
+        P, Q, T = _lend(tiling, G.dtype, P=_rows(C, O, G.itemsize), Q=O)
+        bounds = chunk.start, chunk.stop
+        h_loops(V.reshape(-1), kernel, outputs, N, *bounds, sizes, P, Q, T)
+
+    map_chunks(compute, spread(N))
+    return channels_first(V)
+
+
+def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry, tiling: Tiling) -> Array:
+    """Gradient of the kernel; see `convae.engine.cpu.direct.g`.
+
+    G (O, *output, N); V (C, *size, N)
+    """
+    C, O, N = V.shape[0], G.shape[0], V.shape[-1]
+    sizes, outputs, inputs = _sizes(geometry, C, O), flat(G), flat(V)
+    columns = BLOCK_BYTES // V.itemsize
+    chunks = -(-O // columns)
+    _, _, g_loops = operations(tiling)
+    _, back = kernel_maps(tiling)
+
+    def compute(chunk: slice) -> Array:
+        D = scratch("at points", (prod(tiling.points) * chunks * C * columns,), V.dtype)
+        D[...] = 0
+        U = scratch("U", (prod(tiling.tile) * chunks * columns * columns,), V.dtype)
+        if chunks * columns > O:
+            U[...] = 0
+        P, Q, T = _lend(tiling, V.dtype, P=C, Q=chunks * columns)
+        bounds = chunk.start, chunk.stop
+        g_loops(D, U, outputs, inputs, N, *bounds, sizes, P, Q, T)
+        dK = empty((*geometry.kernel, chunks, C, columns), V.dtype)
+        back(dK.reshape(-1), D, T, chunks * C * columns)
+        return dK
+
+    dK, *others = map_chunks(compute, spread(N))
+    for other in others:
+        dK += other
+    dK = contiguous(dK.swapaxes(-3, -2)).reshape(*geometry.kernel, C, chunks * columns)
+    return filters_first(dK[..., :O]).reshape(K_shape)

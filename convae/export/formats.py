@@ -1,0 +1,198 @@
+"""Models for other runtimes: ONNX, PyTorch's exported programs, and state dicts.
+
+Every file is compared with the model before it is written; the largest difference is in its
+metadata.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convae.engine import to_numpy
+from convae.errors import MissingPackageError, UserError, UserTypeError
+from convae.files import write_bytes
+from convae.models import checkpoint
+from convae.models.autoencoder import Autoencoder
+from convae.version import __version__
+
+if TYPE_CHECKING:
+    from convae.export.torch_module import TorchAutoencoder
+
+EXAMPLES = 4
+"""Random images on which a file is compared with the model."""
+
+TOLERANCE = 1e-5
+"""Differences beyond this are an error, for values of the order of 1."""
+
+
+def export(model: Autoencoder, path: Path) -> float:
+    """Write a model for another runtime, which the file's suffix selects.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model.
+    path : Path
+        ``.onnx``: inputs ``images``, outputs ``code`` and ``reconstruction``, any batch size.
+        ``.pt2``: the same as a `torch.export` program. ``.safetensors``: the state dict of
+        `convae.to_torch`'s module.
+
+    Returns
+    -------
+    float
+        The largest absolute difference between the file's results and the model's.
+
+    Raises
+    ------
+    UserError
+        If the suffix is none of these, or the file is one of convae's own.
+    MissingPackageError
+        If ONNX's packages are not installed.
+    RuntimeError
+        If the file does not agree with the model; nothing is written.
+    OSError
+        If the file cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected a file")
+    if _is_ours(path):
+        raise UserError(f"{path}: holds a model or a state of convae; export to another file")
+    if path.suffix not in EXPORTERS:
+        raise UserError(f"{path}: unknown suffix; expected one of {', '.join(EXPORTERS)}")
+    rng = np.random.default_rng(0)
+    x = rng.random((EXAMPLES, *model.input_shape)).astype(model.dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own internals
+        content, error = EXPORTERS[path.suffix](model, x)
+    scale = max(1.0, float(np.abs(to_numpy(model.encode(model.xp.asarray(x)))).max()))
+    if not error <= TOLERANCE * scale:
+        raise RuntimeError(f"{path}: not written, as its results differ by {error:.1e}")
+    write_bytes(path, content)
+    return error
+
+
+def to_torch(model: Autoencoder) -> TorchAutoencoder:
+    """Copy a model to PyTorch, on the CPU.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        Any model of this package.
+
+    Returns
+    -------
+    TorchAutoencoder
+        A module with copies of the parameters, and a ``state_dict`` of the same names;
+        ``module(images)`` returns codes and reconstructions, ``module.encode`` and
+        ``module.decode`` one of them.
+    """
+    from convae.export.torch_module import TorchAutoencoder
+
+    if not isinstance(model, Autoencoder):
+        raise UserTypeError(f"model: {model!r} is not a convae Autoencoder")
+    return TorchAutoencoder(model)
+
+
+def difference(model: Autoencoder, results: list[Any], x: np.ndarray[Any, Any]) -> float:
+    """Return the largest difference of another program's codes and reconstructions of x."""
+    H = model.encode(model.xp.asarray(x))
+    ours = (H, model.decode(H))
+    pairs = zip(results, ours, strict=True)
+    return max(float(np.abs(theirs - to_numpy(own)).max()) for theirs, own in pairs)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        checkpoint.read(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _metadata(model: Autoencoder, error: float) -> dict[str, str]:
+    return {
+        "producer": f"convae {__version__}",
+        "configuration": json.dumps(model.configuration()),
+        "maximal_difference": f"{error:.3e}",
+    }
+
+
+def _program(model: Autoencoder) -> Any:
+    import torch
+
+    batch = torch.export.Dim("N", min=1)
+    example = torch.zeros((2, *model.input_shape), dtype=getattr(torch, model.dtype))
+    return torch.export.export(
+        to_torch(model).eval(), (example,), dynamic_shapes=({0: batch},), strict=False
+    )
+
+
+def _onnx(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch's exporter needs it)
+    except ModuleNotFoundError as missing:
+        raise MissingPackageError(
+            f"ONNX needs the package {missing.name}: pip install -e '.[export]'"
+        ) from None
+    import torch
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    exported = torch.onnx.export(
+        _program(model),
+        input_names=["images"],
+        output_names=["code", "reconstruction"],
+        dynamo=True,
+        verbose=False,
+    )
+    assert exported is not None
+    proto = exported.model_proto
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    error = difference(model, session.run(["code", "reconstruction"], {"images": x}), x)
+    onnx.helper.set_model_props(proto, _metadata(model, error))
+    onnx.checker.check_model(proto)
+    return proto.SerializeToString(), error
+
+
+def _pt2(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
+    import torch
+
+    program = _program(model)
+    with torch.no_grad():
+        results = [output.numpy() for output in program.module()(torch.tensor(x))]
+    error = difference(model, results, x)
+    buffer = io.BytesIO()
+    extra = {"metadata.json": json.dumps(_metadata(model, error))}
+    torch.export.save(program, buffer, extra_files=extra)
+    return buffer.getvalue(), error
+
+
+def _state_dict(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
+    import torch
+    from safetensors.torch import load, save
+
+    fresh = to_torch(Autoencoder(**model.configuration()))
+    fresh.load_state_dict(load(save(to_torch(model).state_dict())))
+    with torch.no_grad():
+        results = [output.numpy() for output in fresh(torch.tensor(x))]
+    error = difference(model, results, x)
+    return save(to_torch(model).state_dict(), _metadata(model, error)), error
+
+
+EXPORTERS: dict[str, Callable[[Autoencoder, np.ndarray[Any, Any]], tuple[bytes, float]]] = {
+    ".onnx": _onnx,
+    ".pt2": _pt2,
+    ".safetensors": _state_dict,
+}
+"""Exporters by suffix: from a model and images to the file's content and the difference."""

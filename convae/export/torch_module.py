@@ -1,0 +1,188 @@
+"""The same model as a PyTorch module: shared, tiled and local kernels in PyTorch's own operations.
+
+A tiled or local kernel is applied to columns: a convolution with one-hot kernels gathers the input
+of every kernel element at every output position, and one matrix product for each position in the
+tile follows. The decoder does the same in reverse, with the transposed one-hot convolution last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from convae.engine import to_numpy
+from convae.models.activations import LEAK
+from convae.models.autoencoder import Autoencoder
+from convae.models.layers import TiedConvolution
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda z: z,
+    "relu": torch.relu,
+    "leaky_relu": lambda z: functional.leaky_relu(z, LEAK),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softplus": functional.softplus,
+}
+CONVOLUTION = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
+
+
+class TorchLayer(nn.Module):
+    """One tied layer. Its parameters have the names and shapes of `TiedConvolution`.
+
+    Parameters
+    ----------
+    layer : TiedConvolution
+        The layer to copy.
+    """
+
+    def __init__(self, layer: TiedConvolution) -> None:
+        super().__init__()
+        for name, array in layer.parameters.items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(to_numpy(array).copy())))
+        self.layer = layer
+        self.decoder_kernel_name = layer.decoder_kernel
+        geometry, channels = layer.geometry, layer.input_shape[0]
+        self.axes = geometry.axes
+        self.is_shared = layer.spec.sharing == "shared"
+        if not self.is_shared:
+            elements = prod(geometry.kernel)
+            one_hot = (
+                torch.eye(elements, dtype=self.get_parameter("kernel").dtype)
+                .reshape(elements, 1, *geometry.kernel)
+                .repeat(channels, *(1 for _ in range(1 + self.axes)))
+            )
+            self.register_buffer("one_hot", one_hot, persistent=False)
+
+    def encode(self, V: Tensor) -> Tensor:
+        """Encode (N, C, *size) images to (N, O, *output) codes."""
+        layer, geometry = self.layer, self.layer.geometry
+        _check(V, layer.input_shape)
+        V = functional.pad(V, _reversed([n for pair in geometry.padding for n in pair]))
+        K, how = self.get_parameter("kernel"), (geometry.stride, 0, geometry.dilation)
+        if self.is_shared:
+            Z = CONVOLUTION[self.axes](V, K, None, *how, geometry.groups)
+        else:
+            columns = CONVOLUTION[self.axes](V, self._one_hot(), None, *how, V.shape[1])
+            Z = self._whole(
+                torch.einsum(self._product("c"), self._matrices(K), self._split(columns))
+            )
+        return self._finish(Z, "hidden_bias", layer.hidden_activation.name)
+
+    def decode(self, H: Tensor) -> Tensor:
+        """Decode (N, O, *output) codes to (N, C, *size) reconstructions."""
+        layer, geometry = self.layer, self.layer.geometry
+        _check(H, layer.output_shape)
+        K = self.get_parameter(self.decoder_kernel_name)
+        channels = layer.input_shape[0]
+        how = (geometry.stride, 0, 0)
+        if self.is_shared:
+            A = TRANSPOSED[self.axes](H, K, None, *how, geometry.groups, geometry.dilation)
+        else:
+            columns = torch.einsum(self._product("h"), self._matrices(K), self._split(H))
+            A = TRANSPOSED[self.axes](
+                self._whole(columns), self._one_hot(), None, *how, channels, geometry.dilation
+            )
+        crop = []
+        for (before, _), size, full in zip(
+            geometry.padding, geometry.size, A.shape[2:], strict=True
+        ):
+            crop += [-before, size + before - full]  # negative: cut off; positive: never reached
+        A = functional.pad(A, _reversed(crop))
+        return self._finish(A, "visible_bias", layer.visible_activation.name)
+
+    def _one_hot(self) -> Tensor:
+        return self.get_buffer("one_hot")
+
+    def _product(self, operation: str) -> str:
+        """Name the axes of the product over the tile's positions for einsum."""
+        tile, repeats = "uvw"[: self.axes], "xyz"[: self.axes]
+        both = "".join(r + t for r, t in zip(repeats, tile, strict=True))
+        inner, outer = ("p", "o") if operation == "c" else ("o", "p")
+        return f"go{tile}p,ng{inner}{both}->ng{outer}{both}"
+
+    def _matrices(self, K: Tensor) -> Tensor:
+        """Reshape (O, *tile, C/groups, *kernel) to (groups, O/groups, *tile, elements)."""
+        geometry = self.layer.geometry
+        return K.reshape(geometry.groups, K.shape[0] // geometry.groups, *geometry.tile, -1)
+
+    def _split(self, G: Tensor) -> Tensor:
+        """Pad (N, channels, *output) to whole tiles, and split each axis by the tile."""
+        geometry = self.layer.geometry
+        more = [n - m for n, m in zip(geometry.extended, geometry.output, strict=True)]
+        G = functional.pad(G, _reversed([n for extra in more for n in (0, extra)]))
+        axes = [n for pair in zip(geometry.repeats, geometry.tile, strict=True) for n in pair]
+        return G.reshape(-1, geometry.groups, G.shape[1] // geometry.groups, *axes)
+
+    def _whole(self, G: Tensor) -> Tensor:
+        """Undo `_split`, and crop the padding."""
+        geometry = self.layer.geometry
+        G = G.reshape(-1, G.shape[1] * G.shape[2], *geometry.extended)
+        more = [m - n for n, m in zip(geometry.extended, geometry.output, strict=True)]
+        return functional.pad(G, _reversed([n for extra in more for n in (0, extra)]))
+
+    def _finish(self, Z: Tensor, name: str, activation: str) -> Tensor:
+        """Add a bias of any sharing, and apply the activation."""
+        if name in self._parameters:
+            bias: Tensor = self.get_parameter(name)
+            if bias.ndim == 1:
+                bias = bias.reshape(-1, *(1 for _ in range(self.axes)))
+            else:
+                for axis, size in enumerate(Z.shape[2:], start=1):
+                    period = bias.shape[axis]
+                    places = torch.arange(size, device=bias.device) % period
+                    bias = bias.index_select(axis, places)
+            Z = Z + bias
+        return ACTIVATIONS[activation](Z)
+
+
+class TorchAutoencoder(nn.Module):
+    """A stack of tied layers; ``state_dict`` has the names of `Autoencoder.parameters`.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model to copy.
+    """
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        for index, layer in enumerate(model.layers):
+            self.add_module(str(index), TorchLayer(layer))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Encode (N, C, *size) images to (N, O, *output) codes."""
+        for layer in self.children():
+            assert isinstance(layer, TorchLayer)
+            x = layer.encode(x)
+        return x
+
+    def decode(self, H: Tensor) -> Tensor:
+        """Decode (N, O, *output) codes to (N, C, *size) reconstructions."""
+        for layer in reversed(list(self.children())):
+            assert isinstance(layer, TorchLayer)
+            H = layer.decode(H)
+        return H
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return codes and reconstructions of (N, C, *size) images."""
+        code = self.encode(images)
+        return code, self.decode(code)
+
+
+def _check(array: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(array.shape[1:]) != shape:
+        raise ValueError(f"shape {tuple(array.shape)}, but the layer takes (N, *{shape})")
+
+
+def _reversed(pairs: list[int]) -> list[int]:
+    """Turn (before, after) of the first axis to the last into `functional.pad`'s order."""
+    return [n for i in range(len(pairs) - 2, -1, -2) for n in pairs[i : i + 2]]

@@ -1,0 +1,1 @@
+"""The models: tied layers, the stack, its losses and its files."""

@@ -1,0 +1,230 @@
+"""Up and down a stack of tied layers and back: the loss and its gradients, by the recipe alone.
+
+`encode_up` and `decode_down` are the two walks through the layers; each returns its result together
+with the function that takes the gradient back. `Backpropagation` joins them to what a training step
+needs, on chunks of a batch in parallel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
+
+from convae.engine import Array, Backend
+from convae.models.layers import TiedConvolution
+from convae.models.losses import Loss
+from convae.models.parameters import Arrays, per_layer
+from convae.models.penalties import Penalty
+
+Layers: TypeAlias = Sequence[TiedConvolution]
+Gradients: TypeAlias = Sequence[Arrays]
+"""For each layer its gradients by the layer's own names; what is computed is added to them."""
+
+AtLayer: TypeAlias = Callable[[int, Array, Array], Array]
+"""``at_layer(index, H, dH)`` returns the layer's dH with a penalty's gradient added."""
+
+
+def encode_up(
+    layers: Layers, x: Array
+) -> tuple[list[Array], Callable[[Array, Gradients, AtLayer], None]]:
+    """Encode through all layers.
+
+    Returns the codes, from the image x upwards, and ``backward(dH, gradients, at_layer)``, which
+    takes the gradient of the uppermost code back and adds the encoder's half to the gradients.
+    """
+    codes, layer_backward = [x], []
+    for layer in layers:
+        H, backward_one = layer.encode(codes[-1])
+        codes.append(H)
+        layer_backward.append(backward_one)
+
+    def backward(dH: Array, gradients: Gradients, at_layer: AtLayer) -> None:
+        for index in reversed(range(len(layers))):
+            dH = at_layer(index, codes[index + 1], dH)
+            input_gradient = layer_backward[index](dH, gradients[index])
+            if index > 0:  # nobody asks for the gradient of the image
+                dH = input_gradient()
+
+    return codes, backward
+
+
+def decode_down(layers: Layers, H: Array) -> tuple[Array, Callable[[Array, Gradients], Array]]:
+    """Decode through all layers.
+
+    Returns the reconstruction R and ``backward(E, gradients)``, which takes the error E, dJ/dR
+    through the output activation, back, adds the decoder's half and returns the gradient of H.
+    """
+    outputs, layer_backward = [], []
+    for layer in reversed(layers):
+        H, backward_one = layer.decode(H)
+        outputs.append(H)
+        layer_backward.append(backward_one)
+
+    def backward(E: Array, gradients: Gradients) -> Array:
+        d = E
+        for index, layer in enumerate(layers):  # the lowest one decoded last
+            if index > 0:  # E has come through the output activation already
+                d = layer.backend.activation_gradient(
+                    d, outputs[-index - 1], layer.visible_activation
+                )
+            d = layer_backward[-index - 1](d, gradients[index])
+        return d
+
+    return H, backward
+
+
+def encode(layers: Layers, x: Array) -> list[Array]:
+    """Encode through all layers; the codes, from x itself upwards."""
+    return encode_up(layers, x)[0]
+
+
+def decode(layers: Layers, H: Array) -> Array:
+    """Decode through all layers."""
+    return decode_down(layers, H)[0]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the chunks of a batch have in common.
+
+    Parameters
+    ----------
+    examples : int
+        Examples in the whole batch: the loss is a mean over it.
+    penalty : Penalty
+        What is added to the loss.
+    mean_activation : (O,) ndarray or None
+        Mean activation of the code's filters over the whole batch, if the penalty needs it.
+    loss_scale : int
+        Factor on the error, and so on the gradients, that keeps small errors from underflowing
+        where activations are stored in two bytes. It is divided out again at the end.
+    """
+
+    examples: int
+    penalty: Penalty
+    mean_activation: Array | None = None
+    loss_scale: int = 1
+
+
+class Backpropagation:
+    """Loss and gradients of a stack of layers.
+
+    Parameters
+    ----------
+    layers : sequence of TiedConvolution
+        From the image upwards.
+    loss : Loss
+        Compares reconstructions with targets.
+    backend : Backend
+        What computes, and divides batches into chunks.
+    allocate : callable
+        Returns a flat buffer and named views on it, as the parameters have them.
+    dtype : str
+        Type of the activations, perhaps shorter than that of x.
+
+    Attributes
+    ----------
+    flat_gradients : (M,) ndarray
+        The gradients of the last batch.
+    gradients : mapping
+        Named views on them.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        loss: Loss,
+        backend: Backend,
+        allocate: Callable[[], tuple[Array, Arrays]],
+        dtype: str,
+    ) -> None:
+        self._layers, self._loss, self._backend = layers, loss, backend
+        self._allocate, self._dtype = allocate, dtype
+        self.flat_gradients, self.gradients = allocate()
+        self._buffers = [(self.flat_gradients, per_layer(self.gradients))]
+
+    def __call__(self, x: Array, target: Array, penalty: Penalty) -> Array:
+        """Compute the gradients of a batch, and return its loss as a 0-d array.
+
+        x, target (N, C, *size)
+        """
+        chunks = self._backend.divide(len(x), training_work(self._layers))
+        while len(self._buffers) < len(chunks):
+            flat, named = self._allocate()
+            self._buffers.append((flat, per_layer(named)))
+        mean = mean_activation(self._backend, self._layers, x, chunks) if penalty.kl else None
+        loss_scale = 1 if self._dtype == x.dtype else x.size
+        batch = Batch(len(x), penalty, mean, loss_scale)
+
+        def compute(chunk: slice) -> Array:
+            flat, gradients = self._buffers[chunk.start // chunks[0].stop]
+            flat[...] = 0
+            images = self._backend.arrange(x[chunk])
+            targets = images if target is x else self._backend.arrange(target[chunk])
+            return self.chunk(images, targets, batch, gradients, gradients)
+
+        J = sum(self._backend.map(compute, chunks))
+        for flat, _ in self._buffers[1 : len(chunks)]:
+            self.flat_gradients += flat
+        if loss_scale != 1:
+            self.flat_gradients /= loss_scale
+        return J if mean is None else J + penalty.divergence(mean)
+
+    def chunk(
+        self, x: Array, target: Array, batch: Batch, encoder: Gradients, decoder: Gradients
+    ) -> Array:
+        """Add the gradients of a chunk of a batch, and return its share of the loss.
+
+        The encoder's and the decoder's halves are added to two lists of gradients; given the same
+        list twice, they add up to the tied gradient.
+        """
+        codes, encoder_backward = encode_up(self._layers, x.astype(self._dtype, copy=False))
+        R, decoder_backward = decode_down(self._layers, codes[-1])
+        J, E = self._error(R, target, batch)
+        dH = decoder_backward(E, decoder)
+
+        def penalised(index: int, H: Array, dH: Array) -> Array:
+            nonlocal J
+            layer, penalty = self._layers[index], batch.penalty
+            if index == len(self._layers) - 1 and (penalty.l1 or penalty.kl):
+                count = batch.examples * prod(layer.output_shape)
+                J_code, more = penalty.of_code(H, batch.mean_activation, count)
+                J, dH = J + J_code, dH + more
+            if penalty.contractive:
+                J_layer, slope = penalty.of_layer(layer, H, encoder[index], batch.examples)
+                J, dH = J + J_layer, dH if slope is None else dH + slope
+            return dH
+
+        encoder_backward(dH, encoder, penalised)
+        return J
+
+    def _error(self, R: Array, target: Array, batch: Batch) -> tuple[Array, Array]:
+        """Compare with the target: the share of the loss, and the error, scaled."""
+        f_out = self._layers[0].visible_activation
+        count = batch.examples * prod(target.shape[1:]) // batch.loss_scale
+        R_long = R.astype(target.dtype, copy=False)
+        J, E = self._loss(self._backend, R_long, target, f_out, count)
+        return J / batch.loss_scale, E.astype(R.dtype, copy=False)
+
+
+def training_work(layers: Layers) -> int:
+    """Count the multiply-accumulates that one example takes in a training step."""
+    forms = [layer.geometry.macs(layer.input_shape[0], layer.spec.filters) for layer in layers]
+    return 6 * sum(forms) - forms[0]  # the gradient of the image is not computed
+
+
+def mean_activation(backend: Backend, layers: Layers, x: Array, chunks: list[slice]) -> Array:
+    """Average each filter of the code over a batch and all positions.
+
+    x (N, C, *size) -> (O,), kept away from 0 and 1 by a rounding error, for their logarithms
+    """
+
+    def sums(chunk: slice) -> Array:
+        H = encode(layers, x[chunk])[-1]
+        return H.sum(axis=(0, *range(2, H.ndim)))
+
+    mean = sum(backend.map(sums, chunks)) / (len(x) * prod(layers[-1].output_shape[1:]))
+    epsilon = backend.xp.finfo(x.dtype).eps
+    return backend.xp.clip(mean, epsilon, 1 - epsilon)

@@ -1,0 +1,60 @@
+"""Load saved models, by file or by the folder of the run that trained them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from convae.engine import Backend
+from convae.errors import UserError
+from convae.models import checkpoint
+from convae.models.autoencoder import Autoencoder
+
+BEST = "best.safetensors"
+"""Name of the best model's file in a run's folder."""
+
+LAST = "last.safetensors"
+"""Name of the last epoch's model in a run's folder."""
+
+
+def load(
+    path: str | os.PathLike[str], device: str = "cpu", *, backend: Backend | None = None
+) -> Autoencoder:
+    """Read a model that `Autoencoder.save` or a training run wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file, or a run's folder, whose best model is loaded.
+    device : {"cpu", "gpu", "auto"}
+        Where the model lives.
+    backend : Backend, optional
+        What computes; by default that of the device.
+
+    Returns
+    -------
+    Autoencoder
+        The model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or no model in the folder.
+    UserError
+        If the file is damaged or holds no model.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / BEST
+    arrays, description = checkpoint.read(file)
+    if "progress" in description:
+        raise UserError(f"path: {os.fspath(file)!r} is a run's state; load the run's folder")
+    if "model" not in description:
+        raise UserError(f"path: {os.fspath(file)!r} holds no model")
+    model = Autoencoder(**description["model"], device=device, backend=backend)
+    expected = {name: array.shape for name, array in model.parameters.items()}
+    if {name: array.shape for name, array in arrays.items()} != expected:
+        raise UserError(f"path: {os.fspath(file)!r} is damaged: its arrays do not match the model")
+    for name, array in arrays.items():
+        model.parameters[name][...] = model.xp.asarray(array)
+    return model

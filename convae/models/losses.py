@@ -1,0 +1,107 @@
+"""Losses: the number J, a mean over all elements, and the error E at the reconstruction.
+
+E is dJ/dR taken back through the output activation, as the decoder's gradients need it
+(*Deep Learning*, section 9.5: the tensor E of equation 9.12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from convae.engine import Array, Backend
+from convae.errors import UserError, check_choice
+from convae.models.activations import Activation
+
+Function: TypeAlias = Callable[[Backend, Array, Array, Activation, int], tuple[Array, Array]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A loss by name.
+
+    Parameters
+    ----------
+    name : str
+        The name used in configurations.
+    function : callable
+        ``function(backend, R, x, f_out, count)`` returns J, a 0-d array, and E of R's shape.
+    outputs : tuple of str
+        Output activations that it accepts; empty for all.
+    """
+
+    name: str
+    function: Function
+    outputs: tuple[str, ...] = ()
+
+    def __call__(
+        self, backend: Backend, R: Array, x: Array, f_out: Activation, count: int | None = None
+    ) -> tuple[Array, Array]:
+        """Compare a reconstruction with its target.
+
+        Parameters
+        ----------
+        backend : Backend
+            What computes.
+        R : (N, C, *size) ndarray
+            The reconstruction, an output of f_out.
+        x : (N, C, *size) ndarray
+            The target.
+        f_out : Activation
+            The output activation.
+        count : int, optional
+            Elements over which the mean is taken; those of R by default. Chunks of a batch are
+            given the whole batch's, and their J and E then add up to the batch's.
+
+        Returns
+        -------
+        J : 0-d ndarray
+            The sum over the elements of R, divided by the count.
+        E : (N, C, *size) ndarray
+            The gradient of J before f_out.
+        """
+        return self.function(backend, R, x, f_out, R.size if count is None else count)
+
+
+def _mse(
+    backend: Backend, R: Array, x: Array, f_out: Activation, count: int
+) -> tuple[Array, Array]:
+    """``J = mean((R - x)**2)``, ``dJ/dR = 2 (R - x) / count``."""
+    return backend.squared_error(R, x, f_out, count)
+
+
+def _bce(
+    backend: Backend, R: Array, x: Array, f_out: Activation, count: int
+) -> tuple[Array, Array]:
+    """``J = -mean(x log R + (1 - x) log(1 - R))``; through the sigmoid, ``E = (R - x) / count``.
+
+    Where R or 1 - R rounds to zero, the logarithm is that of the smallest normal number.
+    """
+    xp = backend.xp
+    smallest = xp.finfo(R.dtype).tiny
+    log_R = xp.log(xp.maximum(R, smallest))
+    log_not_R = xp.log(xp.maximum(1 - R, smallest))
+    J = -(log_not_R + x * (log_R - log_not_R)).sum(dtype=xp.float64) / count
+    E = R - x
+    E *= 1 / count
+    return J, E
+
+
+MSE = Loss(name="mse", function=_mse)
+BCE = Loss(name="bce", function=_bce, outputs=("sigmoid",))
+
+LOSSES = {loss.name: loss for loss in (MSE, BCE)}
+"""All losses by name."""
+
+
+def loss(name: str, output_activation: str) -> Loss:
+    """Look up a loss; a `UserError` says if it is unknown or needs another output activation."""
+    check_choice("loss", name, LOSSES)
+    found = LOSSES[name]
+    if found.outputs and output_activation not in found.outputs:
+        raise UserError(
+            f"loss: {name!r} reads reconstructions as probabilities; with it, "
+            f"output_activation has to be {' or '.join(found.outputs)}, not {output_activation!r}"
+        )
+    return found

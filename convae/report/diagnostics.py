@@ -1,0 +1,62 @@
+"""Checks of a model's health on one small batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convae.engine import Array, to_numpy
+from convae.engine.identity import backend_error
+from convae.models.autoencoder import Autoencoder
+
+EXAMPLES = 2
+"""Random examples on which the self-check tests each layer."""
+
+
+def dead_filters(H: Array) -> int:
+    """Count the filters of a code (N, O, *output) that are constant over examples and positions."""
+    axes = (0, *range(2, H.ndim))
+    return int((H.max(axis=axes) == H.min(axis=axes)).sum())
+
+
+def tied_halves(
+    model: Autoencoder, x: Array, target: Array
+) -> tuple[dict[str, Array], dict[int, dict[str, float]]]:
+    """Compare the encoder's and the decoder's halves of the tied gradient, on a small batch.
+
+    Returns the whole gradient, by the names of the model's parameters, and for each tied layer the
+    norms of the two halves and the ``cosine`` of the angle between them (0 if one vanishes).
+    """
+    encoder, decoder = model.gradient_halves(x, target)
+    halves = {}
+    for index, layer in enumerate(model.layers):
+        if layer.spec.tied:
+            e, d = (to_numpy(half[f"{index}.kernel"]).ravel() for half in (encoder, decoder))
+            norms = float(np.linalg.norm(e)), float(np.linalg.norm(d))
+            cosine = float(e @ d) / (norms[0] * norms[1]) if all(norms) else 0.0
+            halves[index] = {"encoder": norms[0], "decoder": norms[1], "cosine": cosine}
+    return {name: encoder[name] + decoder[name] for name in encoder}, halves
+
+
+def self_check(model: Autoencoder) -> None:
+    """Test the trilinear identity ``<c(K, V), G> = <V, h(K, G)> = <K, g(G, V)>`` on each layer.
+
+    The kernels are the model's, V and G are random. A `RuntimeError` says that the backend's
+    operations disagree by more than rounding can explain.
+    """
+    rng, backend = np.random.default_rng(0), model.backend
+
+    def random(*shape: int) -> Any:
+        return backend.xp.asarray(rng.standard_normal(shape).astype(model.dtype))
+
+    for index, layer in enumerate(model.layers):
+        V, G = random(EXAMPLES, *layer.input_shape), random(EXAMPLES, *layer.output_shape)
+        K = layer.parameters["kernel"]
+        error = backend_error(backend, K, V, G, layer.geometry)
+        if not error < backend.tolerance[model.dtype]:
+            raise RuntimeError(
+                f"trainer.self_check: on layer {index} c, h and g differ by {error:.1e} of their "
+                "norms, which rounding cannot explain; this machine or the engine computes wrong "
+                "results: please report it"
+            )

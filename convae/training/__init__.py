@@ -1,0 +1,1 @@
+"""The optimizers, the step, the loop, and the state from which a run resumes."""

@@ -1,0 +1,119 @@
+"""From a configuration to the objects that it describes: everything is built here, once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from convae.configuration import Config, OptimizerConfig, ScheduleConfig
+from convae.data.corruption import Corruption
+from convae.data.splits import Splits
+from convae.engine import backend_for
+from convae.errors import UserError, check_choice, prefixed
+from convae.models.autoencoder import Autoencoder
+from convae.models.layers import Layer
+from convae.models.penalties import Penalty
+from convae.report.fixed_images import FixedImages
+from convae.report.tensorboard import Board
+from convae.training.averaging import MovingAverage
+from convae.training.optimizers import OPTIMIZERS, Optimizer
+from convae.training.schedules import SCHEDULES, Schedule
+from convae.training.state import Progress, StateFolder
+from convae.training.step import TrainingStep
+from convae.training.trainer import Trainer
+
+Built = TypeVar("Built")
+
+LOOP = ("epochs", "batch_size", "log_every", "panels_every")
+SAVING = ("checkpoint_every", "checkpoint_minutes", "patience")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes without regard to the data; see `build_parts`."""
+
+    optimizer: Optimizer
+    schedule: Schedule
+    corruption: Corruption
+    penalty: Penalty
+
+
+def build_parts(config: Config) -> Parts:
+    """Build what does not depend on the data, so that mistakes show before any are read."""
+    return Parts(
+        _build("optimizer", OPTIMIZERS, config.optimizer),
+        _build("schedule", SCHEDULES, config.schedule),
+        Corruption(config.corruption.name, config.corruption.amount, config.seed),
+        Penalty(**dataclasses.asdict(config.penalty)),
+    )
+
+
+def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
+    """Build the model for images of a shape (C, H, W), with its initial parameters."""
+    try:
+        return Autoencoder(
+            input_shape,
+            [Layer(**dataclasses.asdict(layer)) for layer in config.model.layers],
+            output_activation=config.model.output_activation,
+            loss=config.loss.name,
+            seed=config.seed,
+            dtype=config.dtype,
+            storage=config.storage,
+            backend=backend_for(config.device, tf32=config.tf32),
+        )
+    except UserError as error:
+        prefix = "model." if str(error).startswith(("layers", "output_activation")) else ""
+        raise type(error)(f"{prefix}{error} (images are {input_shape})") from None
+
+
+def build_step(config: Config, model: Autoencoder, parts: Parts) -> TrainingStep:
+    """Build the training step of a model."""
+    return TrainingStep(model, parts.optimizer, config.trainer.clip_norm, parts.penalty)
+
+
+def build_trainer(
+    config: Config,
+    model: Autoencoder,
+    parts: Parts,
+    data: Splits,
+    board: Board,
+    states: StateFolder,
+    progress: Progress,
+) -> Trainer:
+    """Build the training loop around a model, fresh or restored."""
+    trainer = config.trainer
+    return Trainer(
+        step=build_step(config, model, parts),
+        data=data,
+        schedule=parts.schedule,
+        corruption=parts.corruption,
+        fixed_images=FixedImages(data.test, trainer.probe, parts.corruption),
+        board=board,
+        states=states,
+        progress=progress,
+        average=None if trainer.ema is None else MovingAverage(model, trainer.ema),
+        **{name: getattr(trainer, name) for name in (*LOOP, *SAVING)},
+    )
+
+
+def _build(
+    group: str,
+    choices: Mapping[str, Callable[..., Built]],
+    config: OptimizerConfig | ScheduleConfig,
+) -> Built:
+    """Call the choice that a configuration names with the values that it gives."""
+    check_choice(f"{group}.name", config.name, choices)
+    choice: Any = choices[config.name]
+    accepted = [field.name for field in dataclasses.fields(choice) if field.init]
+    values = dataclasses.asdict(config)
+    given = {k: v for k, v in values.items() if k != "name" and v is not None}
+    for name in given:
+        if name not in accepted:
+            raise UserError(
+                f"{group}.{name}: {config.name} has no such value; it accepts {', '.join(accepted)}"
+            )
+    with prefixed(f"{group}."):
+        built: Built = choice(**given)
+    return built

@@ -1,0 +1,88 @@
+"""The learning-rate range test (Smith 2017): rising rates, and the losses that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from convae.data.corruption import Corruption, Use
+from convae.data.splits import Split, to_floats
+from convae.report.pictures import figure_png
+from convae.training.step import TrainingStep
+
+LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 120
+"""The rates that are tried, and how many; they are spaced geometrically."""
+
+SMOOTHING = 0.9
+"""Fraction of the running mean of the losses that each step keeps."""
+
+DIVERGED = 4.0
+"""The test ends when the running mean exceeds so many times its minimum."""
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """The rates tried and their losses.
+
+    Parameters
+    ----------
+    rates : (T,) ndarray
+        Learning rates per step, rising.
+    losses : (T,) ndarray
+        Running mean of the loss, before each rate's step.
+    """
+
+    rates: np.ndarray[Any, Any]
+    losses: np.ndarray[Any, Any]
+
+    @property
+    def steepest(self) -> float:
+        """The rate at which the loss falls fastest, by the logarithm of the rate."""
+        lowest = int(np.argmin(self.losses))
+        slopes = np.gradient(self.losses[: max(lowest + 1, 2)])
+        return float(self.rates[int(np.argmin(slopes))])
+
+    def png(self) -> bytes:
+        """Draw the losses over the rates."""
+
+        def draw(axes: Any) -> None:
+            axes.plot(self.rates, self.losses)
+            axes.axvline(self.steepest, linestyle="--", label=f"steepest: {self.steepest:.1e}")
+            axes.set(xscale="log", xlabel="learning rate", ylabel="loss (running mean)")
+            axes.legend()
+
+        return figure_png(draw)
+
+
+def find_learning_rate(
+    step: TrainingStep, train: Split, corruption: Corruption, batch_size: int, seed: int
+) -> RangeTest:
+    """Train with rising rates until the loss diverges; model and optimizer are spoilt by it."""
+    model, rng = step.model, np.random.default_rng([seed, 2])
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield from train.batches(batch_size, rng)
+
+    rates = np.geomspace(LOWEST, HIGHEST, STEPS)
+    losses: list[float] = []
+    mean = 0.0
+    batches = islice(endless(), STEPS)
+    for index, pixels in enumerate(
+        tqdm(batches, desc="learning rates", total=STEPS, unit=" steps", disable=None)
+    ):
+        step.optimizer.learning_rate = float(rates[index])
+        x = to_floats(pixels, model.backend, model.dtype)
+        loss = float(step(corruption(x, Use.TRAINING, index), target=x))
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        smooth = mean / (1 - SMOOTHING ** (index + 1))
+        if not isfinite(loss) or (losses and smooth > DIVERGED * min(losses)):
+            break
+        losses.append(smooth)
+    return RangeTest(rates[: len(losses)], np.array(losses))

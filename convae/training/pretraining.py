@@ -1,0 +1,144 @@
+"""Greedy layer-wise pretraining (Bengio et al. 2007): each layer alone, on the codes below it.
+
+Every stage is an ordinary run in a folder of its own, ``pretraining/<layer>``, with its models,
+states and curves; so it resumes, when the run resumes, from where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convae.configuration import Config, CorruptionConfig
+from convae.data.splits import Labels, Split, Splits, to_floats
+from convae.engine import Array, to_numpy
+from convae.models import backpropagation
+from convae.models.autoencoder import Autoencoder
+from convae.models.loading import BEST, load
+from convae.report.tensorboard import Board
+from convae.training.build import build_parts, build_trainer
+from convae.training.signals import Interrupted
+from convae.training.state import Progress, StateFolder, has_state, read_state, restore
+
+log = logging.getLogger("convae")
+
+STAGES = "pretraining"
+"""Folder of the stages in a run's folder."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split as the lower layers of a model encode it.
+
+    Parameters
+    ----------
+    split : Split
+        The images.
+    model : Autoencoder
+        The model.
+    depth : int
+        How many of its layers encode.
+    """
+
+    split: Split
+    model: Autoencoder
+    depth: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one code."""
+        channels, rows, columns = self.model.layers[self.depth].input_shape
+        return channels, rows, columns
+
+    @property
+    def labels(self) -> Labels | None:
+        """Class of each image."""
+        return self.split.labels
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.split)
+
+    def select(self, indices: np.ndarray[Any, Any]) -> Encoded:
+        """Select images by their positions."""
+        return replace(self, split=self.split.select(indices))
+
+    def batches(
+        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
+    ) -> Iterator[Array]:
+        """See `Split`; the codes are floats."""
+        below = self.model.layers[: self.depth]
+        for pixels in self.split.batches(size, rng, skip):
+            x = to_floats(pixels, self.model.backend, self.model.dtype)
+            yield to_numpy(backpropagation.encode(below, x)[-1])
+
+
+def pretrain(model: Autoencoder, data: Splits, config: Config, directory: Path) -> None:
+    """Train each layer in turn as an autoencoder of its own, from the image upwards.
+
+    The model's parameters are overwritten, layer by layer, with the best of each stage. The lowest
+    stage minimises the run's loss, the others the mean squared error of codes. Noise is put on
+    images only, and the code's own penalties on the uppermost layer only.
+
+    Raises what `Trainer.fit` raises.
+    """
+    for index, layer in enumerate(model.layers):
+        log.info(f"pretraining layer {index} for {config.trainer.pretrain_epochs} epochs")
+        folder = directory / STAGES / str(index)
+        stage = Autoencoder(
+            layer.input_shape,
+            [layer.spec],
+            output_activation=layer.visible_activation.name,
+            loss=model.loss.name if index == 0 else "mse",
+            dtype=model.dtype,
+            storage=model.storage,
+            backend=model.backend,
+        )
+        for name, array in layer.parameters.items():
+            stage.parameters[f"0.{name}"][...] = array
+        try:
+            _fit_stage(
+                stage, _stage_data(model, data, index), _stage_config(config, model, index), folder
+            )
+        except Interrupted as stop:
+            raise Interrupted(stop.number, f"stopped while pretraining layer {index}") from None
+        best = load(folder / BEST, backend=model.backend)
+        for name, array in layer.parameters.items():
+            array[...] = best.parameters[f"0.{name}"]
+
+
+def _fit_stage(stage: Autoencoder, data: Splits, config: Config, folder: Path) -> None:
+    """Train one stage, or resume it."""
+    parts = build_parts(config)
+    progress = Progress.fresh(config.seed)
+    if has_state(folder):
+        progress = restore(*read_state(folder), stage, parts.optimizer)
+    configuration = dataclasses.asdict(config)
+    states = StateFolder(folder, configuration)
+    with Board(folder, configuration, after=progress.step) as board:
+        build_trainer(config, stage, parts, data, board, states, progress).fit()
+
+
+def _stage_data(model: Autoencoder, data: Splits, index: int) -> Splits:
+    """Show a stage the images, or their codes by the layers below it."""
+    if index == 0:
+        return Splits(data.name, data.train, data.validation, data.test)
+    train, validation, test = (
+        Encoded(split, model, index) for split in (data.train, data.validation, data.test)
+    )
+    return Splits(data.name, train, validation, test)
+
+
+def _stage_config(config: Config, model: Autoencoder, index: int) -> Config:
+    """Adapt a run's configuration to one stage."""
+    is_uppermost = index == len(model.layers) - 1
+    trainer = replace(config.trainer, epochs=config.trainer.pretrain_epochs)
+    penalty = config.penalty if is_uppermost else replace(config.penalty, l1=0.0, kl=0.0)
+    corruption = config.corruption if index == 0 else CorruptionConfig()
+    return replace(config, trainer=trainer, penalty=penalty, corruption=corruption)

@@ -1,0 +1,60 @@
+"""Graceful interruption: SIGINT and SIGTERM are recorded and acted upon between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupted(Exception):  # noqa: N818 (requested, so not an error)
+    """A run was interrupted and has saved its state.
+
+    Parameters
+    ----------
+    number : int
+        The signal.
+    message : str
+        Where the run stopped.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class StopSignals:
+    """Within a ``with`` block, record the first SIGINT or SIGTERM; a second SIGINT acts at once.
+
+    Outside the main thread, where Python allows no handlers, nothing is changed.
+
+    Attributes
+    ----------
+    received : int
+        The signal received, or 0.
+    """
+
+    received: int = 0
+
+    def __enter__(self) -> StopSignals:
+        """Install the handlers."""
+        self._previous: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore the earlier handlers."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)

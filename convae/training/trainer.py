@@ -1,0 +1,299 @@
+"""The training loop: epochs, validation, the best model kept, and a state to resume from."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from convae.data.corruption import Corruption, Use
+from convae.data.splits import Pixels, Splits, to_floats
+from convae.engine import Array, to_numpy
+from convae.errors import DivergenceError, UserError
+from convae.models.autoencoder import Autoencoder
+from convae.models.loading import BEST, LAST
+from convae.report.diagnostics import dead_filters
+from convae.report.evaluation import measure
+from convae.report.fixed_images import FixedImages
+from convae.report.tensorboard import Board
+from convae.training.averaging import MovingAverage
+from convae.training.schedules import Schedule
+from convae.training.signals import Interrupted, StopSignals
+from convae.training.state import LossSum, Progress, StateFolder
+from convae.training.step import TrainingStep
+
+log = logging.getLogger("convae")
+
+DEAD_FILTER_IMAGES = 256
+"""Validation images, at most, on which dead filters are counted."""
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Trains a model: `fit` runs the epochs that are left.
+
+    Parameters
+    ----------
+    step : TrainingStep
+        Model and optimizer; the optimizer's learning rate is the one that the schedule scales.
+    data : Splits
+        Training and validation images.
+    schedule : Schedule
+        The learning rate over the run.
+    corruption : Corruption
+        Noise on the model's input.
+    fixed_images : FixedImages
+        The test images that the board shows.
+    board : Board
+        TensorBoard's curves and pictures.
+    states : StateFolder
+        The run's folder: states and models are saved there.
+    progress : Progress
+        How far the run has come.
+    average : MovingAverage, optional
+        The average of the parameters that is evaluated and kept.
+    epochs, batch_size : int
+        How long, and images of a step.
+    log_every : int
+        Steps between two points of the training curves.
+    panels_every : int
+        Epochs between two sets of pictures and histograms.
+    checkpoint_every : int
+        Epochs between two states.
+    checkpoint_minutes : float
+        Minutes between two states within a long epoch.
+    patience : int, optional
+        Epochs without a lower validation loss after which training stops.
+    """
+
+    step: TrainingStep
+    data: Splits
+    schedule: Schedule
+    corruption: Corruption
+    fixed_images: FixedImages
+    board: Board
+    states: StateFolder
+    progress: Progress
+    average: MovingAverage | None = None
+    epochs: int
+    batch_size: int
+    log_every: int = 20
+    panels_every: int = 20
+    checkpoint_every: int = 1
+    checkpoint_minutes: float = 10.0
+    patience: int | None = None
+    rng: np.random.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Continue from the progress."""
+        progress = self.progress
+        self.base_rate = self.step.optimizer.learning_rate
+        self.steps_per_epoch = -(-len(self.data.train) // self.batch_size)
+        if progress.batch and progress.steps_per_epoch != self.steps_per_epoch:
+            raise UserError(
+                f"resume: the run stopped in the middle of an epoch of {progress.steps_per_epoch} "
+                f"steps, which now has {self.steps_per_epoch}; do not change trainer.batch_size or "
+                "the images before it ends"
+            )
+        progress.steps_per_epoch = self.steps_per_epoch
+        self.rng = np.random.default_rng()
+        self.rng.bit_generator.state = progress.order
+        self.schedule.load_state(progress.schedule)
+        if self.average is not None and progress.average is not None:
+            self.average.parameters[...] = self.model.xp.asarray(progress.average)
+        pixels = next(self.data.validation.batches(DEAD_FILTER_IMAGES))
+        self._validation_images = to_floats(pixels, self.model.backend, self.model.dtype)
+
+    @property
+    def model(self) -> Autoencoder:
+        """The model in training."""
+        return self.step.model
+
+    def fit(self) -> Progress:
+        """Train, validate after every epoch, and keep the best and the last model.
+
+        Returns
+        -------
+        Progress
+            Where the run ended.
+
+        Raises
+        ------
+        DivergenceError
+            If the loss is no longer finite; the models and states saved before it remain.
+        Interrupted
+            If SIGINT or SIGTERM was received; the state is saved.
+        OSError
+            If a file cannot be written; those saved before it remain.
+        """
+        progress = self.progress
+        self._saved_at = time.perf_counter()
+        with (
+            StopSignals() as self._stop,
+            tqdm(
+                total=self.epochs * self.steps_per_epoch,
+                initial=progress.step,
+                unit=" steps",
+                disable=None,
+            ) as self._bar,
+            logging_redirect_tqdm([logging.getLogger()]),
+            warnings.catch_warnings(),
+        ):
+            # a loss that overflows ends the run with a message of its own
+            warnings.simplefilter("ignore", RuntimeWarning)
+            if progress.step == 0:
+                self._show_panels()
+            for epoch in range(progress.epoch + 1, self.epochs + 1):
+                if self._patience_exhausted():
+                    log.info(f"no lower validation loss in {self.patience} epochs: stopping early")
+                    break
+                self._bar.set_description(f"epoch {epoch}/{self.epochs}")
+                speed = self._train_epoch()
+                self._end_epoch(speed)
+        return progress
+
+    def _train_epoch(self) -> float:
+        """Do the steps of an epoch that are left; returns images per second."""
+        progress = self.progress
+        whole, recent = Speedometer(), Speedometer()
+        for pixels in self.data.train.batches(self.batch_size, self.rng, skip=progress.batch):
+            loss = self._train_batch(pixels)
+            for total in (progress.whole, progress.recent):
+                total.add(loss, len(pixels))
+            for meter in (whole, recent):
+                meter.images += len(pixels)
+            if progress.step % self.log_every == 0:
+                mean, speed = progress.recent.mean(), recent.read()
+                self._check_finite(mean)
+                rate = self.step.optimizer.learning_rate
+                self.board.training(progress.step, mean, rate, speed)
+                self._bar.set_postfix_str(f"loss {mean:.5f}, {speed:,.0f} images/s")
+                progress.recent, recent = LossSum(), Speedometer()
+            self._bar.update()
+            self._save_if_due()
+        return whole.read()
+
+    def _train_batch(self, pixels: Pixels) -> Array:
+        """Do one step on (N, C, H, W) pixels; returns its loss, on the device."""
+        progress, model = self.progress, self.model
+        steps = self.epochs * self.steps_per_epoch
+        done = progress.epoch * self.steps_per_epoch + progress.batch
+        factor = self.schedule.factor(done, steps, self.steps_per_epoch)
+        self.step.optimizer.learning_rate = factor * self.base_rate
+        x = to_floats(pixels, model.backend, model.dtype)
+        loss = self.step(self.corruption(x, Use.TRAINING, progress.step), target=x)
+        progress.step += 1
+        progress.batch += 1
+        if self.average is not None:
+            self.average.update(progress.step)
+        return loss
+
+    def _save_if_due(self) -> None:
+        """Save the state within an epoch: when a signal was received, or after some minutes."""
+        progress = self.progress
+        if self._stop.received:
+            self._save()
+            raise Interrupted(self._stop.received, f"stopped after step {progress.step}")
+        minutes = (time.perf_counter() - self._saved_at) / 60
+        if minutes > self.checkpoint_minutes and progress.batch < self.steps_per_epoch:
+            self._save()
+
+    def _check_finite(self, loss: float) -> None:
+        """Stop a run whose loss is no longer finite, before anything of it is saved."""
+        if np.isfinite(loss):
+            return
+        progress = self.progress
+        kept = f". The best model, of epoch {progress.best_epoch}, and the last state are kept"
+        raise DivergenceError(
+            f"the loss became {loss} in epoch {progress.epoch + 1}, by step {progress.step}; lower "
+            f"optimizer.learning_rate (it is {self.base_rate:g}; find_learning_rate=true suggests "
+            "one), or set trainer.clip_norm=1 or schedule.warmup=100"
+            f"{kept if progress.best_epoch else ''}"
+        )
+
+    def _end_epoch(self, speed: float) -> None:
+        """Validate, save and report."""
+        progress = self.progress
+        epoch = progress.epoch + 1
+        train_loss = progress.whole.mean()
+        self._check_finite(train_loss)
+        with self._averaged():
+            loss = self._validate(epoch)
+        progress.epoch, progress.batch, progress.whole = epoch, 0, LossSum()
+        progress.order = dict(self.rng.bit_generator.state)
+        progress.schedule = self.schedule.state()
+        is_last = epoch == self.epochs or self._patience_exhausted()
+        dead = self._show_panels() if epoch % self.panels_every == 0 or is_last else ""
+        log.info(
+            f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  "
+            f"train {train_loss:.5f}  validation {loss:.5f}  "
+            f"{speed:,.0f} images/s{'  best' if progress.best_epoch == epoch else ''}{dead}"
+        )
+        if epoch % self.checkpoint_every == 0 or is_last:
+            self._save()
+
+    def _patience_exhausted(self) -> bool:
+        """Tell whether the validation loss has not fallen for too many epochs."""
+        waited = self.progress.epoch - self.progress.best_epoch
+        return self.patience is not None and waited >= self.patience
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Put the average in place of the model's parameters, if the run keeps one."""
+        return self.average.in_place() if self.average else nullcontext()
+
+    def _validate(self, epoch: int) -> float:
+        """Measure the validation loss, without penalties, and keep the model if it is the best."""
+        progress, model, directory = self.progress, self.model, self.states.directory
+        validation = self.data.validation
+        loss = measure(model, validation, self.batch_size, Use.VALIDATION, self.corruption).loss
+        self._check_finite(loss)
+        self.board.validation(progress.step, loss)
+        self.schedule.observe(loss)
+        if loss < progress.best_loss:
+            progress.best_loss, progress.best_epoch = loss, epoch
+            model.save(directory / BEST)
+        model.save(directory / LAST)
+        return loss
+
+    def _show_panels(self) -> str:
+        """Put pictures and histograms on the board; returns a clause on dead filters, if any."""
+        x, given = self.fixed_images.images(self.model)
+        with self._averaged():
+            self.board.panels(self.progress.step, self.model, x, given)
+            dead = [dead_filters(H) for H in self.model.codes(self._validation_images)]
+        self.board.dead_filters(self.progress.step, dead)
+        counts = [
+            f"{count} of {layer.spec.filters} in layer {index}"
+            for index, (count, layer) in enumerate(zip(dead, self.model.layers, strict=True))
+            if count
+        ]
+        return f"  dead filters: {', '.join(counts)}" if counts else ""
+
+    def _save(self) -> None:
+        """Write the state from which the run can resume, and all curves up to it."""
+        progress = self.progress
+        if progress.whole.images:
+            self._check_finite(progress.whole.mean())
+        if self.average is not None:
+            progress.average = to_numpy(self.average.parameters)
+        self.board.flush()
+        self.states.save(self.model, self.step.optimizer, progress)
+        self._saved_at = time.perf_counter()
+
+
+class Speedometer:
+    """Images per second, by the wall clock, since it was made."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._start = time.perf_counter()
+
+    def read(self) -> float:
+        """Divide the images by the time that has passed."""
+        return self.images / (time.perf_counter() - self._start)

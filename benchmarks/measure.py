@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from convae.engine.cpu.threads import cores
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -57,7 +59,7 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")
     return (
-        f"{model}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; "
+        f"{model}, {cores()} cores, load {os.getloadavg()[0]:.1f}; "
         f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}"
     )
 

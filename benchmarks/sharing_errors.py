@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 import convae
 from benchmarks.measure import keep, table
-from convae.models.checkpoint import write_bytes
+from convae.files import write_bytes
 from convae.report.pictures import GAP, filter_grid, png
 
 REPOSITORY = Path(__file__).parents[1]

@@ -23,6 +23,7 @@ from benchmarks import memory
 from benchmarks.measure import interleaved, keep, ratio, table
 from benchmarks.peers import training_steps
 from benchmarks.workloads import WORKLOADS, build
+from convae.models.backpropagation import training_work
 
 ROUNDS = 41
 """Short turns, so that a disturbance from outside meets all contestants alike."""
@@ -95,7 +96,7 @@ def main() -> None:
         ratios.append(median)
         seconds = statistics.median(ours)
         megabytes = [memory.of(who, name) for who in ("convae", "eager")]
-        rate = 2 * model.macs * batch / seconds
+        rate = 2 * training_work(model.layers) * batch / seconds
         others = ", ".join(f"{m} {1e3 * statistics.median(t):.1f}" for m, t in times.items())
         rows.append(
             [

@@ -24,6 +24,7 @@ from benchmarks.measure import keep, ratio, table
 from benchmarks.peers import TiedAutoencoder
 from benchmarks.workloads import WORKLOADS, Workload, build
 from convae import engine
+from convae.engine.gpu.cuda import KernelBackend
 from convae.training.captured_step import CapturedStep
 
 PRECISIONS = {"float32": 1e-3, "tf32": 1e-3, "bfloat16": 1e-2}
@@ -81,7 +82,7 @@ def floor(
     """
     seconds = 0.0
     for index, layer in enumerate(model.layers):
-        macs = layer.geometry.macs(layer.input_shape[0], layer.layer.filters)
+        macs = layer.geometry.macs(layer.input_shape[0], layer.spec.filters)
         numbers = prod(layer.input_shape) + prod(layer.output_shape)
         once = max(2 * macs * batch / rate, itemsize * numbers * batch / bandwidth)
         seconds += (5 if index == 0 else 6) * once  # the lowest tells no layer below
@@ -159,8 +160,10 @@ def contestants(
     start, pixels = build(workload)
     x, arguments = np.ascontiguousarray(pixels), start.configuration()
     storage = "bfloat16" if precision == "bfloat16" else None
+    portable_backend = engine.backend_for("gpu", tf32=precision == "tf32")
     ours, recorded = (
-        convae.Autoencoder(**arguments, device="gpu", storage=storage) for _ in range(2)
+        convae.Autoencoder(**arguments, storage=storage, backend=backend)
+        for backend in (portable_backend, KernelBackend(portable_backend.xp))
     )
     images = ours.xp.asarray(x)
     portable = convae.TrainingStep(ours, convae.Adam(1e-3))
@@ -187,7 +190,6 @@ def contestants(
 
 def measure(precision: str) -> list[list[str]]:
     """Measure every workload in one precision."""
-    engine.allow_tf32(precision == "tf32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     rate, bandwidth = peaks(precision)
     rows = []
@@ -229,7 +231,7 @@ def main() -> None:
     header += ["floor, ms", "convae / floor"]
     note = (
         f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, CuPy "
-        f"{engine.module_for('gpu').__version__}; Adam; a ratio over 1 means that convae is faster "
+        f"{engine.backend_for('gpu').xp.__version__}; Adam; a ratio over 1 means that convae is faster "
         f"(median and quartiles of {ROUNDS} rounds)."
     )
     keep("step_gpu", "python -m benchmarks.step device=gpu", f"{note}\n\n{table(header, rows)}")

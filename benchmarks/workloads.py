@@ -40,4 +40,4 @@ def build(workload: Workload) -> tuple[convae.Autoencoder, np.ndarray]:
         shape, [Layer(f, kernel=k, stride=s, padding="same") for f, k, s in layers]
     )
     pixels = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
-    return model, to_floats(pixels, np, "float32")
+    return model, to_floats(pixels, model.backend, "float32")

@@ -68,7 +68,8 @@ def check_range(
     bounds = {"at least": at_least, "over": over, "at most": at_most, "below": below}
     wanted = "an integer" if integer else "a number"
     limits = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
-    wanted += f" {' and '.join(limits)}" if limits else ""
+    if limits:
+        wanted += f"{' of' if limits[0].startswith('at') else ''} {' and '.join(limits)}"
     if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
         raise UserTypeError(f"{name}: {value!r} is not {wanted}")
     number = float(value)

@@ -52,6 +52,7 @@ def build_parts(config: Config) -> Parts:
 
 def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
     """Build the model for images of a shape (C, H, W), with its initial parameters."""
+    backend = backend_for(config.device, tf32=config.tf32)
     try:
         return Autoencoder(
             input_shape,
@@ -61,7 +62,7 @@ def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
             seed=config.seed,
             dtype=config.dtype,
             storage=config.storage,
-            backend=backend_for(config.device, tf32=config.tf32),
+            backend=backend,
         )
     except UserError as error:
         prefix = "model." if str(error).startswith(("layers", "output_activation")) else ""

@@ -1,1 +1,1 @@
-"""Side-by-side measurements against the peers: python -m benchmarks.<name>."""
+"""Side-by-side benchmarks against other libraries: python -m benchmarks.<name>."""

@@ -1,7 +1,7 @@
-"""One class is normal, nine are anomalies, for all ten: python -m benchmarks.anomaly --root data.
+"""Anomaly detection with each class as the normal one: python -m benchmarks.anomaly --root data.
 
-Trains ``experiment=anomaly`` for every class of MNIST and Fashion-MNIST and keeps the table of the
-areas below the ROC curve, beside figures from the literature, under benchmarks/results.
+Trains ``experiment=anomaly`` for every class of MNIST and Fashion-MNIST and saves a table of the
+areas under the ROC curve, with figures from the literature, in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Anomaly Detection, ICLR 2020, the table's rows without labelled anomalies."""
 
 
 def train(dataset: str, root: str) -> list[dict[str, float]]:
-    """Train a model for each class; return the summaries in the order of the classes."""
+    """Train a model per class and return the summaries in class order."""
     normal = ",".join(f"[{number}]" for number in CLASSES)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "-m", "experiment=anomaly", f"dataset={dataset}"]
@@ -42,7 +42,7 @@ def train(dataset: str, root: str) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Train everything."""
+    """Train all models and save the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", default="data", help="folder of torchvision's datasets")
     root = parser.parse_args().root

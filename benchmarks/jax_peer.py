@@ -1,4 +1,4 @@
-"""The same tied autoencoder in JAX, which differentiates and compiles it: a further peer."""
+"""The same tied autoencoder in JAX, with automatic differentiation and JIT compilation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import convae
 from convae.engine import to_numpy
 
 ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "identity": lambda z: z}
-LAYOUT = ("NHWC", "OIHW", "NHWC")  # XLA's convolutions are the faster ones this way on a CPU
+LAYOUT = ("NHWC", "OIHW", "NHWC")  # for which XLA's CPU convolutions are faster
 
 Arrays = dict[str, jax.Array]
 
 
 def training_step(model: convae.Autoencoder, x: np.ndarray) -> Callable[[], float]:
-    """JAX's training step with Adam, as one compiled function, on a copy of the model."""
+    """Return JAX's training step with Adam, one compiled function, on a copy of the model."""
     layers = list(enumerate(model.layers))
     images = jnp.asarray(x.transpose(0, 2, 3, 1))
 

@@ -1,4 +1,4 @@
-"""Timing two or more ways of doing one thing side by side, and saying on what machine."""
+"""Side-by-side timing of implementations, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -20,15 +20,8 @@ RESULTS = Path(__file__).parent / "results"
 def interleaved(
     contestants: Mapping[str, Callable[[], object]], rounds: int = 9, seconds: float = 0.05
 ) -> dict[str, list[float]]:
-    """Time the contestants in turn, A B A B ..., so that a noisy machine favours none.
-
-    Each is called often enough in a round to fill the given seconds, after a warm-up.
-
-    Returns
-    -------
-    dict
-        Seconds of one call, one entry for each round.
-    """
+    """Time the contestants in alternating rounds; return the seconds per call of each round."""
+    # rounds alternate, A B A B ..., so that noise on the machine favours none
     calls = {}
     for name, contestant in contestants.items():
         contestant()
@@ -46,14 +39,14 @@ def interleaved(
 
 
 def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
-    """Median of the round-by-round ratios, and the quartiles, between which half of them lie."""
+    """Return the median and the two quartiles of the round-by-round ratios."""
     ratios = [a / b for a, b in zip(slow, fast, strict=True)]
     low, median, high = np.percentile(ratios, [25, 50, 75])
     return float(median), float(low), float(high)
 
 
 def machine() -> str:
-    """Describe the processor, how busy it has been in the last minute, and the versions."""
+    """Describe the processor, its load over the last minute, and the versions."""
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -65,13 +58,13 @@ def machine() -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Lay out a Markdown table."""
+    """Format a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def keep(name: str, command: str, text: str) -> None:
-    """Print a result and keep it under benchmarks/results, with command, date and machine."""
+    """Print a result and save it in benchmarks/results with command, date and machine."""
     content = f"`{command}`, {date.today()}, {machine()}\n\n{text}\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(content)

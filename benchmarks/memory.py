@@ -1,4 +1,4 @@
-"""Peak memory of a few training steps, in a process of its own: python -m benchmarks.memory."""
+"""Peak memory of a few training steps, in a separate process: python -m benchmarks.memory."""
 
 from __future__ import annotations
 
@@ -17,27 +17,25 @@ TINY: Workload = (128, (1, 8, 8), [(4, 3, 2)])
 
 
 def peak() -> float:
-    """Largest memory that this process has held so far, in MB.
-
-    Linux says it of the program that runs; getrusage's would be that of the process it came from.
-    """
+    """Return the peak memory of this process so far, in MB."""
+    # Linux counts VmHWM per program; getrusage would include the parent process.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def step(who: str, workload: Workload) -> Callable[[], object]:
-    """Make a training step of convae, or of one of PyTorch's modes."""
+    """Create a training step of convae or of one of PyTorch's modes."""
     model, x = build(workload)
     if who == "convae":
         trainer = convae.TrainingStep(model, convae.Adam(1e-3))
         return lambda: trainer(x)
-    from benchmarks.peers import training_steps  # here, so that convae is measured without torch
+    from benchmarks.peers import training_steps  # deferred: convae is measured without torch
 
     return training_steps(model, np.ascontiguousarray(x))[who]
 
 
 def measure(who: str, name: str) -> tuple[float, float]:
-    """Do five steps, after a tiny one has loaded all; say the peak, and what they added to it."""
+    """Return the peak after five steps, and what they add to that of one tiny step."""
     step(who, TINY)()
     measured = step(who, WORKLOADS[name])
     before = peak()
@@ -47,7 +45,7 @@ def measure(who: str, name: str) -> tuple[float, float]:
 
 
 def of(who: str, name: str) -> tuple[float, float]:
-    """Measure in a fresh process."""
+    """Measure in a new process."""
     command = [sys.executable, "-m", "benchmarks.memory", who, name]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     total, added = json.loads(output)

@@ -1,4 +1,4 @@
-"""c, h and g beside PyTorch's, at the layers of the workloads: python -m benchmarks.operations."""
+"""c, h and g against PyTorch on the layers of the workloads: python -m benchmarks.operations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convae import engine
 
 
 def layers() -> list[tuple[int, int, int, int, int, int]]:
-    """List (examples, channels, side, filters, kernel, stride) of every layer, each once."""
+    """List (examples, channels, side, filters, kernel, stride) of every distinct layer."""
     found = {}
     for batch, (channels, side, _), stack in WORKLOADS.values():
         for filters, kernel, stride in stack:
@@ -27,7 +27,7 @@ def layers() -> list[tuple[int, int, int, int, int, int]]:
 def theirs(
     K: torch.Tensor, V: torch.Tensor, G: torch.Tensor, stride: int, form: torch.memory_format
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """Write the three operations in PyTorch; both gradients as its autograd calls them."""
+    """Return the three operations in PyTorch; h and g as its autograd calls them."""
     K, V, G = (tensor.contiguous(memory_format=form) for tensor in (K, V, G))
     padding, none = K.shape[-1] // 2, [0, 0]
     how = (None, [stride] * 2, [padding] * 2, [1, 1], False, none, 1)
@@ -40,7 +40,7 @@ def theirs(
 
 
 def measure(layer: tuple[int, ...]) -> dict[str, dict[str, list[float]]]:
-    """Check that both agree, then time them in turn."""
+    """Check a layer's operations against PyTorch, then time both alternately."""
     examples, channels, side, filters, kernel, stride = layer
     how = {"stride": stride, "padding": "same"}
     out = -(-side // stride)
@@ -55,7 +55,7 @@ def measure(layer: tuple[int, ...]) -> dict[str, dict[str, list[float]]]:
     peers = {
         name: theirs(*map(torch.tensor, arrays), stride, form) for name, form in formats.items()
     }
-    K, V, G = arrays[0], *map(engine.positions_first, arrays[1:])
+    K, V, G = arrays[0], *map(engine.backend_for("cpu").arrange, arrays[1:])
     ours = {
         "c": lambda: engine.c(K, V, **how),
         "h": lambda: engine.h(K, G, size=side, **how),

@@ -1,4 +1,4 @@
-"""The same tied autoencoder in PyTorch, by autograd: the peer of the training step."""
+"""The same tied autoencoder in PyTorch, trained by autograd, to compare training steps with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda 
 
 
 class TiedAutoencoder(torch.nn.Module):
-    """Copy a model of shared kernels with symmetric padding, parameters included."""
+    """A copy, parameters included, of a model with shared kernels and symmetric padding."""
 
     def __init__(self, model: convae.Autoencoder) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class TiedAutoencoder(torch.nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Reconstruct."""
+        """Reconstruct a batch."""
         layers = list(enumerate(self.model.layers))
         for i, layer in layers:
             stride = layer.geometry.stride
@@ -56,8 +56,8 @@ class TiedAutoencoder(torch.nn.Module):
 
 
 def training_steps(model: convae.Autoencoder, x: np.ndarray) -> dict[str, Callable[[], float]]:
-    """PyTorch's training step in each of its modes, every one with a copy of the model."""
-    torch._dynamo.reset()  # else it would compile for sizes that may change
+    """Return PyTorch's training step in each mode, each with its own copy of the model."""
+    torch._dynamo.reset()  # otherwise it would compile for dynamic shapes
     modes: dict[str, Callable[[], float]] = {}
     variants = [("eager", False, False), ("channels_last", True, False), ("compiled", False, True)]
     for name, channels_last, compiled in variants:

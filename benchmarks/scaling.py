@@ -1,4 +1,4 @@
-"""Time of a training step against batch, side and filters, drawn: python -m benchmarks.scaling."""
+"""Plot of training step time against batch, side and filters: python -m benchmarks.scaling."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from benchmarks.measure import interleaved
 from benchmarks.peers import training_steps
 from benchmarks.workloads import Workload, build
 
-PICTURE = Path(__file__).parents[1] / "docs" / "step_time.png"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "step_time.png"
 BATCH, SIDE, FILTERS = 128, 32, 32
 
 
 def workload(batch: int = BATCH, side: int = SIDE, filters: int = FILTERS) -> Workload:
-    """Two layers on colour images."""
+    """Return a workload of two layers on colour images."""
     return batch, (3, side, side), [(filters, 5, 2), (2 * filters, 3, 2)]
 
 
 def milliseconds(work: Workload) -> dict[str, float]:
-    """Time both sides in turn; PyTorch's is the better of its memory formats."""
+    """Time both libraries alternately, PyTorch with the faster of its memory formats."""
     model, x = build(work)
     peers = training_steps(model, np.ascontiguousarray(x))
     step = convae.TrainingStep(model, convae.Adam(1e-3))
@@ -35,7 +35,7 @@ def milliseconds(work: Workload) -> dict[str, float]:
 
 
 def main() -> None:
-    """Draw one panel for each of the three."""
+    """Plot one panel per varied size."""
     sweeps = {"batch": [32, 64, 96, 128, 256], "side": [16, 24, 32, 48], "filters": [8, 16, 32, 64]}
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     for (name, values), panel in zip(tqdm(sweeps.items(), disable=None), panels, strict=True):

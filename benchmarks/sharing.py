@@ -1,8 +1,7 @@
-"""Local and tiled c, h, g beside unfold and einsum in PyTorch: python -m benchmarks.sharing.
+"""Local and tiled c, h, g against unfold and einsum in PyTorch: python -m benchmarks.sharing.
 
-PyTorch has neither kind of kernel. What its users write instead is below: unfold the input into
-columns, contract them with a kernel for every position, fold back; a tiled kernel is first spread
-over the positions.
+PyTorch supports neither kind of kernel. Its users instead unfold the input into columns, contract
+them with one kernel per position, and fold; a tiled kernel is first expanded to all positions.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SHARINGS: dict[str, int | None] = {"shared": None, "tiled 2x2": 2, "local": 0}
 def peers(
     K: torch.Tensor, V: torch.Tensor, G: torch.Tensor, stride: int, tile: tuple[int, ...]
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """Write the three operations as PyTorch's users do."""
+    """Return the three operations as PyTorch users write them."""
     (filters, channels, kernel), side, out = (K.shape[0], *K.shape[-3:-1]), V.shape[2], G.shape[2]
     padding = (kernel - 1) // 2
     fold = {"kernel_size": kernel, "stride": stride, "padding": padding}
@@ -69,7 +68,7 @@ def peers(
 
 
 def measure(workload: tuple[int, ...], tile: int | None) -> dict[str, dict[str, list[float]]]:
-    """Check that both agree, then time them in turn."""
+    """Check a workload's operations against PyTorch, then time both alternately."""
     examples, channels, side, filters, kernel, stride = workload
     how = {"stride": stride, "padding": "same"}
     out = engine.resolve(size=(side, side), kernel=kernel, **how).output
@@ -97,7 +96,7 @@ def measure(workload: tuple[int, ...], tile: int | None) -> dict[str, dict[str, 
 
 
 def main() -> None:
-    """Measure every workload with every sharing."""
+    """Measure every workload with every kind of kernel."""
     rows = []
     cases = [(w, s) for w in WORKLOADS for s in SHARINGS]
     for workload, sharing in tqdm(cases, desc="benchmark", unit=" cases", disable=None):

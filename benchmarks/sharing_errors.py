@@ -1,7 +1,7 @@
-"""What shared, tiled and local kernels learn: python -m benchmarks.sharing_errors.
+"""Errors of models with shared, tiled and local kernels: python -m benchmarks.sharing_errors.
 
-Runs the sweep of ``experiment=sharing`` and keeps its table under benchmarks/results, and a picture
-of the first layer's filters under docs.
+Runs the sweep of ``experiment=sharing`` and saves its table in benchmarks/results, and a picture of
+the first layer's filters in docs/images.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def filters(folders: list[Path]) -> np.ndarray:
 
 
 def main() -> None:
-    """Run the sweep and keep what came out."""
+    """Run the sweep and save its results."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "-m", "experiment=sharing"]
         subprocess.run([*command, f"hydra.sweep.dir={folder}"], cwd=REPOSITORY, check=True)
@@ -78,7 +78,7 @@ def main() -> None:
     keep(
         "sharing_errors", "python -m benchmarks.sharing_errors", f"{note}\n\n{table(header, rows)}"
     )
-    write_bytes(REPOSITORY / "docs" / "sharing.png", png(picture))
+    write_bytes(REPOSITORY / "docs" / "images" / "sharing.png", png(picture))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A training step beside PyTorch's, on one machine in one run: python -m benchmarks.step.
+"""A training step against PyTorch's, on one machine in one run: python -m benchmarks.step.
 
-With device=gpu it is `benchmarks.step_gpu` that measures.
+With device=gpu, `benchmarks.step_gpu` runs instead.
 
-Both train the same tied autoencoder from the same initial values with Adam. Their losses have to
-agree before anything is timed.
+Both train the same tied autoencoder with Adam from the same initial values. Their losses must agree
+before anything is timed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from benchmarks.workloads import WORKLOADS, build
 from convae.models.backpropagation import training_work
 
 ROUNDS = 41
-"""Short turns, so that a disturbance from outside meets all contestants alike."""
+"""Many short rounds, so that an external disturbance affects all contestants alike."""
 
 
 JAX = importlib.util.find_spec("jax") and importlib.metadata.version("jax")
 
 
 def gemm_peak(seconds: float = 1.0) -> float:
-    """Multiply-adds of the fastest large matrix product here, NumPy's or PyTorch's, in FLOP/s."""
+    """Measure the fastest large matrix product here, NumPy's or PyTorch's, in FLOP/s."""
     side = 2048
     a = np.random.default_rng(0).random((side, side), dtype="float32")
     t = torch.tensor(a)
@@ -49,7 +49,7 @@ def gemm_peak(seconds: float = 1.0) -> float:
 
 
 def measure(name: str) -> tuple[convae.Autoencoder, dict[str, list[float]], int]:
-    """Check that the losses of both agree over five steps, then time them in turn."""
+    """Check that all losses agree over five steps, then time the steps alternately."""
     model, x = build(WORKLOADS[name])
     peers = training_steps(model, np.ascontiguousarray(x))
     ours = convae.TrainingStep(model, convae.Adam(1e-3))
@@ -69,7 +69,7 @@ def measure(name: str) -> tuple[convae.Autoencoder, dict[str, list[float]], int]
 
 
 def jax_time(name: str) -> str:
-    """Time JAX's step beside ours, by itself, so that its threads disturb nobody else."""
+    """Time JAX's step against ours, separately, so that its threads do not disturb the others."""
     if not JAX:
         return "not installed"
     from benchmarks.jax_peer import training_step
@@ -132,7 +132,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] not in ([], ["device=cpu"], ["device=gpu"]):
-        sys.exit(f"error: {' '.join(sys.argv[1:])}: say device=gpu, or device=cpu, or nothing")
+        sys.exit(f"error: {' '.join(sys.argv[1:])}: expected device=gpu, device=cpu or no argument")
     if sys.argv[1:] == ["device=gpu"]:
         from benchmarks.step_gpu import main
     main()

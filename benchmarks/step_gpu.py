@@ -1,9 +1,8 @@
-"""A training step beside PyTorch's on a GPU: python -m benchmarks.step device=gpu.
+"""A training step against PyTorch's on a GPU: python -m benchmarks.step device=gpu.
 
-Each precision is measured in a process of its own, since CuPy decides once about TF32. Times are
-those of CUDA events, taken in turn. The floor is what the step would take if every operation were
-limited by nothing but this card's fastest copy, or its fastest matrix product of that precision,
-both measured in the same process.
+Each precision is measured in a separate process. Contestants are timed alternately with CUDA
+events. The floor is the time a step would take if every operation were limited only by this GPU's
+fastest copy or its fastest matrix product in that precision, both measured in the same process.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from convae.engine.gpu.cuda import KernelBackend
 from convae.training.captured_step import CapturedStep
 
 PRECISIONS = {"float32": 1e-3, "tf32": 1e-3, "bfloat16": 1e-2}
-"""And by what part of the first loss the contestants' losses may differ."""
+"""Precisions, and the largest difference between losses, relative to the first loss."""
 
 BATCH = 1024
 ROUNDS = 21
 
 OURS = 2
-"""Contestants that are ours; they come first."""
+"""Number of contestants that are ours; they come first."""
 
 LARGER: dict[str, Workload] = {
     "3x64x64 b256: 64@5/2 128@3/2 256@3/2": (
@@ -51,7 +50,7 @@ LARGER: dict[str, Workload] = {
 
 
 def workloads() -> dict[str, Workload]:
-    """List the CPU's workloads with large batches, and two larger ones."""
+    """Return the CPU workloads with large batches, and two larger workloads."""
     scaled = {
         f"{name.split()[0]} b{BATCH}: {name.partition(': ')[2]}": (BATCH, shape, layers)
         for name, (_, shape, layers) in WORKLOADS.items()
@@ -62,35 +61,20 @@ def workloads() -> dict[str, Workload]:
 def floor(
     model: convae.Autoencoder, batch: int, rate: float, bandwidth: float, itemsize: int = 4
 ) -> float:
-    """Find the seconds that a step takes at least.
-
-    Each of a layer's c, h and g reads two arrays and writes one of that size or smaller; what is
-    done to single elements is taken as part of them.
-
-    Parameters
-    ----------
-    model : Autoencoder
-        The model.
-    batch : int
-        Examples.
-    rate : float
-        Floating-point operations in a second.
-    bandwidth : float
-        Bytes that a second moves.
-    itemsize : int
-        Bytes of an activation.
-    """
+    """Estimate the minimum seconds per step from `rate` in FLOP/s and `bandwidth` in bytes/s."""
+    # Each of a layer's c, h and g reads two arrays and writes one of at most that size; elementwise
+    # work counts as part of them.
     seconds = 0.0
     for index, layer in enumerate(model.layers):
         macs = layer.geometry.macs(layer.input_shape[0], layer.spec.filters)
         numbers = prod(layer.input_shape) + prod(layer.output_shape)
         once = max(2 * macs * batch / rate, itemsize * numbers * batch / bandwidth)
-        seconds += (5 if index == 0 else 6) * once  # the lowest tells no layer below
+        seconds += (5 if index == 0 else 6) * once  # no gradient below the lowest layer
     return seconds
 
 
 def interleaved_on_gpu(contestants: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Time the contestants in turn by CUDA events, each for about 20 ms; seconds of one call."""
+    """Time the contestants alternately with CUDA events, about 20 ms each; seconds per call."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
 
     def timed(call: Callable[[], object], count: int) -> float:
@@ -113,7 +97,7 @@ def interleaved_on_gpu(contestants: dict[str, Callable[[], object]]) -> dict[str
 
 
 def peaks(precision: str) -> tuple[float, float]:
-    """Find this card's fastest matrix product, in FLOP/s, and fastest copy, in bytes/s."""
+    """Measure this GPU's fastest matrix product, in FLOP/s, and fastest copy, in bytes/s."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     a = torch.rand(8192, 8192, device="cuda", dtype=dtype)
     b = torch.rand(1 << 28, device="cuda")
@@ -125,8 +109,8 @@ def peaks(precision: str) -> tuple[float, float]:
 def peers(
     model: convae.Autoencoder, x: np.ndarray, precision: str
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """Make PyTorch's steps: eager, channels last, and compiled with CUDA graphs."""
-    torch._dynamo.reset()  # else it would compile for sizes that may change
+    """Create PyTorch's steps: eager, channels last, and compiled with CUDA graphs."""
+    torch._dynamo.reset()  # otherwise it would compile for dynamic shapes
     torch.backends.cudnn.benchmark = True
     steps: dict[str, Callable[[], torch.Tensor]] = {}
     for name in ("eager", "channels_last", "max-autotune"):
@@ -156,7 +140,7 @@ def peers(
 def contestants(
     workload: Workload, precision: str
 ) -> tuple[convae.Autoencoder, dict[str, Callable[[], object]]]:
-    """Make every contestant's step, and check that their losses agree over three of them."""
+    """Create every contestant's step and check that the losses of three steps agree."""
     start, pixels = build(workload)
     x, arguments = np.ascontiguousarray(pixels), start.configuration()
     storage = "bfloat16" if precision == "bfloat16" else None
@@ -219,10 +203,10 @@ def measure(precision: str) -> list[list[str]]:
 
 
 def main() -> None:
-    """Measure every precision, each in a process of its own."""
+    """Measure every precision, each in a separate process."""
     missing = engine.missing_gpu() or ("" if torch.cuda.is_available() else "PyTorch finds no GPU")
     if missing:
-        sys.exit(f"error: device=gpu was asked for, but {missing}")
+        sys.exit(f"error: device: 'gpu' was asked for, but {missing}")
     rows = []
     for precision in PRECISIONS:
         command = [sys.executable, "-m", "benchmarks.step_gpu", precision]
@@ -231,8 +215,8 @@ def main() -> None:
     header += ["floor, ms", "convae / floor"]
     note = (
         f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, CuPy "
-        f"{engine.backend_for('gpu').xp.__version__}; Adam; a ratio over 1 means that convae is faster "
-        f"(median and quartiles of {ROUNDS} rounds)."
+        f"{engine.backend_for('gpu').xp.__version__}; Adam; a ratio over 1 means that convae is "
+        f"faster (median and quartiles of {ROUNDS} rounds)."
     )
     keep("step_gpu", "python -m benchmarks.step device=gpu", f"{note}\n\n{table(header, rows)}")
 

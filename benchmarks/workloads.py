@@ -1,4 +1,4 @@
-"""The training steps that are measured; imports nothing of PyTorch."""
+"""The benchmarked training steps; imports nothing from PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from convae import Layer
 from convae.data.splits import to_floats
 
 Workload = tuple[int, tuple[int, int, int], list[tuple[int, int, int]]]
-"""Batch, image, and (filters, kernel, stride) of each layer."""
+"""Batch size, image shape, and (filters, kernel, stride) of each layer."""
 
 WORKLOADS: dict[str, Workload] = {
     "1x28x28 b256: 32@5/2 64@3/2": (256, (1, 28, 28), [(32, 5, 2), (64, 3, 2)]),
@@ -34,7 +34,7 @@ WORKLOADS: dict[str, Workload] = {
 
 
 def build(workload: Workload) -> tuple[convae.Autoencoder, np.ndarray]:
-    """Make a workload's model and batch; PyTorch can copy 'same', symmetric for odd kernels."""
+    """Create a workload's model and batch; odd kernels make 'same' symmetric, as in PyTorch."""
     batch, shape, layers = workload
     model = convae.Autoencoder(
         shape, [Layer(f, kernel=k, stride=s, padding="same") for f, k, s in layers]

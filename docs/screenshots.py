@@ -1,4 +1,4 @@
-"""Pictures of TensorBoard for the README: python docs/screenshots.py outputs/<run>.
+"""Pictures of TensorBoard for the documentation: python docs/screenshots.py outputs/<run>.
 
 Needs a browser, Debian's packages chromium and chromium-driver, and ``pip install -e '.[docs]'``.
 """
@@ -21,7 +21,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "images"
 PAGES = {"images": (1650, 1060), "projector": (1400, 900)}  # pixels
 SHOWN = "reconstructions|filters|feature_maps"
 SECONDS = {"images": 10, "projector": 25}  # until everything is drawn and PCA is done

@@ -56,7 +56,7 @@ def main() -> None:
 
     RUN is the folder of a run, whose best model is used, or a model's file. IMAGES are
     files, folders, patterns in quotes ("photos/*.jpg"), the name of a dataset (mnist: its test
-    images), or - to read file names from the standard input.
+    images), or - to read file names from standard input.
     """
 
 
@@ -136,7 +136,7 @@ class Work:
         if "-" in images:
             listed = [name for line in sys.stdin if (name := line.rstrip("\r\n"))]
             if not listed:
-                raise UserError("IMAGES: the standard input lists no files")
+                raise UserError("IMAGES: standard input lists no files")
             images = (*(name for name in images if name != "-"), *listed)
         self.images = ImageArguments(images, self.model.input_shape, root)
         self.batch_size = batch_size
@@ -218,7 +218,7 @@ def reconstruct(output: Path, **how: Any) -> None:
     "--output",
     type=click.Path(path_type=Path),
     default=Path("-"),
-    help="scores.csv; the standard output if not given.",
+    help="scores.csv; standard output by default.",
 )
 @click.option(
     "--maps",
@@ -238,7 +238,7 @@ def score(output: Path, maps: Path | None, **how: Any) -> None:
     work = Work(**how)
     threshold = read_figures(how["run"]).get("threshold")
     written = None if maps is None else PictureFolder(maps, work.images)
-    beyond = 0
+    anomalies = 0
     with csv_file(output) as table:
         table.writerow(["image", "error", *([] if threshold is None else ["anomaly"])])
         for names, x in work.batches():
@@ -246,13 +246,13 @@ def score(output: Path, maps: Path | None, **how: Any) -> None:
             heat = error_maps(x, R)
             for n, (name, error) in enumerate(zip(names, image_errors(x, R), strict=True)):
                 anomalous = [] if threshold is None else [int(error > threshold)]
-                beyond += sum(anomalous)
+                anomalies += sum(anomalous)
                 table.writerow([printable(name), f"{error:.6g}", *anomalous])
                 if written is not None:
                     one = slice(n, n + 1)
                     written.add(name, reconstruction_grid(x[one], R[one], heat[one]))
-    said = "" if threshold is None else f"; {beyond:,} above the threshold {threshold:.4g}"
-    work.report(f"scores in {'the standard output' if str(output) == '-' else output}{said}")
+    above = "" if threshold is None else f"; {anomalies:,} above the threshold {threshold:.4g}"
+    work.report(f"scores in {'standard output' if str(output) == '-' else output}{above}")
 
 
 @main.command("export")

@@ -1,4 +1,4 @@
-"""Which library an array belongs to, and whether there is a GPU to compute on."""
+"""Which library an array belongs to, and whether a GPU is available."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from convae.errors import UserTypeError
 
 Array: TypeAlias = Any
-"""A ``numpy.ndarray`` or a ``cupy.ndarray``; the array decides the backend."""
+"""A ``numpy.ndarray`` or a ``cupy.ndarray``; its type selects the backend."""
 
 
 def array_module(*arrays: Array, names: str = "arguments") -> ModuleType:
@@ -22,19 +22,19 @@ def array_module(*arrays: Array, names: str = "arguments") -> ModuleType:
     *arrays : ndarray
         NumPy or CuPy arrays of any shape.
     names : str
-        How the error calls them.
+        Their names in error messages.
 
     Returns
     -------
     module
-        ``numpy`` or ``cupy``. CuPy is never imported here: an array of it can only exist once the
-        caller has imported it.
+        ``numpy`` or ``cupy``. CuPy is not imported here: a CuPy array can only exist if the caller
+        has imported it.
 
     Raises
     ------
     TypeError
-        If one is no array at all, or if NumPy and CuPy arrays are mixed: nothing is copied between
-        host and device behind the caller's back.
+        If an argument is not an array, or if NumPy and CuPy arrays are mixed: nothing is copied
+        between host and device implicitly.
     """
     modules = set()
     for array in arrays:
@@ -45,26 +45,26 @@ def array_module(*arrays: Array, names: str = "arguments") -> ModuleType:
             modules.add("cupy")
         else:
             raise UserTypeError(
-                f"{names}: got {type(array).__module__}.{type(array).__qualname__}, "
-                "which is neither a NumPy nor a CuPy array; convert it with numpy.asarray"
+                f"{names}: got {type(array).__module__}.{type(array).__qualname__}; "
+                "expected a NumPy or CuPy array, as from numpy.asarray"
             )
     if len(modules) > 1:
         raise UserTypeError(
-            f"{names}: NumPy and CuPy arrays are mixed; move all of them to one device "
-            "(cupy.asarray or cupy.asnumpy)"
+            f"{names}: NumPy and CuPy arrays are mixed; expected all on one device "
+            "(use cupy.asarray or cupy.asnumpy)"
         )
     return sys.modules[modules.pop()]
 
 
 def missing_gpu() -> str:
-    """Say what is missing for computing on a GPU, and what would help."""
+    """Explain why no GPU can be used and how to fix it; empty if one can."""
     try:
         import cupy
     except ImportError as error:
         if error.name == "cupy":
-            return "CuPy is not installed; pip install 'convae[cuda13]' (or cuda12) brings it"
+            return "CuPy is not installed; pip install 'convae[cuda13]' (or cuda12) installs it"
         reason = str(error).strip().partition("\n")[0]
-        return f"CuPy cannot be imported ({reason}); its [ctk] extra brings CUDA's libraries"
+        return f"CuPy cannot be imported ({reason}); its [ctk] extra installs the CUDA libraries"
     runtime = cupy.cuda.runtime
     try:
         if runtime.getDeviceCount() > 0:
@@ -75,19 +75,19 @@ def missing_gpu() -> str:
     built, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()
     if driver == 0:
         return (
-            "CuPy finds no NVIDIA driver; once it is installed, nvidia-smi lists the card "
-            "(in a container, start that with its GPUs)"
+            "CuPy finds no NVIDIA driver; install one and check it with nvidia-smi "
+            "(a container has to be started with access to the GPU)"
         )
     if driver // 1000 < built // 1000:
         return (
-            f"CuPy is built for CUDA {built // 1000} and the driver is for CUDA {driver // 1000}; "
-            f"update the driver, or install cupy-cuda{driver // 1000}x instead"
+            f"CuPy is built for CUDA {built // 1000} and the driver for CUDA {driver // 1000}; "
+            f"update the driver or install cupy-cuda{driver // 1000}x instead"
         )
     return f"CuPy finds no usable NVIDIA GPU ({reason}); check with nvidia-smi"
 
 
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
-    """Return the array as a NumPy array, copied from the GPU where it lies there.
+    """Return an array as a NumPy array, copied from the GPU if necessary.
 
     Parameters
     ----------
@@ -97,6 +97,6 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     Returns
     -------
     numpy.ndarray
-        The same values; the array itself if it is NumPy's.
+        The same values; the array itself if it is a NumPy array.
     """
     return array if isinstance(array, np.ndarray) else array.get()

@@ -55,8 +55,6 @@ class Backend(Protocol):
         Where its arrays live.
     dtypes : tuple of str
         The element types of arrays that c, h and g accept.
-    tolerance : dict
-        For each of them the error of the trilinear identity that rounding can explain.
     """
 
     xp: ModuleType

@@ -1,17 +1,18 @@
 """The three operations, written as the sums that define them.
 
-This is the executable definition: slow, for readers, and the oracle of the tests. It imports
-nothing of the backends. All three operations are one trilinear form
+A slow executable definition, meant to be read and used as the reference in tests. It imports
+nothing from the backends. All three operations come from one trilinear form,
 
     sum over terms of  K[k] * V[v] * Z[z],
 
-and differ only in which of the three arrays is the unknown. `terms` says which elements meet:
-for every example and along every axis, output position j and kernel element m meet the input
-position ``j * stride + m * dilation - padding_before``, with kernel ``j % tile``
+and differ only in which of the three arrays is unknown. `terms` enumerates the index triples: for
+every example and along every axis, output position j and kernel element m meet the input position
+``j * stride + m * dilation - padding_before``, with kernel ``j % tile``
 (Goodfellow et al., *Deep Learning*, section 9.5, equations 9.8 to 9.13; indices from 0, no flip).
 
-Arrays are NumPy's: V ``(N, C, *size)``, Z and G ``(N, O, *output)``, K ``(O, C/groups, *kernel)``
-or ``(O, *tile, C/groups, *kernel)``. Arguments are one entry for each spatial axis, unchecked.
+All arrays are NumPy arrays: V ``(N, C, *size)``, Z and G ``(N, O, *output)``,
+K ``(O, C/groups, *kernel)`` or ``(O, *tile, C/groups, *kernel)``. Arguments have one entry per
+spatial axis and are not checked.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def output_size(
     Parameters
     ----------
     size, kernel, stride, dilation : sequence of int
-        One entry for each axis.
+        One entry per axis.
     padding : sequence of (int, int)
-        Zeros before and after, for each axis.
+        Zeros before and after the input, per axis.
 
     Returns
     -------
     tuple of int
-        Output positions along each axis.
+        Output size along each axis.
     """
     return tuple(
         len(range(0, n + before + after - (k - 1) * d, s))
@@ -66,15 +67,15 @@ def terms(
     Parameters
     ----------
     K_shape, V_shape : sequence of int
-        Shapes of the kernel and of the input.
+        Shapes of the kernel and the input.
     stride, padding, dilation, groups
         As in `c`.
 
     Yields
     ------
     k, v, z : tuple
-        Indices of the elements of K, V and Z that are multiplied; v and z keep the axis of
-        examples whole, as a slice.
+        Indices of the elements of K, V and Z to be multiplied; v and z select all examples with a
+        slice.
     """
     axes = len(V_shape) - 2
     filters, channels, kernel = K_shape[0], K_shape[-axes - 1], K_shape[-axes:]
@@ -116,14 +117,14 @@ def c(
     V : (N, C, *size) ndarray
         The input.
     stride, padding, dilation : sequence
-        One entry for each axis; padding as pairs (before, after).
+        One entry per axis; padding as pairs (before, after).
     groups : int
-        Parts of the channels.
+        Number of groups of channels.
 
     Returns
     -------
     (N, O, *output) ndarray
-        Z, equation 9.8 of the book without the offset of its 1-based indices.
+        Z, as in equation 9.8 of the book but with indices from 0.
     """
     kernel = K.shape[-(V.ndim - 2) :]
     size = output_size(V.shape[2:], kernel, stride, padding, dilation)
@@ -146,13 +147,11 @@ def h(
 
     Parameters
     ----------
-    K : (O, C/groups, *kernel) or (O, *tile, C/groups, *kernel) ndarray
-        The kernel.
     G : (N, O, *output) ndarray
-        What lies on the output side.
+        The output-side array.
     size : sequence of int
-        Positions of the result.
-    stride, padding, dilation, groups
+        Spatial size of the result.
+    K, stride, padding, dilation, groups
         As in `c`.
 
     Returns
@@ -176,14 +175,14 @@ def g(
     dilation: Integers,
     groups: int = 1,
 ) -> Array:
-    """Gradient of the kernel: ``dK[i, l, m] = sum over j of G[i, j] * V[l, j*s + m]``.
+    """Kernel gradient: ``dK[i, l, m] = sum over j of G[i, j] * V[l, j*s + m]``.
 
     Parameters
     ----------
     G : (N, O, *output) ndarray
-        What lies on the output side.
+        The output-side array.
     V : (N, C, *size) ndarray
-        What lies on the input side.
+        The input-side array.
     K_shape : sequence of int
         Shape of the kernel.
     stride, padding, dilation, groups
@@ -192,7 +191,7 @@ def g(
     Returns
     -------
     ndarray
-        dK of the shape K_shape, summed over examples, equation 9.11 of the book.
+        dK of shape K_shape, summed over the examples, equation 9.11 of the book.
     """
     dK = np.zeros(tuple(K_shape), G.dtype)
     for k, v, z in terms(K_shape, V.shape, stride, padding, dilation, groups):

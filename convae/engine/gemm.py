@@ -1,18 +1,18 @@
-"""c, h and g as matrix products, in array code that NumPy and CuPy share.
+"""c, h and g as matrix products, in array code shared by NumPy and CuPy.
 
-One mechanism serves the whole family. `windows` lays a strided view over the padded input that
-shows, for every kernel element and every output position, the input element that they meet. The
-output positions are split into ``repeats`` x ``tile``, and the tile's axes and the groups go in
-front, where the matrix product batches over them:
+One mechanism serves all kinds of kernels. `windows` is a strided view of the padded input that
+gives the input element read by every kernel element at every output position. Output positions are
+split into ``repeats`` x ``tile``; the tile axes and the groups come first, so that the matrix
+product batches over them:
 
     c:  Z     = K    @ columns(V)        shared kernel: tile 1, one product
     h:  V'    = fold(K^T @ G)
-    g:  dK    = G    @ columns(V)^T      local kernel: one product for every position
+    g:  dK    = G    @ columns(V)^T      local kernel: one product per position
 
-Arrays here are channels first, examples last, ``(C, *size, N)``: copies run along whole rows of
-examples, the stride only touches outer axes, and no product needs a transposition.
+Arrays here are channels first, examples last, ``(C, *size, N)``: copies run along contiguous rows
+of examples, the stride affects outer axes only, and no product needs a transposed copy.
 
-``scratch(name, shape, dtype)`` provides memory that is only used inside a call.
+``scratch(name, shape, dtype)`` returns a buffer that is used only within a call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Scratch: TypeAlias = Callable[[str, tuple[int, ...], "np.dtype[np.generic]"], Ar
 
 
 def windows(xp: ModuleType, P: Array, geometry: Geometry) -> Array:
-    """View a padded array as what each kernel element meets at each output position.
+    """View a padded array as the elements read per kernel element and output position.
 
     P (C, *padded, N) -> (*tile, groups, C/groups, *kernel, *repeats, N)
     """
@@ -58,7 +58,7 @@ def windows(xp: ModuleType, P: Array, geometry: Geometry) -> Array:
 
 
 def columns(xp: ModuleType, V: Array, geometry: Geometry, scratch: Scratch) -> Array:
-    """Copy the windows of an input into the right-hand matrices of c and g ("im2col").
+    """Copy the windows of an input into the right-hand matrices of c and g (im2col).
 
     V (C, *size, N) -> (*tile, groups, C/groups * prod(kernel), prod(repeats) * N)
     """
@@ -80,7 +80,7 @@ def columns(xp: ModuleType, V: Array, geometry: Geometry, scratch: Scratch) -> A
 
 
 def inside(geometry: Geometry) -> tuple[slice, ...]:
-    """Index the input's own positions in its padded array."""
+    """Index the unpadded input within the padded array."""
     sides = zip(geometry.padding, geometry.size, strict=True)
     return (slice(None), *(slice(before, before + size) for (before, _), size in sides))
 
@@ -88,8 +88,7 @@ def inside(geometry: Geometry) -> tuple[slice, ...]:
 def kernel_matrices(K: Array, geometry: Geometry) -> Array:
     """View a kernel as the left-hand matrices of c.
 
-    K (O, *tile, C/groups, *kernel) or (O, C/groups, *kernel) -> (*tile, groups, O/groups, C/groups
-    * prod(kernel))
+    K (O, [*tile,] C/groups, *kernel) -> (*tile, groups, O/groups, C/groups * prod(kernel))
     """
     groups, tile = geometry.groups, geometry.tile
     matrices = K.reshape(groups, K.shape[0] // groups, *tile, -1)
@@ -98,7 +97,7 @@ def kernel_matrices(K: Array, geometry: Geometry) -> Array:
 
 
 def output_matrices(xp: ModuleType, G: Array, geometry: Geometry, scratch: Scratch) -> Array:
-    """Arrange what lies on the output side as matrices; whole tiles, filled up with zeros.
+    """Arrange the output-side array as matrices, zero-padded to whole tiles.
 
     G (O, *output, N) -> (*tile, groups, O/groups, prod(repeats) * N)
     """
@@ -117,7 +116,7 @@ def output_matrices(xp: ModuleType, G: Array, geometry: Geometry, scratch: Scrat
 
 
 def _product(xp: ModuleType, A: Array, B: Array, out: Array | None = None) -> Array:
-    """Multiply stacks of matrices; of a single one as such, since CuPy has TF32 only for that."""
+    """Multiply stacks of matrices; single ones by `dot`, since CuPy has TF32 only for that."""
     stack = A.shape[:-2]
     if prod(stack) > 1:
         return xp.matmul(A, B, out=out)
@@ -128,7 +127,7 @@ def _product(xp: ModuleType, A: Array, B: Array, out: Array | None = None) -> Ar
 
 
 def c(xp: ModuleType, K: Array, V: Array, geometry: Geometry, scratch: Scratch) -> Array:
-    """Strided convolution of one batch: the kernel's matrices times the input's columns.
+    """Strided convolution: kernel matrices times input columns.
 
     K (O, [*tile,] C/groups, *kernel); V (C, *size, N) -> (O, *output, N)
     """
@@ -143,7 +142,7 @@ def c(xp: ModuleType, K: Array, V: Array, geometry: Geometry, scratch: Scratch) 
 
 
 def h(xp: ModuleType, K: Array, G: Array, geometry: Geometry, scratch: Scratch) -> Array:
-    """Transposed convolution of one batch: the transposed product, its columns added up.
+    """Transposed convolution: the transposed product, its columns accumulated (col2im).
 
     K (O, [*tile,] C/groups, *kernel); G (O, *output, N) -> (C, *size, N)
     """
@@ -169,9 +168,9 @@ def g(
     geometry: Geometry,
     scratch: Scratch,
 ) -> Array:
-    """Gradient of the kernel over one batch: output matrices times the transposed columns.
+    """Kernel gradient: output matrices times transposed input columns.
 
-    G (O, *output, N); V (C, *size, N)
+    G (O, *output, N); V (C, *size, N) -> K_shape
     """
     axes = geometry.axes
     meets = columns(xp, V, geometry, scratch).swapaxes(-1, -2)

@@ -1,11 +1,12 @@
 """The integers behind a convolution: sizes, padding, stride, dilation and tiles.
 
-Every size error of the engine is raised here, by the name of the argument that caused it.
-Along one axis, output position ``j`` and kernel element ``m`` meet the input position
+Sizes are checked here; an error names the argument at fault. Along one axis, output position ``j``
+and kernel element ``m`` meet the input position
 
     y = j * stride + m * dilation - padding_before,
 
-and uses kernel ``j % tile`` of that axis (Goodfellow et al., *Deep Learning*, equation 9.10).
+and position ``j`` uses kernel ``j % tile`` of that axis (Goodfellow et al., *Deep Learning*,
+equation 9.10).
 """
 
 from __future__ import annotations
@@ -22,31 +23,29 @@ from convae.errors import UserError, UserTypeError
 Integers: TypeAlias = tuple[int, ...]
 Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]
 
-PADDINGS = ("valid", "same", "full")
-
 
 @dataclass(frozen=True)
 class Geometry:
-    """How one layer's input, kernel and output positions meet, all axes resolved.
+    """Resolved sizes, padding, stride, dilation, tile and groups of one convolution.
 
-    Every field holds one entry for each spatial axis, in the order of the array's axes.
+    Every field but `groups` has one entry per spatial axis, in the order of the array's axes.
 
     Parameters
     ----------
     size : tuple of int
-        Positions of the input (the visible side), without padding.
+        Size of the input (the visible side), without padding.
     kernel : tuple of int
-        Elements of the kernel.
+        Size of the kernel.
     stride : tuple of int
-        Input positions from one output position to the next.
+        Input positions between consecutive output positions.
     padding : tuple of (int, int)
         Zeros before the first and after the last input position.
     dilation : tuple of int
-        Input positions from one kernel element to the next.
+        Input positions between consecutive kernel elements.
     tile : tuple of int
-        Kernels used in turn along the axis; 1 is ordinary, shared convolution.
+        Number of kernels that alternate along the axis; 1 for a shared kernel.
     groups : int
-        Parts into which input and output channels are divided.
+        Number of groups into which input and output channels are divided.
     """
 
     size: Integers
@@ -64,7 +63,7 @@ class Geometry:
 
     @cached_property
     def output(self) -> Integers:
-        """Positions of the output (the hidden side)."""
+        """Size of the output (the hidden side)."""
         return tuple(
             (size + before + after - span) // stride + 1
             for size, (before, after), span, stride in zip(
@@ -74,17 +73,17 @@ class Geometry:
 
     @cached_property
     def repeats(self) -> Integers:
-        """How often each axis runs through its tile, the last time perhaps in part."""
+        """Number of tiles along each axis, including a partial last one."""
         return tuple(-(-out // tile) for out, tile in zip(self.output, self.tile, strict=True))
 
     @cached_property
     def extended(self) -> Integers:
-        """Output positions rounded up to whole tiles."""
+        """Output size rounded up to whole tiles."""
         return tuple(r * t for r, t in zip(self.repeats, self.tile, strict=True))
 
     @cached_property
     def padded(self) -> Integers:
-        """Positions of the zero-padded input: all that it or the extended output reaches."""
+        """Size of the zero-padded input: covers the input and all that `extended` reads."""
         return tuple(
             max(before + size, (extended - 1) * stride + span)
             for before, size, extended, stride, span in zip(
@@ -98,29 +97,29 @@ class Geometry:
         )
 
     def macs(self, channels: int, filters: int) -> int:
-        """Multiply-accumulates of one c, h or g for one example.
+        """Count the multiply-accumulates of c, h or g per example.
 
         Parameters
         ----------
         channels, filters : int
-            Channels of the input and of the output.
+            Number of channels of the input and of the output.
 
         Returns
         -------
         int
-            The count; the same for all three operations, which are one trilinear form.
+            The count, the same for all three operations.
         """
         per_position = filters * (channels // self.groups) * math.prod(self.kernel)
         return per_position * math.prod(self.output)
 
 
 def spans(kernel: Integers, dilation: Integers) -> Integers:
-    """Input positions that a dilated kernel covers along each axis."""
+    """Compute how many input positions a dilated kernel spans along each axis."""
     return tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, minimum: int = 1) -> Integers:
-    """Turn one integer, or one for each axis, into a checked tuple."""
+    """Normalise one integer, or one per axis, to a checked tuple."""
     try:
         if isinstance(value, Sequence) and not isinstance(value, str):
             entries = tuple(operator.index(entry) for entry in value)
@@ -128,24 +127,23 @@ def per_axis(name: str, value: int | Sequence[int], axes: int, minimum: int = 1)
             entries = (operator.index(value),) * axes
     except TypeError:
         raise UserTypeError(
-            f"{name}: {value!r} is not an integer, nor a sequence of {axes} integers"
+            f"{name}: {value!r} is not an integer or a sequence of integers; "
+            f"expected one integer, or {axes}"
         ) from None
     if len(entries) != axes:
         raise UserError(
             f"{name}: {value!r} has {len(entries)} entries for {axes} spatial axes; "
-            f"give one integer, or {axes}"
+            f"expected one integer, or {axes}"
         )
     if min(entries) < minimum:
-        raise UserError(f"{name}: {value!r} is too small; use integers of at least {minimum}")
+        raise UserError(f"{name}: {value!r} is too small; expected at least {minimum}")
     return entries
 
 
 def per_side(padding: Padding, kernel: Integers, dilation: Integers) -> tuple[tuple[int, int], ...]:
-    """Turn every form of padding into zeros before and after, for each axis.
-
-    "same" adds ``(kernel - 1) * dilation`` zeros, the odd one at the end, so that the output has
-    ``ceil(size / stride)`` positions whatever the size and the stride.
-    """
+    """Normalise padding to a pair (before, after) per axis."""
+    # With (kernel - 1) * dilation zeros, the odd one at the end, "same" gives ceil(size / stride)
+    # output positions for every size and stride.
     reach = tuple(span - 1 for span in spans(kernel, dilation))
     if isinstance(padding, str):
         named = {
@@ -155,15 +153,15 @@ def per_side(padding: Padding, kernel: Integers, dilation: Integers) -> tuple[tu
         }
         if padding not in named:
             raise UserError(
-                f"padding: {padding!r} is unknown; use 'valid', 'same', 'full', a number, "
-                "one number for each axis, or one pair (before, after) for each axis"
+                f"padding: {padding!r} is unknown; expected 'valid', 'same', 'full', an integer, "
+                "one integer per axis, or one pair (before, after) per axis"
             )
         return named[padding]
     entries: Sequence[Any] = padding if isinstance(padding, Sequence) else (padding,) * len(kernel)
     if len(entries) != len(kernel):
         raise UserError(
             f"padding: {padding!r} has {len(entries)} entries for {len(kernel)} spatial axes; "
-            "give one number, one for each axis, or one pair (before, after) for each axis"
+            "expected one integer, one per axis, or one pair (before, after) per axis"
         )
     sides = []
     for entry in entries:
@@ -182,18 +180,18 @@ def resolve(
     tile: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Geometry:
-    """Normalise and check everything that `c`, `h` and `g` are told about positions.
+    """Normalise and check the arguments of `c`, `h` and `g` that determine their geometry.
 
     Parameters
     ----------
     size : sequence of int
-        Positions of the input along each spatial axis; its length is the number of axes.
+        Input size along each spatial axis; its length is the number of axes.
     kernel, stride, dilation, tile : int or sequence of int
-        One for all the axes, or one for each.
+        One integer for all axes, or one per axis.
     padding : str, int or sequence
-        As in `per_side`.
+        As in `c`.
     groups : int
-        Parts into which the channels are divided.
+        Number of groups into which the channels are divided.
 
     Returns
     -------
@@ -203,8 +201,8 @@ def resolve(
     Raises
     ------
     TypeError, ValueError
-        If an argument is malformed, the kernel exceeds its padded input, or the tile exceeds the
-        output. The message names the argument, what came and what would do.
+        If an argument is malformed, the kernel exceeds the padded input, or the tile exceeds the
+        output. The message names the argument, its value and what was expected.
     """
     named = {
         "kernel": kernel,
@@ -215,7 +213,7 @@ def resolve(
     }
     try:
         return _resolve(tuple(size), *named.values(), groups)
-    except TypeError:  # a list, or something wrong
+    except TypeError:  # a list, which cannot be hashed, or an invalid value
         hashable = [_hashable(name, value) for name, value in named.items()]
         return _resolve(tuple(size), *hashable, groups)
 
@@ -225,12 +223,13 @@ def _hashable(name: str, value: Any) -> Any:
         return tuple(_hashable(name, entry) for entry in value)
     if not isinstance(value, Hashable):
         raise UserTypeError(
-            f"{name}: {value!r} is neither an integer nor a tuple or list of integers"
+            f"{name}: {value!r} is neither an integer nor a sequence; "
+            "expected an integer, or a tuple or list of integers"
         )
     return value
 
 
-@lru_cache(maxsize=1024, typed=True)  # typed: 1.0 and True are not 1
+@lru_cache(maxsize=1024, typed=True)  # typed: 1.0 and True must not be found under 1
 def _resolve(
     size: Integers,
     kernel: int | Integers,
@@ -259,12 +258,13 @@ def _resolve(
             raise UserError(
                 f"kernel: {kernels[axis]} along axis {axis} covers {span} positions "
                 f"(dilation {dilations[axis]}), but the input has only {sizes[axis]} and "
-                f"{before} + {after} of padding; use a smaller kernel or more padding"
+                f"{before} + {after} of padding; expected a smaller kernel or more padding"
             )
         if geometry.tile[axis] > geometry.output[axis]:
             raise UserError(
                 f"tile: {geometry.tile[axis]} along axis {axis} is larger than the output, which "
-                f"has {geometry.output[axis]} positions; {geometry.output[axis]} makes it local"
+                f"has {geometry.output[axis]} positions; expected at most {geometry.output[axis]}, "
+                "which makes the kernel local"
             )
     return geometry
 
@@ -277,15 +277,11 @@ def transposed_size(
     padding: Padding,
     dilation: int | Sequence[int],
 ) -> Integers:
-    """Settle the size that `h` returns: the input size whose output is the given one.
-
-    With stride ``s`` along an axis, ``s`` input sizes share one output size; which one is meant
-    has to be said.
-    """
+    """Resolve the size that `h` returns: an input size with the given output size."""
     named = {"size": size, "stride": stride, "padding": padding, "dilation": dilation}
     try:
         return _transposed_size(output, kernel, *named.values())
-    except TypeError:  # a list, or something wrong
+    except TypeError:  # as in `resolve`
         hashable = [_hashable(name, value) for name, value in named.items()]
         return _transposed_size(output, kernel, *hashable)
 
@@ -303,7 +299,7 @@ def _transposed_size(
     strides = per_axis("stride", stride, axes)
     dilations = per_axis("dilation", dilation, axes)
     sides = per_side(padding, kernel, dilations)
-    possible = []
+    possible = []  # with stride s, s input sizes share one output size
     for out, step, (before, after), span in zip(
         output, strides, sides, spans(kernel, dilations), strict=True
     ):
@@ -316,14 +312,14 @@ def _transposed_size(
     if size is None:
         if any(len(sizes) != 1 for sizes in possible):
             raise UserError(
-                f"size: with stride {strides} the result's size is not determined by the input of "
-                f"size {output}; say size=, which can be {listing}"
+                f"size: not determined by stride {strides} and G's size {output}; "
+                f"expected {listing}"
             )
         return tuple(sizes[0] for sizes in possible)
     wanted = per_axis("size", size, axes)
     if any(n not in sizes for n, sizes in zip(wanted, possible, strict=True)):
         raise UserError(
             f"size: {wanted} has no output of size {output} with kernel {kernel}, "
-            f"stride {strides}; it can be {listing}"
+            f"stride {strides}; expected {listing}"
         )
     return wanted

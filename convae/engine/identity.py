@@ -1,4 +1,4 @@
-"""The trilinear identity: the one check that certifies c, h and g together."""
+"""The trilinear identity, a single check of c, h and g together."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from convae.engine.operations import c, g, h
 
 
 def trilinear_error(K: Array, V: Array, G: Array, **geometry: Any) -> float:
-    """Measure how far the three operations are from being one trilinear form.
+    """Measure the relative violation of the trilinear identity by `c`, `h` and `g`.
 
-    In exact arithmetic ``<c(K, V), G> = <V, h(K, G)> = <K, g(G, V)>``. The differences are divided
-    by ``|c(K, V)| |G|``, a product of norms that does not cancel as the inner products may.
+    In exact arithmetic ``<c(K, V), G> = <V, h(K, G)> = <K, g(G, V)>``. Differences are relative to
+    ``|c(K, V)| |G|``, a product of norms, which unlike the inner products is free of cancellation.
 
     Parameters
     ----------
@@ -24,15 +24,15 @@ def trilinear_error(K: Array, V: Array, G: Array, **geometry: Any) -> float:
     V : (N, C, *size) ndarray
         An input.
     G : (N, O, *output) ndarray
-        A weight for every output.
+        An output-side array.
     **geometry
         stride, padding, dilation and groups, as in `c`.
 
     Returns
     -------
     float
-        The larger of the two relative differences, of the order of the dtype's rounding error;
-        infinity if anything is NaN, or if c(K, V) vanishes although no argument does.
+        The larger of the two relative differences, on the order of the dtype's rounding error;
+        infinity if one is not finite, or if c(K, V) is zero although no argument is.
 
     Raises
     ------
@@ -48,15 +48,15 @@ def trilinear_error(K: Array, V: Array, G: Array, **geometry: Any) -> float:
 
 
 def backend_error(backend: Backend, K: Array, V: Array, G: Array, geometry: Geometry) -> float:
-    """Measure the same of one backend's operations; K, V and G as in `trilinear_error`."""
+    """Measure the same for a backend's operations; K, V and G as in `trilinear_error`."""
     Z, R = backend.c(K, V, geometry), backend.h(K, G, geometry)
     return _difference(K, V, G, Z, R, backend.g(G, V, K.shape, geometry))
 
 
 def _difference(K: Array, V: Array, G: Array, Z: Array, R: Array, dK: Array) -> float:
-    """Compare the three inner products, relative to the norms; NaN is an infinite difference."""
+    """Compare the three inner products, relative to the norms."""
     scale = sqrt(float((Z * Z).sum()) * float((G * G).sum()))
-    if scale == 0:  # c(K, V) vanishes: right only if an argument does
+    if scale == 0:  # c(K, V) or G is zero: correct only if an argument is
         return 0.0 if any(not bool(array.any()) for array in (K, V, G)) else inf
     form = float((Z * G).sum())
     errors = abs(form - float((V * R).sum())), abs(form - float((K * dK).sum()))

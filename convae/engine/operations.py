@@ -1,10 +1,10 @@
-"""The three operations: check the arguments, choose the backend of the arrays, call it.
+"""The three operations: check the arguments, then call the backend of the arrays.
 
-c does not flip the kernel: it is cross-correlation, as everywhere in this field. The convolution
-of the mathematicians is ``c(rot180(K), V)``.
+As usual in deep learning, c does not flip the kernel: it is cross-correlation. Mathematical
+convolution is ``c(rot180(K), V)``.
 
-Arrays are NCHW, with 1, 2 or 3 spatial axes. How a result lies in memory is the backend's choice;
-`numpy.ascontiguousarray` copies it into C order.
+Arrays are NCHW, with 1, 2 or 3 spatial axes. The backend chooses the memory order of a result;
+`numpy.ascontiguousarray` copies it to C order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def c(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Array:
-    """Strided convolution (cross-correlation: no flip).
+    """Strided convolution (cross-correlation: the kernel is not flipped).
 
     ``Z[i, j] = sum over l, m of V[l, j*stride + m] * K[i, l, m]``, equation 9.8 of *Deep Learning*
     (Goodfellow et al.), and 9.9 and 9.10 for local and tiled kernels.
@@ -36,30 +36,33 @@ def c(
     ----------
     K : (O, C/groups, *kernel) or (O, *tile, C/groups, *kernel) ndarray
         The kernel. With ``tile`` axes, output position j uses kernel ``j % tile``; a tile as large
-        as the output gives each position a kernel of its own (a local, or unshared, one).
+        as the output gives every position its own kernel (a local, or unshared, kernel).
     V : (N, C, *size) ndarray
-        The input; 1, 2 or 3 spatial axes.
+        The input, with 1, 2 or 3 spatial axes.
     stride : int or sequence of int
-        Input positions from one output position to the next.
+        Input positions between consecutive output positions.
     padding : "valid", "same", "full", int or sequence
-        Zeros around V; one number for each axis, or a pair (before, after) for each axis. "same"
-        gives ``ceil(size / stride)`` positions.
+        Zeros around V: one integer, one per axis, or a pair (before, after) per axis. "valid" adds
+        none, "same" gives ``ceil(size / stride)`` output positions, and "full" adds
+        ``(kernel - 1) * dilation`` on both sides.
     dilation : int or sequence of int
-        Input positions from one kernel element to the next.
+        Input positions between consecutive kernel elements.
     groups : int
-        Parts into which the channels are divided; filter i sees only the channels of its part.
+        Number of groups into which the channels are divided; a filter reads only the channels of
+        its own group.
 
     Returns
     -------
     (N, O, *output) ndarray
-        Z, on the device of the arguments and of their dtype.
+        Z, with the dtype and on the device of the arguments.
 
     Raises
     ------
     TypeError
-        If arrays are mixed between NumPy and CuPy or between dtypes, or an argument is no integer.
+        If NumPy and CuPy arrays or different dtypes are mixed, the dtype is not supported, or an
+        argument is not an integer.
     ValueError
-        If shapes, sizes or groups do not fit; the message names the argument.
+        If shapes, sizes or groups do not match; the message names the argument.
     """
     backend = _backend(("K", K), ("V", V))
     axes = _axes("V", V)
@@ -84,34 +87,32 @@ def h(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Array:
-    """Transposed convolution: from the output back to the input, the adjoint of `c` in V.
+    """Transposed convolution: the adjoint of `c` with respect to V.
 
     ``V'[l, y] = sum over i, (j, m): j*stride + m = y of K[i, l, m] * G[i, j]``, equation 9.13 of
     *Deep Learning*.
 
     Parameters
     ----------
-    K : (O, C/groups, *kernel) or (O, *tile, C/groups, *kernel) ndarray
-        The kernel.
     G : (N, O, *output) ndarray
-        What lies on the output side.
-    stride, padding, dilation, groups
+        The output-side array, such as a code or the gradient with respect to Z.
+    K, stride, padding, dilation, groups
         As in `c`.
     size : int or sequence of int, optional
-        Positions of the result. Required where a stride is over 1, since several input sizes then
-        have the same output size; it is never guessed.
+        Spatial size of the result. Required if a stride exceeds 1, since several input sizes then
+        have the same output size.
 
     Returns
     -------
     (N, C, *size) ndarray
-        V', on the device of the arguments and of their dtype.
+        V', with the dtype and on the device of the arguments.
 
     Raises
     ------
     TypeError
         As in `c`.
     ValueError
-        As in `c`; and if the size is open or impossible: the message lists the possible sizes.
+        As in `c`, or if the size is ambiguous or impossible; the message lists the possible sizes.
     """
     backend = _backend(("K", K), ("G", G))
     axes = _axes("G", G)
@@ -133,28 +134,28 @@ def g(
     groups: int = 1,
     tile: int | Sequence[int] | None = None,
 ) -> Array:
-    """Gradient of the kernel, summed over the examples: the adjoint of `c` in K.
+    """Kernel gradient, summed over the examples: the adjoint of `c` with respect to K.
 
     ``dK[i, l, m] = sum over j of G[i, j] * V[l, j*stride + m]``, equation 9.11 of *Deep Learning*.
 
     Parameters
     ----------
     G : (N, O, *output) ndarray
-        What lies on the output side.
+        The output-side array, such as the gradient with respect to Z.
     V : (N, C, *size) ndarray
-        What lies on the input side.
+        The input-side array.
     stride, padding, dilation, groups
         As in `c`.
     kernel : int or sequence of int
-        Elements of the kernel along each axis; with strides the arrays leave it open.
+        Kernel size along each axis; with a stride, the shapes of G and V do not determine it.
     tile : int or sequence of int, optional
-        Kernels used in turn along each axis; None for a shared kernel.
+        Number of kernels that alternate along each axis; None for a shared kernel.
 
     Returns
     -------
     (O, C/groups, *kernel) or (O, *tile, C/groups, *kernel) ndarray
-        dK, on the device of the arguments and of their dtype, or float32 if that is shorter; with
-        the tile's axes if a tile was given.
+        dK, on the device of the arguments, with their dtype or float32 if that is wider; it has
+        tile axes if `tile` is given.
 
     Raises
     ------
@@ -174,13 +175,16 @@ def g(
     )
     if G.ndim != V.ndim or G.shape[0] != V.shape[0]:
         raise UserError(
-            f"G: shape {G.shape} does not go with V's {V.shape}; "
-            "both need the same number of examples and of spatial axes"
+            f"G: shape {G.shape} does not match V's shape {V.shape}; "
+            "expected the same number of examples and of spatial axes"
         )
     filters, channels = G.shape[1], V.shape[1]
     _check_groups(filters, groups)
     if channels % groups:
-        raise UserError(f"groups: {groups} does not divide V's {channels} channels")
+        raise UserError(
+            f"groups: {groups} does not divide V's {channels} channels; expected a common divisor "
+            "of channels and filters"
+        )
     _check_filters(G, filters, geometry)
     tiles = () if tile is None else per_axis("tile", tile, axes)
     K_shape = (filters, *tiles, channels // groups, *geometry.kernel)
@@ -188,42 +192,42 @@ def g(
 
 
 def rot180(K: Array, axes: int | None = None) -> Array:
-    """Turn a kernel by 180 degrees: every spatial axis reversed.
+    """Rotate a kernel by 180 degrees, which reverses every spatial axis.
 
-    ``c(rot180(K), V)`` is convolution in the mathematicians' sense, which flips the kernel.
+    ``c(rot180(K), V)`` is mathematical convolution, which flips the kernel.
 
     Parameters
     ----------
     K : (..., *kernel) ndarray
         The kernel.
     axes : int, optional
-        Number of spatial axes; ``K.ndim - 2``, as of a shared kernel, if not given.
+        Number of spatial axes; by default ``K.ndim - 2``, as for a shared kernel.
 
     Returns
     -------
     ndarray
-        A view on K.
+        A view of K.
 
     Raises
     ------
     ValueError
-        If K has no such spatial axes.
+        If the number of spatial axes is not 1, 2 or 3, or exceeds ``K.ndim``.
     """
     array_module(K, names="K")
     spatial = K.ndim - 2 if axes is None else axes
     if not 1 <= spatial <= min(3, K.ndim):
-        raise UserError(f"axes: {spatial} spatial axes of K's {K.ndim}; use 1, 2 or 3")
+        raise UserError(f"axes: {spatial} spatial axes, with K.ndim {K.ndim}; expected 1, 2 or 3")
     return K[(..., *(slice(None, None, -1),) * spatial)]
 
 
 def _backend(*named: tuple[str, Array]) -> Backend:
-    """Choose the backend of the arrays, after checking that they agree."""
+    """Check that the arrays agree in library and dtype, and return their backend."""
     names, arrays = zip(*named, strict=True)
     array_module(*arrays, names=" and ".join(names))
     dtype = arrays[0].dtype
     if any(array.dtype != dtype for array in arrays):
         listing = ", ".join(f"{name} is {array.dtype}" for name, array in named)
-        raise UserTypeError(f"dtype: {listing}; convert them to one dtype")
+        raise UserTypeError(f"dtype: {listing}; expected the same dtype")
     backend = backend_for(arrays[0])
     if dtype.name not in backend.dtypes:
         raise UserTypeError(
@@ -234,22 +238,22 @@ def _backend(*named: tuple[str, Array]) -> Backend:
 
 
 def _axes(name: str, array: Array) -> int:
-    """Count the spatial axes of a batch."""
+    """Return the number of spatial axes of a batch."""
     if not 3 <= array.ndim <= 5 or 0 in array.shape:
         raise UserError(
-            f"{name}: shape {array.shape} is not (examples, channels, *positions) "
-            "with 1 to 3 axes of positions and nothing empty"
+            f"{name}: shape {array.shape}; "
+            "expected (examples, channels, *size), nothing empty, with 1 to 3 spatial axes"
         )
     return int(array.ndim - 2)
 
 
 def _kernel(K: Array, axes: int, groups: int) -> dict[str, Any]:
-    """Read kernel size and tile off a kernel's shape."""
+    """Derive kernel size and tile from a kernel's shape."""
     if K.ndim not in (2 + axes, 2 + 2 * axes) or 0 in K.shape:
         raise UserError(
-            f"K: shape {K.shape} has {K.ndim} axes; with {axes} spatial axes it needs "
+            f"K: shape {K.shape} has {K.ndim} axes; with {axes} spatial axes expected "
             f"{2 + axes}, (filters, channels, *kernel), or {2 + 2 * axes}, "
-            "(filters, *tile, channels, *kernel)"
+            "(filters, *tile, channels, *kernel), nothing empty"
         )
     _check_groups(K.shape[0], groups)
     tile = K.shape[1 : K.ndim - axes - 1] or 1
@@ -259,14 +263,17 @@ def _kernel(K: Array, axes: int, groups: int) -> dict[str, Any]:
 def _check_groups(filters: int, groups: int) -> None:
     (groups,) = per_axis("groups", groups, 1)
     if filters % groups:
-        raise UserError(f"groups: {groups} does not divide the {filters} filters")
+        raise UserError(
+            f"groups: {groups} does not divide the {filters} filters; expected a common divisor "
+            "of channels and filters"
+        )
 
 
 def _check_channels(V: Array, per_group: int, groups: int) -> None:
     if V.shape[1] != per_group * groups:
         raise UserError(
-            f"V: {V.shape[1]} channels, but K takes {per_group} in each of {groups} group(s), "
-            f"{per_group * groups} in all"
+            f"V: {V.shape[1]} channels, but K takes {per_group} in each of {groups} group(s); "
+            f"expected {per_group * groups}"
         )
 
 
@@ -274,6 +281,6 @@ def _check_filters(G: Array, filters: int, geometry: Geometry) -> None:
     expected = (filters, *geometry.output)
     if G.shape[1:] != expected:
         raise UserError(
-            f"G: shape {G.shape} does not fit; with an input of size {geometry.size} "
-            f"it has to be (N, {', '.join(map(str, expected))})"
+            f"G: shape {G.shape} does not match an input of size {geometry.size}; "
+            f"expected (N, {', '.join(map(str, expected))})"
         )

@@ -1,1 +1,1 @@
-"""The NumPy backend: compiled convolutions of whole blocks, matrix products for the rest."""
+"""The NumPy backend: compiled convolutions for whole blocks, matrix products otherwise."""

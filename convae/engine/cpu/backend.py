@@ -1,8 +1,8 @@
-"""The NumPy backend: chooses an algorithm for each problem and divides the batch among threads.
+"""The NumPy backend: chooses an algorithm for each problem and splits the batch among threads.
 
-Batches that are whole blocks of examples and ordinary kernels are computed in place by `direct`, or
-by `winograd` where many channels make that faster; the rest of the family by the matrix products of
-`convae.engine.gemm`, over chunks of the batch. Partial sums are added in the order of the chunks.
+Shared kernels without dilation or groups, on batches of whole blocks of examples, are computed by
+`direct`, or by `winograd` where many channels make it faster; everything else by the matrix
+products of `convae.engine.gemm` on chunks of the batch. Partial sums are added in chunk order.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from convae.engine.geometry import Geometry
 Result = TypeVar("Result")
 
 COLUMNS_BYTES = 32 << 20
-"""Memory that the columns of one chunk may take; smaller chunks were measured to be slower."""
+"""Memory limit for the columns of a chunk; smaller chunks were measured to be slower."""
 
 
 class NumpyBackend(ArrayBackend):
-    """c, h and g on NumPy arrays, and compiled passes over arrays that they returned."""
+    """c, h and g on NumPy arrays, and compiled elementwise passes over their results."""
 
     def c(self, K: Array, V: Array, geometry: Geometry) -> Array:
         """See `convae.engine.backend.Backend`."""
@@ -87,7 +87,7 @@ class NumpyBackend(ArrayBackend):
         return dK
 
     def activate(self, Z: Array, b: Array | None, f: Elementwise) -> Array:
-        """See `convae.engine.backend.Backend`; one pass over Z where f is piecewise linear."""
+        """See `convae.engine.backend.Backend`; a single pass over Z if f is piecewise linear."""
         view = rows(Z) if b is not None and b.ndim == 1 else None
         if view is None or b is None:
             return super().activate(Z, b, f)
@@ -125,13 +125,13 @@ class NumpyBackend(ArrayBackend):
         return compiled_passes().channel_sums(*view).astype(G.dtype)
 
     def arrange(self, x: Array) -> Array:
-        """See `convae.engine.backend.Backend`; positions, channels, examples in memory."""
+        """See `convae.engine.backend.Backend`; memory order (*size, C, N)."""
         axes = x.ndim - 2
         memory = np.ascontiguousarray(x.transpose(*range(2, x.ndim), 1, 0))
         return memory.transpose(axes + 1, axes, *range(axes))
 
     def divide(self, examples: int, work: int) -> list[slice]:
-        """See `convae.engine.backend.Backend`; by the problem alone, not by the threads."""
+        """See `convae.engine.backend.Backend`; independent of the number of threads."""
         return threads.divide(examples, work)
 
     def map(self, function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
@@ -140,7 +140,7 @@ class NumpyBackend(ArrayBackend):
 
 
 def column_chunks(geometry: Geometry, channels: int, itemsize: int, examples: int) -> list[slice]:
-    """Divide a batch so that the columns of each chunk fit into `COLUMNS_BYTES`."""
+    """Split a batch so that the columns of each chunk fit into `COLUMNS_BYTES`."""
     per_example = channels * prod(geometry.kernel) * prod(geometry.extended) * itemsize
     return threads.cut(examples, min(max(COLUMNS_BYTES // per_example, 1), LARGEST_CHUNK))
 
@@ -149,11 +149,11 @@ def column_chunks(geometry: Geometry, channels: int, itemsize: int, examples: in
 def compiled_operation(
     operation: str, geometry: Geometry, channels: int, filters: int, examples: int, itemsize: int
 ) -> Callable[..., Array] | None:
-    """Find the compiled c, h or g for a problem, or None where only `gemm` has it."""
+    """Return the compiled c, h or g for a problem, or None if only `gemm` supports it."""
     blocks, rest = divmod(examples * itemsize, BLOCK_BYTES)
     if rest or geometry.groups != 1 or {*geometry.tile, *geometry.dilation} != {1}:
         return None
-    from convae.engine.cpu import direct, winograd  # here, since importing Numba takes time
+    from convae.engine.cpu import direct, winograd  # deferred: importing Numba is slow
 
     tiling = winograd.choose_tiling(operation, geometry, channels, filters, blocks)
     if tiling is None:
@@ -163,16 +163,16 @@ def compiled_operation(
 
 @cache
 def compiled_passes() -> ModuleType:
-    """Import the compiled passes over activations when they are first needed."""
+    """Import the compiled elementwise passes on first use."""
     from convae.engine.cpu import pointwise
 
     return pointwise
 
 
 def rows(*arrays: Array) -> list[np.ndarray[Any, Any]] | None:
-    """View batches (N, C, *size) that lie positions first in memory as (positions, C, N).
+    """View batches in their memory order, that of c's and h's results; None if one has another.
 
-    c and h return such batches. The result is None if any of them lies otherwise.
+    (N, C, *size) -> (prod(size), C, N)
     """
     views = []
     for array in arrays:

@@ -1,16 +1,16 @@
-"""c, h and g of shared kernels without unfolding: small matrix products on the arrays as they lie.
+"""c, h and g of shared kernels without unfolding: small matrix products on parts of the arrays.
 
-Arrays here are positions first, examples last, ``(*size, C, N)``. What one row m of a kernel meets
-in the input at output position j is then a matrix of ``kernel * C`` consecutive rows of examples,
-and all three operations are sums of small products of matrices in place:
+Arrays here are positions first, examples last, ``(*size, C, N)``. The input that row m of a kernel
+reads at output position j is then a matrix of ``kernel * C`` consecutive rows of examples, and all
+three operations are sums of small matrix products, without copies:
 
     c:  Z[j]          = sum over m of  K[m]   @ V[j*s + m]
     h:  V'[j*s + m]  += K[m]^T @ G[j]
     g:  dK[m]^T       = sum over j of  V[j*s + m] @ G[j]^T
 
-They share one building block, the batch-reduced product (Georganas et al. 2020, *Harnessing deep
-learning via a single building block*), `tiles.multiply`: it keeps a tile of the result in registers
-while it runs over several pairs of matrices. Kernel elements that fall on the padding are left out.
+They share one building block, the batch-reduce GEMM (Georganas et al. 2020, *Harnessing deep
+learning via a single building block*), `llvm.multiply`: it keeps a tile of the result in registers
+while it accumulates over several pairs of matrices. Kernel elements that read padding are skipped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Three: TypeAlias = tuple[int, int, int]
 
 
 class Sizes(NamedTuple):
-    """A geometry of three axes, the first of size 1 where there are fewer, and the channels."""
+    """A geometry with three axes, missing leading ones of size 1, and channel counts."""
 
     size: Three
     output: Three
@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
 
 @compiled
 def _meets(sizes: Sizes, axis: int, j: int) -> tuple[int, int]:
-    """Find the first kernel element, and the one after the last, that meet the input."""
+    """Return the range of kernel elements that overlap the input at output position j."""
     y = j * sizes.stride[axis] - sizes.before[axis]
     low = max(0, -y)
     return low, max(low, min(sizes.kernel[axis], sizes.size[axis] - y))
@@ -63,7 +63,7 @@ def _count(sizes: Sizes) -> int:
 
 @compiled
 def _position(sizes: Sizes, j: int) -> Three:
-    """Find the indices of output position j, counted through all axes."""
+    """Return the indices along each axis of flat output position j."""
     rest, j2 = divmod(j, sizes.output[2])
     j0, j1 = divmod(rest, sizes.output[1])
     return j0, j1, j2
@@ -71,7 +71,7 @@ def _position(sizes: Sizes, j: int) -> Three:
 
 @compiled
 def _run(sizes: Sizes, j: int) -> int:
-    """Find where positions end, from j on, that all meet the whole kernel; at least j itself."""
+    """Return the end of the run from j on where the whole kernel is in range; at least j + 1."""
     whole = (0, sizes.kernel[2])
     end = j + 1
     while _meets(sizes, 2, j) == whole and end < sizes.output[2] and _meets(sizes, 2, end) == whole:
@@ -81,20 +81,23 @@ def _run(sizes: Sizes, j: int) -> int:
 
 @compiled
 def _row(sizes: Sizes, j0: int, m0: int, j1: int, m1: int, j2: int, m2: int) -> int:
-    """Find the row of examples of channel 0 that output j meets with kernel element m."""
+    """Return the row of examples, channel 0, that kernel element m reads at output position j."""
     y0 = j0 * sizes.stride[0] - sizes.before[0] + m0
     y1 = j1 * sizes.stride[1] - sizes.before[1] + m1
     y2 = j2 * sizes.stride[2] - sizes.before[2] + m2
     return ((y0 * sizes.size[1] + y1) * sizes.size[2] + y2) * sizes.channels
 
 
-# In what follows arrays are flat, C and O count channels and filters, `example` is the first of a
-# block of examples, and z, v, k, d, t are places in arrays of these names.
+# Below, arrays are flat, C and O are the numbers of channels and filters, `example` is the first
+# example of a block, and z, v, k, g, d and t are offsets into the arrays of these names.
 
 
 @compiled
 def _c(Z: Array, K: Array, V: Array, N: int, first: int, last: int, sizes: Sizes) -> None:
-    """Compute Z (*output, O, N) for the examples from first to last; K is (*kernel, C, O)."""
+    """Compute Z for examples [first, last).
+
+    K (*kernel, C, O); V (*size, C, N) -> Z (*output, O, N)
+    """
     (_, k1, k2), C, O = sizes.kernel, sizes.channels, sizes.filters
     columns = BLOCK_BYTES // Z.itemsize
     for example in range(first, last, columns):
@@ -104,7 +107,7 @@ def _c(Z: Array, K: Array, V: Array, N: int, first: int, last: int, sizes: Sizes
             low0, high0 = _meets(sizes, 0, j0)
             low1, high1 = _meets(sizes, 1, j1)
             low2, high2 = _meets(sizes, 2, j2)
-            if low0 == high0 or low1 == high1 or low2 == high2:  # nothing but padding
+            if low0 == high0 or low1 == high1 or low2 == high2:  # only padding: no product sets Z
                 for row in range(z, z + O * N, N):
                     Z[row : row + columns] = 0
                 low0 = high0
@@ -120,7 +123,10 @@ def _c(Z: Array, K: Array, V: Array, N: int, first: int, last: int, sizes: Sizes
 
 @compiled
 def _h(V: Array, K: Array, G: Array, N: int, first: int, last: int, sizes: Sizes) -> None:
-    """Compute V' (*size, C, N) for the examples from first to last; K is (*kernel, C, O)."""
+    """Compute V' for examples [first, last).
+
+    K (*kernel, C, O); G (*output, O, N) -> V (*size, C, N)
+    """
     (_, k1, k2), C, O = sizes.kernel, sizes.channels, sizes.filters
     columns = BLOCK_BYTES // V.itemsize
     for example in range(first, last, columns):
@@ -142,11 +148,11 @@ def _h(V: Array, K: Array, G: Array, N: int, first: int, last: int, sizes: Sizes
 
 @compiled
 def turn(T: Array, G: Array, g: int, N: int, O: int, positions: int) -> None:
-    """Transpose G (positions, O, N) from element g on to T (O / columns, positions, n, columns).
+    """Transpose a block of examples of G, which begins at offset g, into T.
 
-    One tile's worth of examples, n, and as many columns of filters, so that `multiply` reads T in
-    the order in which it lies.
+    G (positions, O, N) -> T (O / columns, positions, columns of examples, columns of filters)
     """
+    # so that `multiply` reads T contiguously
     vector = VECTOR_BYTES // G.itemsize
     columns = BLOCK_BYTES // G.itemsize
     whole = O // vector * vector
@@ -163,9 +169,9 @@ def turn(T: Array, G: Array, g: int, N: int, O: int, positions: int) -> None:
 
 @compiled
 def _g(D: Array, T: Array, G: Array, V: Array, N: int, first: int, last: int, sizes: Sizes) -> None:
-    """Add the gradient over the examples from first to last to D (*kernel, C, filters).
+    """Accumulate the gradient over examples [first, last) in D; T is scratch for `turn`.
 
-    These are O filters and others, without meaning, that fill up a tile. T is scratch for `turn`.
+    G (*output, O, N); V (*size, C, N) -> D (*kernel, C, filters), O rounded up to whole blocks
     """
     (_, k1, k2), C, O = sizes.kernel, sizes.channels, sizes.filters
     positions = sizes.output[2]
@@ -214,13 +220,16 @@ def _sizes(geometry: Geometry, channels: int, filters: int) -> Sizes:
 
 
 def flat(array: Array) -> Array:
-    """Lay (C, *size, N) out as (*size, C, N), where it does not lie so already."""
+    """Flatten (C, *size, N) to memory order (*size, C, N), copying only if necessary."""
     axes = array.ndim - 2
     return contiguous(array.transpose(*range(1, axes + 1), 0, -1)).reshape(-1)
 
 
 def filters_last(K: Array, axes: int) -> Array:
-    """Lay a kernel out as (elements, C, O), where it does not lie so already."""
+    """Convert a kernel to filters-last memory order, copying only if necessary.
+
+    K (O, C, *kernel) -> (prod(kernel), C, O)
+    """
     elements = K.reshape(K.shape[0], K.shape[-axes - 1], -1)
     return contiguous(elements.transpose(2, 1, 0))
 
@@ -266,9 +275,9 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
 
 
 def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
-    """Gradient of the kernel.
+    """Kernel gradient.
 
-    G (O, *output, N); V (C, *size, N)
+    G (O, *output, N); V (C, *size, N) -> (O, C, *kernel)
     """
     C, O, N = V.shape[0], G.shape[0], V.shape[-1]
     sizes, outputs, inputs = _sizes(geometry, C, O), flat(G), flat(V)

@@ -1,7 +1,7 @@
-"""How functions of the CPU backend are compiled by Numba.
+"""Numba settings for the compiled functions of the CPU backend.
 
-Importing this module imports Numba, which takes a while, so it is imported when it is first needed.
-Compiled functions are cached on disk, where a cache folder can be written.
+Importing this module imports Numba, which is slow, so import it only where it is needed. Compiled
+functions are cached on disk if a cache folder is writable.
 """
 
 from __future__ import annotations
@@ -16,21 +16,18 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 AVX512 = bool(llvm.get_host_cpu_features().get("avx512f"))
 
-if AVX512:  # LLVM would rather use half of each register
+if AVX512:  # by default, LLVM prefers 256-bit vectors
     numba.config.CPU_NAME = llvm.get_host_cpu_name()
     numba.config.CPU_FEATURES = llvm.get_host_cpu_features().flatten() + ",-prefer-256-bit"
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function at its first call, for each set of argument types.
-
-    It runs without the interpreter's lock. Sums may be reordered for vectorisation, in the same way
-    on every run; NaN and infinity are respected.
-    """
+    """Compile a function on its first call with each set of argument types; it releases the GIL."""
+    # Sums may be reordered to vectorise, identically on every run; NaN and infinity are honoured.
     how = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "contract"}}
     try:
         return numba.njit(function, cache=True, **how)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+    except RuntimeError:  # neither the package folder nor the user's cache is writable
         return numba.njit(function, **how)  # type: ignore[no-any-return]
 
 

@@ -1,7 +1,10 @@
-"""Small products, transpositions and linear maps that live in the processor's registers.
+"""Small matrix products, transposes and linear maps whose sums stay in registers.
 
-Numba's own loops keep sums in memory, so these are written in LLVM's terms. Numba does not notice
-changes here: what it has compiled is renewed when the file that calls these changes.
+Numba's own loops keep sums in memory, so these are written in LLVM IR. Numba's cache does not track
+changes to this file: a compiled caller is rebuilt only when its own file changes.
+
+Array arguments are flat. As in BLAS, a matrix A is given by the offset a of its first element and
+lda, the elements from one row to the next; rows are `BLOCK_BYTES` long unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -20,17 +23,17 @@ from convae.engine.cpu.toom_cook import Matrix, scheme
 
 VECTOR_BYTES = 64
 VECTORS = BLOCK_BYTES // VECTOR_BYTES
-"""Vectors in a row of a tile."""
+"""Vectors per row of a tile."""
 
 ROWS = 8 if AVX512 else 3
-"""Rows of a tile; with its columns as many as registers hold, beside a row of B."""
+"""Rows of a tile, such that its sums and a row of B fit into registers."""
 
 INTEGER = ir.IntType(64)
-FUSED = {"flags": ("contract", "nsz")}  # a multiplication and an addition in one instruction
+FUSED = {"flags": ("contract", "nsz")}  # allows fused multiply-add instructions
 
 
 class Emitter:
-    """Writes LLVM code that works on vectors of the elements of arrays."""
+    """Emits LLVM IR that operates on vectors of array elements."""
 
     def __init__(self, context: Any, builder: Any, element: Any) -> None:
         self.context, self.builder = context, builder
@@ -39,21 +42,21 @@ class Emitter:
         self.vector = ir.VectorType(context.get_value_type(element), self.width)
 
     def pointer(self, array: Any, kind: Any, offset: Any) -> Any:
-        """Point at an element of a flat array."""
+        """Return a pointer to an element of a flat array."""
         data = cgutils.create_struct_proxy(kind)(self.context, self.builder, value=array).data
         return self.builder.gep(data, [offset])
 
     def rows(self, pointer: Any, step: Any, count: int) -> list[Any]:
-        """Point at the beginnings of consecutive rows."""
+        """Return pointers to the starts of consecutive rows."""
         multiples = [self.builder.mul(step, INTEGER(row)) for row in range(count)]
         return [self.builder.gep(pointer, [multiple]) for multiple in multiples]
 
     def load(self, pointer: Any, vector: int = 0) -> Any:
-        """Read one vector of a row."""
+        """Load one vector of a row."""
         return self.builder.load(self._at(pointer, vector), align=self.bytes)
 
     def store(self, value: Any, pointer: Any, vector: int = 0) -> None:
-        """Write one vector of a row."""
+        """Store one vector of a row."""
         self.builder.store(value, self._at(pointer, vector), align=self.bytes)
 
     def _at(self, pointer: Any, vector: int) -> Any:
@@ -61,22 +64,22 @@ class Emitter:
         return self.builder.bitcast(place, self.vector.as_pointer())
 
     def everywhere(self, value: Any) -> Any:
-        """Repeat a number in all places of a vector."""
+        """Broadcast a scalar to a vector."""
         zeros = ir.Constant(self.vector, None)
         first = self.builder.insert_element(zeros, value, ir.IntType(32)(0))
         return self.builder.shuffle_vector(first, zeros, self._mask([0] * self.width))
 
     def shuffle(self, a: Any, b: Any, places: Sequence[int]) -> Any:
-        """Choose the places of a new vector among those of two others."""
+        """Shuffle the lanes of two vectors into one."""
         return self.builder.shuffle_vector(a, b, self._mask(places))
 
     def spare(self) -> Any:
-        """Point at a row of zeros, in place of rows that do not exist."""
+        """Allocate a row of zeros that stands in for rows out of range."""
         row = cgutils.alloca_once(self.builder, ir.ArrayType(self.vector, VECTORS), zfill=True)
         return self.builder.bitcast(row, self.vector.element.as_pointer())
 
     def among(self, places: list[Any], low: Any, high: Any, spare: Any) -> list[Any]:
-        """Replace the pointers before number low and from high on."""
+        """Replace the pointers outside [low, high) by `spare`."""
         chosen = []
         for number, place in enumerate(places):
             exists = self.builder.and_(
@@ -87,7 +90,7 @@ class Emitter:
         return chosen
 
     def product(self, matrix: Matrix, rows: list[Any]) -> list[Any]:
-        """Multiply a matrix of constants by rows of one vector each."""
+        """Multiply a constant matrix by rows of one vector each."""
         builder, results = self.builder, []
         for factors in matrix:
             total = ir.Constant(self.vector, None)
@@ -103,10 +106,8 @@ class Emitter:
         return ir.Constant(ir.VectorType(ir.IntType(32), self.width), list(places))
 
     def loop(self, count: Any, pointers: list[tuple[Any, Any]], sums: list[Any], body: Any) -> Any:
-        """Run `body(pointers, sums)`, which returns the new sums, `count` times, at least once.
-
-        Each pointer comes with the step by which it moves from one turn to the next.
-        """
+        """Emit a loop of `count`, at least one, calls of `body(pointers, sums)` -> new sums."""
+        # each of `pointers` is a pair of a pointer and its step per iteration
         builder = self.builder
         before, turn = builder.block, builder.append_basic_block()
         builder.branch(turn)
@@ -128,7 +129,7 @@ class Emitter:
 
 
 def _emit_tile(emit: Emitter, rows: int, D: Any, A: Any, B: Any, sizes: dict[str, Any]) -> None:
-    """Write the code of one tile of `multiply`; D, A and B point at its corners."""
+    """Emit one tile of `multiply`; D, A and B point to its corners."""
     builder = emit.builder
     places = [(row, v) for row in emit.rows(D, sizes["ldd"], rows) for v in range(VECTORS)]
 
@@ -176,12 +177,11 @@ def multiply(
     pairs: Any,
     fresh: Any,
 ) -> Any:
-    """Set or add to D the sum of the products of pairs of matrices, A @ B.
+    """Sum the matrix products A @ B over several pairs; overwrite D if `fresh`, else add to it.
 
-    D, A and B are flat arrays; the matrices begin at d, a and b, and their rows are ldd, lda and
-    ldb elements apart. D has `rows` rows of `BLOCK_BYTES`; A is (rows, depth), B as wide as D.
-    The next pair lies a_step and b_step further on. With `fresh` D is overwritten.
+    A (pairs, rows, depth); B (pairs, depth, columns) -> D (rows, columns)
     """
+    # consecutive pairs are a_step and b_step apart, the elements of a row of A a_column
     integer = types.intp
     D_, A_, B_ = ((array, *(integer,) * count) for array, count in ((D, 2), (A, 4), (B, 3)))
     signature = types.void(integer, *D_, *A_, *B_, integer, integer, types.boolean)
@@ -214,10 +214,7 @@ def multiply(
 
 @intrinsic
 def transpose(typing: Any, D: Any, d: Any, ldd: Any, A: Any, a: Any, lda: Any) -> Any:
-    """Write the transpose of a square of A, one vector long, to D; both are flat arrays.
-
-    Blocks of 1, 2, 4, ... elements change places across the diagonal.
-    """
+    """Transpose a square of A, one vector wide, into D."""
     integer = types.intp
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -225,7 +222,7 @@ def transpose(typing: Any, D: Any, d: Any, ldd: Any, A: Any, a: Any, lda: Any) -
         emit = Emitter(context, builder, D.dtype)
         width = emit.width
         rows = [emit.load(row) for row in emit.rows(emit.pointer(A_, A, a), lda, width)]
-        half = 1
+        half = 1  # swap blocks of 1, 2, 4, ... elements across the diagonal
         while half < width:
             low = [n + width - half if n & half else n for n in range(width)]
             high = [n + width if n & half else n + half for n in range(width)]
@@ -257,12 +254,9 @@ def to_points(
     low: Any,
     high: Any,
 ) -> Any:
-    """Set rows of D to a matrix of a scheme times rows of A; both are flat arrays.
-
-    The first four, constants, name the matrix: the side, "K", "V" or "G", of
-    `toom_cook.scheme`. Rows are `BLOCK_BYTES` long, begin at d and a, and are ldd and lda elements
-    apart. Of A's rows only those from low up to high exist; the others are zero.
-    """
+    """Multiply a transform matrix by rows of A, those outside [low, high) taken as zero, into D."""
+    # The first four arguments, literals, select the matrix: side "K", "V" or "G" of
+    # `toom_cook.scheme(kernel, stride, tile)`.
     integer = types.intp
     literals = side, kernel, stride, tile
     matrix = _matrix(*literals)
@@ -299,11 +293,8 @@ def from_points(
     lda: Any,
     add: Any,
 ) -> Any:
-    """Set, or add to, rows of D the transpose of a matrix of a scheme times rows of A.
-
-    As `to_points`; here it is of the rows of D that only those from low up to high exist. `add` is
-    a constant.
-    """
+    """Multiply a transposed transform matrix by rows of A; set, or add to, rows of D."""
+    # As in `to_points`, but [low, high) are the rows of D to write; `add` is a literal too.
     integer = types.intp
     literals = side, kernel, stride, tile
     matrix = [list(column) for column in zip(*_matrix(*literals), strict=True)]
@@ -326,7 +317,7 @@ def from_points(
 
 
 def _matrix(side: Any, kernel: Any, stride: Any, tile: Any) -> Matrix:
-    """Find the matrix that the literal arguments of a call name."""
+    """Return the transform matrix selected by the literal arguments."""
     found = scheme(kernel.literal_value, stride.literal_value, tile.literal_value)
     matrix: Matrix = getattr(found, side.literal_value)
     return matrix

@@ -1,8 +1,8 @@
-"""Passes over whole activations that read and write memory once, compiled.
+"""Compiled elementwise passes that read and write memory once.
 
-All arrays are contiguous: ``(P, C, N)``, positions, channels and examples, as `arrays.rows` shows
-them, or flat. Derivatives of activations are quadratic in the activation's output y:
-``f' = p + q*y + r*y**2``, times ``below`` where y is not positive.
+Arrays are contiguous: ``(P, C, N)``, positions, channels and examples, as viewed by `backend.rows`,
+or flat. The derivative of an activation is quadratic in its output y: ``f' = p + q*y + r*y**2``,
+times ``below`` where y is not positive.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from convae.engine.cpu.jit import compiled
 
 @compiled
 def add_bias(Z: Array, b: Array, slope: float) -> None:
-    """Add a bias to each channel, then multiply negative values by the slope.
+    """Add a bias per channel, then multiply negative values by the slope, in place.
 
     Z (P, C, N); b (C,)
     """
@@ -25,13 +25,13 @@ def add_bias(Z: Array, b: Array, slope: float) -> None:
             for n in range(len(row)):
                 z = row[n] + shift
                 if z < 0:
-                    z = slope * z if slope != 0 else slope  # 0 * inf is not 0
+                    z = slope * z if slope != 0 else slope  # 0 * -inf would be NaN
                 row[n] = z
 
 
 @compiled
 def times_derivative(dH: Array, H: Array, p: float, q: float, r: float, below: float) -> None:
-    """Multiply a gradient by the derivative of the activation.
+    """Multiply a gradient by the derivative of the activation, in place.
 
     dH (M,); H (M,)
     """
@@ -62,7 +62,7 @@ def channel_sums(G: Array) -> Array:
 def squared_error(
     E: Array, R: Array, x: Array, scale: float, p: float, q: float, r: float, below: float
 ) -> float:
-    """Sum the squares of R - x, and take scale * (R - x) back through the output activation.
+    """Return the sum of (R - x)**2; set E to scale * (R - x) times the activation's derivative.
 
     E (P, C, N); R, x (P, C, N)
     """

@@ -1,8 +1,8 @@
-"""Chunks of a batch computed in parallel, and buffers that a thread keeps between calls.
+"""A thread pool for chunks of a batch, and buffers that each thread keeps between calls.
 
-NumPy, its BLAS and compiled code release the interpreter's lock, so threads are enough. While the
-pool works, BLAS is limited to one thread. How a batch is divided depends on the problem alone,
-never on the number of threads, and so do the results.
+NumPy, BLAS and compiled code release the GIL, so threads suffice. BLAS is limited to one thread
+while the pool is working. How a batch is split, and therefore the result, depends on the problem
+only, not on the number of threads.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from convae.engine.arrays import Array
 Result = TypeVar("Result")
 
 CHUNK_WORK = 400_000_000
-"""Multiply-accumulates from which on a chunk is worth handing to a thread."""
+"""Multiply-accumulates that make a chunk worth handing to a thread."""
 
 SMALLEST_CHUNK, LARGEST_CHUNK, FEWEST_CHUNKS = 32, 64, 4
-"""Examples of a chunk, a multiple of the smallest; and chunks, unless they become smaller."""
+"""Shortest and longest chunk, in examples; fewest chunks, unless they would be too short."""
 
 BLOCK_BYTES = 128
-"""A block: so many bytes of examples, on which compiled code works at a time."""
+"""A block: the bytes of examples that compiled code processes at a time."""
 
 ALIGNMENT = 64
-"""Bytes of a cache line; vectors are read fastest from its beginning."""
+"""Bytes of a cache line; vector loads are fastest when aligned to it."""
 
 _local = threading.local()
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-    """Lend uninitialised memory that this thread reuses; one name is in use once at a time."""
+    """Return an uninitialised buffer that this thread reuses at the next call with its name."""
     if not hasattr(_local, "buffers"):
         _local.buffers = {}
     buffers: dict[str, np.ndarray[Any, Any]] = _local.buffers
@@ -51,20 +51,18 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> A
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-    """Make an uninitialised array for a result; in the pool's threads from recycled memory.
-
-    Fresh memory costs the operating system about as much time as filling it does. A thread of the
-    pool therefore keeps what it has taken, and reuses it when the last view on it is gone.
-    """
+    """Allocate an uninitialised array for a result; in pool threads, from recycled memory."""
+    # Fresh memory costs the operating system about as much time as filling it does, so a pool
+    # thread keeps the memory it has allocated and reuses it when the last view of it is gone.
     if not getattr(_local, "busy", False):
         return np.empty(shape, dtype)
     if not hasattr(_local, "free"):
         _local.free = defaultdict(list)
     size = prod(shape) * dtype.itemsize
-    room = 1 << (size - 1).bit_length()  # few sizes, so that other models reuse them
+    room = 1 << (size - 1).bit_length()  # few sizes, so that other models can reuse them
     free: list[memoryview] = _local.free[room]
     memory = free.pop() if free else _aligned(room)
-    lent = np.frombuffer(memory, np.uint8)  # all views on it keep this array alive
+    lent = np.frombuffer(memory, np.uint8)  # every view of it keeps this array alive
     weakref.finalize(lent, free.append, memory)
     return lent[:size].view(dtype).reshape(shape)
 
@@ -76,7 +74,7 @@ def _aligned(size: int) -> memoryview:
 
 
 def contiguous(array: Array) -> Array:
-    """Copy an array into C order, unless it already is."""
+    """Return an array in C order, copying only if necessary."""
     if array.flags.c_contiguous:
         return array
     copy = empty(array.shape, array.dtype)
@@ -85,25 +83,25 @@ def contiguous(array: Array) -> Array:
 
 
 def divide(examples: int, work: int) -> list[slice]:
-    """Divide a batch into chunks for threads; one example takes `work` multiply-accumulates."""
+    """Split a batch into chunks for threads; `work` is multiply-accumulates per example."""
     length = min(CHUNK_WORK // max(work, 1), -(-examples // FEWEST_CHUNKS), LARGEST_CHUNK)
     return cut(examples, max(length // SMALLEST_CHUNK, 1) * SMALLEST_CHUNK)
 
 
 def cut(examples: int, length: int) -> list[slice]:
-    """Divide a batch into chunks of a given length, the last of which may be shorter."""
+    """Split a batch into chunks of a given length; the last may be shorter."""
     return [slice(i, min(i + length, examples)) for i in range(0, examples, length)]
 
 
 def spread(examples: int) -> list[slice]:
-    """Divide the batch of a single operation, unless this thread is one of the pool's."""
+    """Split the batch of a single operation, unless called from a pool thread."""
     if getattr(_local, "busy", False):
         return [slice(0, examples)]
     return cut(examples, LARGEST_CHUNK if examples > LARGEST_CHUNK else SMALLEST_CHUNK)
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
+    """Count the CPU cores available to this process."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -120,10 +118,7 @@ def _blas() -> ThreadpoolController:
 
 
 def map_chunks(function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
-    """Call a function on each chunk, in parallel; results in order.
-
-    A call from one of the pool's threads is computed in that thread.
-    """
+    """Call a function on each chunk in parallel, in a pool thread serially; results in order."""
     if len(chunks) == 1 or getattr(_local, "busy", False):
         return [function(chunk) for chunk in chunks]
 

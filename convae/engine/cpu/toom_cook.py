@@ -1,19 +1,18 @@
-"""Fewer multiplications for short convolutions: schemes found by Toom and Cook, in exact fractions.
+"""Winograd's minimal filtering for short convolutions, by exact Toom-Cook schemes.
 
-Along one axis, `tile` neighbouring outputs of a kernel are a small trilinear form,
+Along one axis, a tile of `tile` neighbouring outputs defines a small trilinear form,
 
     T(k, v, g) = sum over j and m of  k[m] v[j*s + m] g[j],
 
-whose three derivatives are c, h and g. It costs tile * kernel multiplications. Read as a product
-of the polynomials with coefficients k and g, evaluated at as many points as it has coefficients and
-interpolated, it costs tile + kernel - 1, and is
+whose three derivatives are c, h and g. Evaluated directly, it takes tile * kernel multiplications.
+With stride 1 it can be read as the product of the polynomials with coefficients k and g, which is
+evaluated at as many points as it has coefficients and interpolated. That takes tile + kernel - 1:
 
     T(k, v, g) = sum over p of  (K[p] . k) (V[p] . v) (G[p] . g)
 
-with three small matrices K, V and G, one row for each point. This is Winograd's minimal filtering
-(Lavin and Gray 2016, *Fast algorithms for convolutional neural networks*), for all three operations
-at once. With a stride the kernel falls into as many kernels, of every s-th element, whose forms are
-added.
+with three small transform matrices K, V and G, one row per point (Lavin and Gray 2016, *Fast
+algorithms for convolutional neural networks*), for all three operations at once. With stride s the
+kernel is split into s kernels of every s-th element, whose forms are added.
 """
 
 from __future__ import annotations
@@ -25,20 +24,13 @@ from typing import NamedTuple, TypeAlias
 Matrix: TypeAlias = list[list[Fraction]]
 
 POINTS = tuple(map(Fraction, (0, 1, -1, 2, -2)))
-"""Where polynomials are evaluated, besides infinity; further ones cost float32 its accuracy."""
+"""Evaluation points besides infinity; further points would make float32 inaccurate."""
 
 
 class Scheme(NamedTuple):
-    """The three matrices of a decomposition, with a row for each multiplication.
+    """The transform matrices of a decomposition, one row per multiplication.
 
-    Attributes
-    ----------
-    K : (points, kernel) list
-        What becomes of the kernel's elements.
-    V : (points, stride * (tile - 1) + kernel) list
-        What becomes of the input's positions.
-    G : (points, tile) list
-        What becomes of the output's positions.
+    K (points, kernel); V (points, stride * (tile - 1) + kernel); G (points, tile)
     """
 
     K: Matrix
@@ -47,7 +39,7 @@ class Scheme(NamedTuple):
 
 
 def possible(kernel: int, stride: int, tile: int) -> bool:
-    """Tell whether there are points enough for a scheme."""
+    """Tell whether there are enough evaluation points for a scheme."""
     longest = -(-kernel // stride)
     return min(longest, tile) == 1 or tile + longest - 2 <= len(POINTS)
 
@@ -68,7 +60,7 @@ def scheme(kernel: int, stride: int, tile: int) -> Scheme:
 
 
 def _toom_cook(kernel: int, tile: int) -> Scheme:
-    """Decompose the form of stride 1 with kernel + tile - 1 multiplications."""
+    """Decompose the form for stride 1 with kernel + tile - 1 multiplications."""
     count = kernel + tile - 1
     K, W, G = (
         [*([point**n for n in range(length)] for point in POINTS[: count - 1]), _unit(-1, length)]
@@ -78,7 +70,7 @@ def _toom_cook(kernel: int, tile: int) -> Scheme:
 
 
 def _plain(kernel: int, tile: int) -> Scheme:
-    """Write the form of stride 1 out."""
+    """Decompose the form for stride 1 directly, with kernel * tile multiplications."""
     pairs = [(m, j) for j in range(tile) for m in range(kernel)]
     return Scheme(
         [_unit(m, kernel) for m, _ in pairs],
@@ -92,14 +84,14 @@ def _unit(place: int, length: int) -> list[Fraction]:
 
 
 def _spread(row: list[Fraction], length: int, start: int, step: int) -> list[Fraction]:
-    """Put a row's entries on every step-th place of a longer one."""
+    """Place a row's entries at every step-th position of a longer row."""
     spread = [Fraction(0)] * length
     spread[start : start + step * len(row) : step] = row
     return spread
 
 
 def _inverse(matrix: Matrix) -> Matrix:
-    """Invert a matrix whose leading minors are not zero, by Gauss and Jordan."""
+    """Invert a matrix with nonzero leading minors by Gauss-Jordan elimination."""
     size = len(matrix)
     rows = [[*row, *_unit(n, size)] for n, row in enumerate(matrix)]
     for n in range(size):

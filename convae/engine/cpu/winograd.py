@@ -1,15 +1,15 @@
-"""c, h and g of shared kernels with fewer multiplications, where there are many channels.
+"""c, h and g of shared kernels by Winograd's minimal filtering, for many channels.
 
-The outputs are divided into tiles, the last of which may reach beyond the edge. Along each of the
-last two axes a scheme of `toom_cook` takes to its points what belongs to a tile: elements of the
-kernel, positions of the input, positions of the output. There c, h and g are ordinary products of
-matrices, one for every point, and the transposed maps bring the results back:
+The output is divided into tiles, the last of which may extend past the edge. Along each axis a
+scheme of `toom_cook` transforms the kernel, the input tile and the output tile. In the transform
+domain c, h and g are ordinary matrix products, one per point p, and the transposed matrices are the
+inverse transforms:
 
-    c:  Z[tile]   = G^T of (K^[p]   @ V^[p]  for every point p)
+    c:  Z[tile]   = G^T of (K^[p]   @ V^[p]  for every p)
     h:  V'[tile] += V^T of (K^[p]^T @ G^[p])
     g:  dK        = K^T of (sum over tiles of V^[p] @ G^[p]^T)
 
-`points` holds the compiled loops.
+The compiled loops are in `winograd_loops`.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from convae.engine.cpu.winograd_loops import Sizes, Tiling, Two, kernel_maps, op
 from convae.engine.geometry import Geometry
 
 TILES = (1, 2, 3, 4)
-"""Outputs of a tile along an axis; larger ones cost float32 its accuracy."""
+"""Outputs of a tile along an axis; larger tiles would make float32 inaccurate."""
 
 PRODUCTS = 0.9
-"""Time of a multiply-accumulate at a point, in those of `direct`; measured, as are the next two."""
+"""Time of a transform-domain multiply-accumulate relative to `direct`; all three are measured."""
 
 MAPS = {"c": 3.5, "h": 5.5, "g": 6.5}
-"""Time of taking a row to a point and back, for each output of a tile, in the same unit."""
+"""Time of transforming a row and back, per point and output of a tile, in the same unit."""
 
 KERNEL = 0.5
-"""Time of taking a kernel to its points, in products at these points."""
+"""Time of transforming a kernel, in transform-domain products."""
 
 WORTH_WHILE = 0.8
-"""Part of the time of `direct` that has to be undercut; inside a step, smaller gains were lost."""
+"""Maximum fraction of `direct`'s time; smaller gains were lost within a training step."""
 
 
 def choose_tiling(
     operation: str, geometry: Geometry, channels: int, filters: int, blocks: int
 ) -> Tiling | None:
-    """Choose the tile by which a problem takes the least time, if `direct` takes clearly more."""
+    """Choose the tile estimated to be fastest, or None if `direct` is not clearly slower."""
     if geometry.axes == 3:
         return None
     kernel, stride, output = _two(geometry.kernel), _two(geometry.stride), _two(geometry.output)
@@ -70,7 +70,7 @@ def choose_tiling(
 
 
 def _meetings(geometry: Geometry) -> int:
-    """Count the pairs of a kernel element and an output position that meet the input."""
+    """Count the pairs of a kernel element and an output position that overlap the input."""
     axes = zip(
         geometry.size,
         geometry.output,
@@ -96,7 +96,7 @@ def _sizes(geometry: Geometry, channels: int, filters: int) -> Sizes:
 
 
 def _lend(tiling: Tiling, dtype: Any, **rows: int) -> list[Array]:
-    """Lend memory for so many rows at the points, and for one row's way there."""
+    """Return buffers for rows in the transform domain, and for transforming one row."""
     columns = BLOCK_BYTES // dtype.itemsize
     lent = [
         scratch(name, (count * prod(tiling.points) * columns,), dtype)
@@ -106,14 +106,17 @@ def _lend(tiling: Tiling, dtype: Any, **rows: int) -> list[Array]:
 
 
 def _rows(outer: int, inner: int, itemsize: int) -> int:
-    """Round up the rows of a matrix, to whole tiles of `multiply` and whole columns of maps."""
+    """Round up rows to whole tiles of `multiply` and whole blocks of the kernel transform."""
     columns = BLOCK_BYTES // itemsize
     step = ROWS * columns // gcd(ROWS * inner, columns)
     return -(-outer // step) * step
 
 
 def _at_points(K: Array, tiling: Tiling) -> Array:
-    """Take a kernel (*kernel, inner, outer) to (points, outer / ROWS, inner, ROWS)."""
+    """Transform a kernel.
+
+    K (*kernel, inner, outer) -> (points, outer / ROWS, inner, ROWS)
+    """
     inner, outer = K.shape[-2:]
     rows = _rows(outer, inner, K.itemsize)
     packed = scratch("packed", (prod(tiling.kernel), rows // ROWS, inner, ROWS), K.dtype)
@@ -132,10 +135,7 @@ def _at_points(K: Array, tiling: Tiling) -> Array:
 
 
 def c(K: Array, V: Array, geometry: Geometry, tiling: Tiling) -> Array:
-    """Strided convolution; see `convae.engine.cpu.direct.c`.
-
-    K (O, C, *kernel); V (C, *size, N) -> (O, *output, N)
-    """
+    """Strided convolution; see `direct.c`."""
     O, C, N = K.shape[0], V.shape[0], V.shape[-1]
     sizes, inputs = _sizes(geometry, C, O), flat(V)
     kernel = _at_points(filters_last(K, geometry.axes), tiling)
@@ -152,10 +152,7 @@ def c(K: Array, V: Array, geometry: Geometry, tiling: Tiling) -> Array:
 
 
 def h(K: Array, G: Array, geometry: Geometry, tiling: Tiling) -> Array:
-    """Transposed convolution; see `convae.engine.cpu.direct.h`.
-
-    K (O, C, *kernel); G (O, *output, N) -> (C, *size, N)
-    """
+    """Transposed convolution; see `direct.h`."""
     O, C, N = K.shape[0], K.shape[-geometry.axes - 1], G.shape[-1]
     sizes, outputs = _sizes(geometry, C, O), flat(G)
     kernel = _at_points(filters_last(K, geometry.axes).swapaxes(-1, -2), tiling)
@@ -172,10 +169,7 @@ def h(K: Array, G: Array, geometry: Geometry, tiling: Tiling) -> Array:
 
 
 def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry, tiling: Tiling) -> Array:
-    """Gradient of the kernel; see `convae.engine.cpu.direct.g`.
-
-    G (O, *output, N); V (C, *size, N)
-    """
+    """Kernel gradient; see `direct.g`."""
     C, O, N = V.shape[0], G.shape[0], V.shape[-1]
     sizes, outputs, inputs = _sizes(geometry, C, O), flat(G), flat(V)
     columns = BLOCK_BYTES // V.itemsize

@@ -1,9 +1,9 @@
-"""The compiled loops of `winograd`: tiles taken to the points of a scheme, and back.
+"""The compiled loops of `winograd`: transforms, products and inverse transforms of tiles.
 
-Arrays are flat, and positions first, examples last, as in `direct`. P and Q are what is at the
-points, (rows, points, columns): rows are channels or filters, columns a block of examples. T is
-scratch for one row's way there; v, g and z are the places where a tile begins. `one` and `two` are
-known when this is compiled: kernel, stride, tile and points of each axis.
+Arrays are flat, positions first and examples last, as in `direct`. P and Q are in the transform
+domain, (rows, points, columns): rows are channels or filters, columns a block of examples. T is
+scratch for transforming one row; v, g and z are the offsets at which a tile begins. `one` and
+`two`, compile-time constants, are kernel, stride, tile and points of each axis.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Function: TypeAlias = Callable[..., Any]
 
 
 class Sizes(NamedTuple):
-    """A geometry of two axes, the first of size 1 where there is but one, and the channels."""
+    """A geometry with two axes, a missing first one of size 1, and channel counts."""
 
     size: Two
     output: Two
@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
 
 
 class Tiling(NamedTuple):
-    """What the functions are compiled for: kernel, stride and tile of the two axes."""
+    """Compile-time constants of the loops: kernel, stride and tile of the two axes."""
 
     kernel: Two
     stride: Two
@@ -44,7 +44,7 @@ class Tiling(NamedTuple):
 
     @property
     def points(self) -> Two:
-        """Points along each axis."""
+        """Size of the transform domain along each axis."""
         one, two = (len(scheme(*numbers).K) for numbers in zip(*self, strict=True))
         return one, two
 
@@ -56,20 +56,23 @@ class Tiling(NamedTuple):
 
     @property
     def positions(self) -> Two:
-        """Input positions that a tile meets along each axis, never fewer than the points."""
+        """Input positions that a tile reads along each axis, never fewer than the points."""
         one, two = (s * (m - 1) + k for k, s, m in zip(*self, strict=True))
         return one, two
 
 
 @compiled
 def _exist(start: int, size: int) -> Two:
-    """Find which places from a start on are positions: the first, and the one after the last."""
+    """Return the range of offsets from `start` that are positions of the array."""
     return max(0, -start), size - start
 
 
 @inline
 def _kernel_to(one: Axis, two: Axis, D: Array, K: Array, T: Array, plane: int) -> None:
-    """Take K (k1, k2, plane) to D (p1, p2, plane)."""
+    """Transform a kernel.
+
+    K (k1, k2, plane) -> D (p1, p2, plane)
+    """
     (k1, s1, m1, p1), (k2, s2, m2, p2) = one, two
     columns = BLOCK_BYTES // K.itemsize
     for x in range(0, plane, columns):
@@ -83,7 +86,10 @@ def _kernel_to(one: Axis, two: Axis, D: Array, K: Array, T: Array, plane: int) -
 
 @inline
 def _kernel_back(one: Axis, two: Axis, K: Array, D: Array, T: Array, plane: int) -> None:
-    """Bring D (p1, p2, plane) back to K (k1, k2, plane)."""
+    """Inverse-transform a kernel gradient.
+
+    D (p1, p2, plane) -> K (k1, k2, plane)
+    """
     (k1, s1, m1, p1), (k2, s2, m2, p2) = one, two
     columns = BLOCK_BYTES // K.itemsize
     for x in range(0, plane, columns):
@@ -99,7 +105,7 @@ def _kernel_back(one: Axis, two: Axis, K: Array, D: Array, T: Array, plane: int)
 def _input_to(
     one: Axis, two: Axis, P: Array, V: Array, N: int, v: int, y: Two, T: Array, sizes: Sizes
 ) -> None:
-    """Take a tile of V, which begins at the position y, to P."""
+    """Transform the input tile of V that begins at position y into P."""
     (k1, s1, m1, p1), (k2, s2, m2, p2) = one, two
     columns, C, width = BLOCK_BYTES // V.itemsize, sizes.channels, sizes.size[1]
     low1, high1 = _exist(y[0], sizes.size[0])
@@ -118,7 +124,7 @@ def _input_to(
 def _input_back(
     one: Axis, two: Axis, V: Array, N: int, v: int, y: Two, P: Array, T: Array, sizes: Sizes
 ) -> None:
-    """Add P to a tile of V, which begins at the position y."""
+    """Inverse-transform P and add it to the input tile of V that begins at position y."""
     (k1, s1, m1, p1), (k2, s2, m2, p2) = one, two
     columns, C, width = BLOCK_BYTES // V.itemsize, sizes.channels, sizes.size[1]
     low1, high1 = _exist(y[0], sizes.size[0])
@@ -138,7 +144,10 @@ def _output_to(
     one: Axis, two: Axis, P: Array, G: Array, N: int, g: int, O: int, width: int, exist: Two,
     T: Array,
 ) -> None:  # fmt: skip
-    """Take a tile of G (..., width, O, N), of which so many outputs exist, to P."""
+    """Transform an output tile of G, of which `exist` outputs are in range, into P.
+
+    G (..., width, O, N) -> P (O, points, columns)
+    """
     (k1, s1, m1, p1), (k2, s2, m2, p2) = one, two
     columns = BLOCK_BYTES // G.itemsize
     step = p2 * columns
@@ -156,7 +165,10 @@ def _output_back(
     one: Axis, two: Axis, Z: Array, N: int, z: int, O: int, width: int, exist: Two, P: Array,
     T: Array,
 ) -> None:  # fmt: skip
-    """Set a tile of Z (..., width, O, N), of which so many outputs exist, to P."""
+    """Inverse-transform P into an output tile of Z, of which `exist` outputs are in range.
+
+    P (O, points, columns) -> Z (..., width, O, N)
+    """
     (k1, s1, m1, p1), (k2, s2, m2, p2) = one, two
     columns = BLOCK_BYTES // Z.itemsize
     step = p2 * columns
@@ -171,7 +183,10 @@ def _output_back(
 
 @compiled
 def _products(Q: Array, K: Array, P: Array, points: int, outer: int, inner: int) -> None:
-    """Multiply at every point: Q = K @ P, with K (points, outer / ROWS, inner, ROWS)."""
+    """Multiply Q = K @ P at every point.
+
+    K (points, outer / ROWS, inner, ROWS); P (inner, points, columns) -> Q (outer, points, columns)
+    """
     columns = BLOCK_BYTES // Q.itemsize
     step, k = points * columns, 0
     for p in range(points):
@@ -183,9 +198,9 @@ def _products(Q: Array, K: Array, P: Array, points: int, outer: int, inner: int)
 
 @compiled
 def _gradients(D: Array, P: Array, Q: Array, points: int, C: int, chunks: int) -> None:
-    """Add to D (points, chunks, C, columns), of chunks of filters, V^ @ G^^T at every point.
+    """Add V^ @ G^^T at every point to D; a chunk is a block of `columns` filters here.
 
-    P has a row for every channel, Q one for every chunk and example.
+    P (C, points, columns); Q (chunks, examples, points, columns) -> D (points, chunks, C, columns)
     """
     columns = BLOCK_BYTES // D.itemsize
     step, d = points * columns, 0
@@ -201,7 +216,7 @@ def _gradients(D: Array, P: Array, Q: Array, points: int, C: int, chunks: int) -
 
 @inline
 def _places(one: Axis, two: Axis, sizes: Sizes, j1: int, j2: int) -> tuple[int, Two, int, Two]:
-    """Find where a tile begins in V and Z, the position y in V, and how many outputs exist."""
+    """Return a tile's offset and position in V, its offset in Z, and its outputs in range."""
     (_, s1, _, _), (_, s2, _, _) = one, two
     y = j1 * s1 - sizes.before[0], j2 * s2 - sizes.before[1]
     exist = sizes.output[0] - j1, sizes.output[1] - j2
@@ -211,7 +226,7 @@ def _places(one: Axis, two: Axis, sizes: Sizes, j1: int, j2: int) -> tuple[int, 
 
 @cache
 def kernel_maps(tiling: Tiling) -> tuple[Function, Function]:
-    """Compile the maps of a kernel to its points and of its gradient back."""
+    """Compile the transform of a kernel and the inverse transform of its gradient."""
     one, two = tiling.axes
 
     @compiled
@@ -227,11 +242,8 @@ def kernel_maps(tiling: Tiling) -> tuple[Function, Function]:
 
 @cache
 def operations(tiling: Tiling) -> tuple[Function, Function, Function]:
-    """Compile c, h and g over the examples from first to last, the kernel being at its points.
-
-    What they call is written into them: a function that held on to others would not be found again
-    on disk.
-    """
+    """Compile c, h and g of a transformed kernel for examples [first, last)."""
+    # Callees are global, since Numba does not find a closure over functions in its disk cache.
     one, two = tiling.axes
     (m1, m2), points = tiling.tile, prod(tiling.points)
 

@@ -1,1 +1,1 @@
-"""The CuPy backend, and what is to make it fast once it has been certified on a card."""
+"""The CuPy backend, and faster implementations that are disabled until certified on hardware."""

@@ -1,6 +1,6 @@
 """The CuPy backend: the portable array code on a GPU, on the whole batch at once.
 
-Imported only where a GPU is asked for or a CuPy array arrives.
+Imported only if a GPU is requested or a CuPy array is passed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,7 @@ TF32_TOLERANCE = 1e-3
 
 
 class CupyBackend(ArrayBackend):
-    """c, h and g by cuBLAS on unfolded columns.
-
-    Parameters
-    ----------
-    tf32 : bool
-        Whether cuBLAS may round the factors of float32 products to TF32.
-    """
+    """c, h and g by cuBLAS on unfolded columns; `tf32` lets it round float32 factors to TF32."""
 
     xp = cupy
     device = "gpu"
@@ -57,7 +51,7 @@ class CupyBackend(ArrayBackend):
 
     @contextmanager
     def _products(self) -> Iterator[None]:
-        """Have cuBLAS use this backend's precision; CuPy keeps the setting for the process."""
+        """Set cuBLAS to this backend's precision; the setting in CuPy is process-wide."""
         linalg = cupy._core._routines_linalg
         before = linalg.get_compute_type(np.float32)
         wanted = linalg.COMPUTE_TYPE_TF32 if self.tf32 else linalg.COMPUTE_TYPE_DEFAULT

@@ -1,8 +1,8 @@
-"""Kernels of our own as a backend: `convae.engine.gpu.kernels`, launched on CuPy arrays.
+"""A backend of custom CUDA kernels: `convae.engine.gpu.kernels`, launched on CuPy arrays.
 
 Implemented and tested on an emulator, disabled until certified on hardware: `backend_for` never
-returns it. Arrays are stored in float32, float16 or bfloat16, sums are float32. Nothing here calls
-cuBLAS, so all of it can be captured in a CUDA graph.
+returns it. Arrays are stored in float32, float16 or bfloat16; sums are float32. Nothing here calls
+cuBLAS, so everything can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -20,17 +20,11 @@ from convae.engine.geometry import Geometry
 from convae.engine.gpu import kernels
 
 GRADIENT_BLOCKS = 512
-"""Blocks among which `edges_g` divides the rows of output positions; a few for every processor."""
+"""Blocks that share the rows of output positions in `edges_g`; a few per multiprocessor."""
 
 
 class KernelBackend(ArrayBackend):
-    """c, h and g by CUDA kernels for the whole family.
-
-    Parameters
-    ----------
-    xp : module
-        ``cupy``, or what stands in for it on a machine without a GPU.
-    """
+    """c, h and g by CUDA kernels for every geometry; `xp` is CuPy or an emulator of it."""
 
     device = "gpu"
     dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32")
@@ -69,7 +63,7 @@ class KernelBackend(ArrayBackend):
         return dK
 
     def edges_c(self, K: Array, V: Array, geometry: Geometry) -> Array:
-        """C of one to four channels (`kernels.suits_edges`), channels last in memory.
+        """Compute c for one to four channels (see `kernels.suits_edges`), channels last in memory.
 
         K (*kernel, C, O); V (N, *size, C) -> (N, *output, O)
         """
@@ -80,7 +74,7 @@ class KernelBackend(ArrayBackend):
         return Z
 
     def edges_h(self, K: Array, G: Array, geometry: Geometry) -> Array:
-        """H to one to four channels, channels last in memory.
+        """Compute h for one to four channels, channels last in memory.
 
         K (*kernel, C, O); G (N, *output, O) -> (N, *size, C)
         """
@@ -90,7 +84,7 @@ class KernelBackend(ArrayBackend):
         return V
 
     def edges_g(self, G: Array, V: Array, geometry: Geometry) -> Array:
-        """G of one to four channels; the blocks' sums are added in their order.
+        """Compute g for one to four channels; partial sums are added in block order.
 
         G (N, *output, O); V (N, *size, C) -> (*kernel, C, O)
         """
@@ -104,7 +98,7 @@ class KernelBackend(ArrayBackend):
         return dK
 
     def gather(self, images: Array, chosen: Array, dtype: str = "float32") -> Array:
-        """Fetch images that stay on the card and scale them to [0, 1].
+        """Gather images from device memory and scale them to [0, 1].
 
         images (M, ...) of uint8; chosen (N,) of int64 -> (N, ...)
         """
@@ -116,7 +110,7 @@ class KernelBackend(ArrayBackend):
     def kernel(
         self, file: str, dtype: str, name: str, constants: Mapping[str, object] | None = None
     ) -> Any:
-        """Compile a file of `kernels` for given constants, once, and return one of its kernels."""
+        """Compile a file of `kernels` once per set of constants and return one of its kernels."""
         module = _module(self.xp.RawModule, file, dtype, tuple((constants or {}).items()))
         return module.get_function(name)
 
@@ -135,37 +129,12 @@ def _module(compiler: Any, file: str, dtype: str, constants: tuple[tuple[str, ob
 
 
 def _launch(function: Any, work: int, *arguments: object) -> None:
-    """Launch with a thread for each piece of work."""
+    """Launch with one thread per work item."""
     function((ceil(work / kernels.THREADS),), (kernels.THREADS,), arguments)
 
 
 class Adam:
-    """Adam and AdamW on the card: step count and learning rate are in device memory.
-
-    A captured graph therefore keeps counting, and a schedule only writes `learning_rate`.
-
-    Parameters
-    ----------
-    backend : KernelBackend
-        Whose kernels it launches.
-    size : int
-        Number of parameters.
-    beta1, beta2, epsilon : float
-        As in `convae.Adam`.
-    gradient_decay : float
-        Weight decay of `convae.Adam`, an L2 penalty.
-    parameter_decay : float
-        Weight decay of `convae.AdamW`.
-
-    Attributes
-    ----------
-    first, second : (size,) ndarray of float32
-        The moments.
-    steps : (1,) ndarray of int64
-        Updates done.
-    learning_rate : (1,) ndarray of float32
-        Size of a step.
-    """
+    """Adam and AdamW on the GPU, on `size` parameters; see `convae.Adam` and `convae.AdamW`."""
 
     def __init__(
         self,
@@ -174,11 +143,13 @@ class Adam:
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
-        gradient_decay: float = 0.0,
-        parameter_decay: float = 0.0,
+        gradient_decay: float = 0.0,  # weight decay of `convae.Adam`, an L2 penalty
+        parameter_decay: float = 0.0,  # weight decay of `convae.AdamW`
     ) -> None:
         xp = backend.xp
         self._backend = backend
+        # Step count and learning rate are in device memory, so that a captured graph can advance
+        # the step count and a schedule can change the learning rate.
         self.first, self.second = xp.zeros(size, np.float32), xp.zeros(size, np.float32)
         self.steps = xp.zeros(1, np.int64)
         self.learning_rate = xp.full(1, 1e-3, np.float32)
@@ -186,7 +157,7 @@ class Adam:
         self._numbers = tuple(map(np.float32, numbers))
 
     def update(self, parameters: Array, gradients: Array) -> None:
-        """Change the parameters in place, in two launches.
+        """Update the parameters in place, in two launches.
 
         parameters, gradients (size,) of float32
         """

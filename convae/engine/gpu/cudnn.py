@@ -1,10 +1,10 @@
-"""Plans of cuDNN for c, h and g of shared kernels, with bias and activation fused behind them.
+"""cuDNN execution plans for c, h and g of shared kernels, with fused bias and activation.
 
 Arrays are examples first, channels last: (N, *size, C), and kernels (O, *kernel, C). c is cuDNN's
-fprop, h its dgrad, g its wgrad. A plan is lowered to cuDNN's terms once for every problem, which
-needs no GPU, then its engines are timed on the card and the fastest is kept.
+fprop, h its dgrad, g its wgrad. Each problem is lowered to a cuDNN graph once, which needs no GPU;
+then its engines are timed on the GPU and the fastest is kept.
 
-Not in use yet: `convae.engine.gpu.backend` computes without it until it has been run on a card.
+Implemented and tested by lowering for a described GPU, disabled until certified on hardware.
 """
 
 from __future__ import annotations
@@ -18,44 +18,27 @@ from convae.engine.arrays import Array
 from convae.engine.geometry import Geometry
 
 ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh")
-"""What can be fused behind c and h."""
+"""Activations that can be fused with c and h."""
 
 TRIALS = 5
-"""Runs by which an engine is timed; the shortest counts."""
+"""Timed runs per engine; the shortest counts."""
 
 
 class Problem(NamedTuple):
-    """What a plan is for.
+    """The operation that a plan computes."""
 
-    Attributes
-    ----------
-    operation : {"c", "h", "g"}
-        What is computed.
-    geometry : Geometry
-        The resolved geometry; see `suits`.
-    examples, channels, filters : int
-        Sizes of the arrays.
-    dtype : {"float32", "float16", "bfloat16"}
-        How arrays are stored; sums are float32.
-    tf32 : bool
-        Whether the factors of float32 products may be rounded to TF32.
-    activation : str or None
-        One of `ACTIVATIONS`, applied to c's or h's result after a bias by channel is added; None
-        for the bare result.
-    """
-
-    operation: str
-    geometry: Geometry
+    operation: str  # "c", "h" or "g"
+    geometry: Geometry  # see `suits`
     examples: int
     channels: int
     filters: int
-    dtype: str
-    tf32: bool = False
-    activation: str | None = None
+    dtype: str  # of the stored arrays: "float32", "float16" or "bfloat16"; sums are float32
+    tf32: bool = False  # whether the factors of float32 products may be rounded to TF32
+    activation: str | None = None  # one of `ACTIVATIONS`, after a bias per channel; None: neither
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of input, output and kernel as cuDNN counts them: channels second, two axes."""
+        """Shapes in cuDNN's convention: channels second, at least two spatial axes."""
         one = (1,) if self.geometry.axes == 1 else ()
         geometry = self.geometry
         return {
@@ -66,7 +49,7 @@ class Problem(NamedTuple):
 
 
 class Lowered(NamedTuple):
-    """A problem in cuDNN's terms: the graph, its inputs in the order of `run`, and its output."""
+    """A problem as a cuDNN graph, with its inputs in the order of `Plan.run` and its output."""
 
     graph: Any
     inputs: tuple[Any, ...]
@@ -74,29 +57,29 @@ class Lowered(NamedTuple):
 
 
 def suits(geometry: Geometry) -> bool:
-    """Tell whether cuDNN has this kind of convolution."""
+    """Tell whether cuDNN supports a geometry."""
     return set(geometry.tile) == {1}
 
 
 def strides(shape: Sequence[int]) -> list[int]:
-    """Find the strides of an array whose channels, its second axis here, lie last in memory."""
+    """Compute the strides for a shape with channels second when they are last in memory."""
     _, channels, *positions = shape
     steps = [channels * prod(positions[axis + 1 :]) for axis in range(len(positions))]
     return [channels * prod(positions), 1, *steps]
 
 
 def lower(problem: Problem, **device: Any) -> Lowered:
-    """Write a problem as a graph of cuDNN and ask for engines, the likely fastest first."""
+    """Express a problem as a cuDNN graph and query its engines, the likely fastest first."""
     import cudnn
 
     fused = problem.activation
     if fused is not None and (problem.operation == "g" or fused not in ACTIVATIONS):
         raise ValueError(
-            f"activation: {fused!r} cannot be fused behind {problem.operation}; "
-            f"behind c and h {', '.join(ACTIVATIONS)} can"
+            f"activation: {fused!r} cannot be fused with {problem.operation}; "
+            f"expected c or h with one of {', '.join(ACTIVATIONS)}"
         )
     if problem.operation == "g" and problem.dtype != "float32":
-        raise ValueError(f"dtype: g's sums would be stored as {problem.dtype}; use float32 arrays")
+        raise ValueError(f"dtype: g's sums would be stored as {problem.dtype}; expected float32")
     types = cudnn.data_type
     storage = {"float32": types.FLOAT, "float16": types.HALF, "bfloat16": types.BFLOAT16}
     graph = cudnn.pygraph(
@@ -134,7 +117,7 @@ def lower(problem: Problem, **device: Any) -> Lowered:
 
 
 def _roles(graph: Any, operation: str) -> tuple[dict[str, str], str, Callable[..., Any]]:
-    """Find cuDNN's node of an operation, what it calls our arrays, and which one results."""
+    """Return cuDNN's argument names for an operation's arrays, its result, and its node."""
     return {
         "c": ({"image": "V", "weight": "K"}, "Z", graph.conv_fprop),
         "h": ({"loss": "Z", "filter": "K"}, "V", graph.conv_dgrad),
@@ -143,7 +126,7 @@ def _roles(graph: Any, operation: str) -> tuple[dict[str, str], str, Callable[..
 
 
 def _how(geometry: Geometry) -> dict[str, list[int]]:
-    """Write padding, stride and dilation as cuDNN's arguments, of two axes at least."""
+    """Convert padding, stride and dilation to cuDNN's arguments, for at least two axes."""
     missing = max(0, 2 - geometry.axes)
     return {
         "pre_padding": [0] * missing + [before for before, _ in geometry.padding],
@@ -154,18 +137,7 @@ def _how(geometry: Geometry) -> dict[str, list[int]]:
 
 
 class Plan:
-    """The fastest engine of a problem on this card.
-
-    Parameters
-    ----------
-    problem : Problem
-        What is to be computed.
-
-    Raises
-    ------
-    RuntimeError
-        If cuDNN has no engine for it.
-    """
+    """The fastest engine for a problem on this GPU."""
 
     def __init__(self, problem: Problem) -> None:
         import cudnn
@@ -181,11 +153,11 @@ class Plan:
             arrays[-2] = arrays[-2].astype("float32")  # the bias
         times = [self._time(index, arrays) for index in range(graph.get_execution_plan_count())]
         if not times or min(times) == inf:
-            raise RuntimeError(f"cuDNN has no engine for {problem}")
+            raise RuntimeError(f"problem: cuDNN has no engine for {problem}")
         self.index = times.index(min(times))
 
     def _time(self, index: int, arrays: Sequence[Array]) -> float:
-        """Time one engine, in milliseconds; infinity if it cannot be run."""
+        """Time one engine in milliseconds; infinity if it cannot run."""
         import cupy
 
         times = []
@@ -196,7 +168,7 @@ class Plan:
                 self._execute(index, arrays)
                 events[1].record()
                 events[1].synchronize()
-            except (RuntimeError, MemoryError):  # not on this card, or not in its memory
+            except (RuntimeError, MemoryError):  # unsupported on this GPU, or out of memory
                 return inf
             times.append(float(cupy.cuda.get_elapsed_time(*events)))
         return min(times)
@@ -213,12 +185,12 @@ class Plan:
         graph.execute_plan_at_index(pointers, workspace.data.ptr, index, handle=handle)
 
     def run(self, *arrays: Array) -> None:
-        """Compute."""
+        """Run the plan on the inputs, in the order of `Lowered`, and the output."""
         self._execute(self.index, arrays)
 
 
 plan = cache(Plan)
-"""Make a problem's plan, or find it again."""
+"""Return the cached plan for a problem, created on first use."""
 
 
 @cache

@@ -1,6 +1,9 @@
-"""A recorded CUDA graph with two input buffers, so that copies overlap computation.
+"""A captured CUDA graph with two input buffers, so that copies overlap computation.
 
-Disabled until certified on hardware, like `convae.engine.gpu.cuda`.
+The captured function must not call cuBLAS, which cannot be captured through CuPy. The memory that
+it allocates belongs to the graphs and is kept.
+
+Implemented and tested on an emulator, disabled until certified on hardware.
 """
 
 from __future__ import annotations
@@ -14,21 +17,9 @@ from convae.engine.arrays import Array
 
 
 class DoubleBufferedGraph:
-    """A function of one batch, recorded twice: while one graph runs, the other's input is copied.
+    """A function of one batch, captured twice: while one graph runs, the other's input is copied.
 
-    The memory that the function allocates is the graphs' own and is kept. cuBLAS cannot be
-    recorded through CuPy, so the function must not call it.
-
-    Parameters
-    ----------
-    xp : module
-        ``cupy``, or what stands in for it.
-    function : callable
-        ``function(x)`` returns a 0-d array; it may change arrays in place.
-    shape : tuple of int
-        Shape of x.
-    state : sequence of ndarray
-        The arrays that the function changes; recording leaves them as they are.
+    function: x (`shape`) -> (); `state`: the arrays that it changes, restored after the capture
     """
 
     def __init__(
@@ -51,11 +42,11 @@ class DoubleBufferedGraph:
         self._done = [self._stream.record() for _ in range(2)]
 
     def _compute(self, turn: int) -> None:
-        """Do what one graph does: only launches, and memory from its own pool."""
+        """Compute what one graph does: only launches, and memory from its own pool."""
         self._results[turn][...] = self._function(self._inputs[turn])
 
     def _record(self, turn: int, state: Sequence[Array]) -> Any:
-        """Record a graph, after two runs that compile all kernels and allocate all memory."""
+        """Capture a graph after two warm-up runs, which compile kernels and allocate memory."""
         kept = [array.copy() for array in state]
         self._cuda.Device().synchronize()
         with self._cuda.using_allocator(self._memory.malloc), self._stream:
@@ -69,31 +60,28 @@ class DoubleBufferedGraph:
             return self._stream.end_capture()
 
     def __call__(self, x: Array) -> None:
-        """Launch the function on a batch, without waiting for it.
-
-        x of the announced shape; it may be changed once the caller's stream comes to it.
-        """
+        """Launch the function on a batch asynchronously; the caller's stream may then change x."""
         turn, self._turn = self._turn, 1 - self._turn
         if x.shape != self._inputs[turn].shape:
             raise ValueError(
-                f"x: shape {x.shape}, but the graph was recorded for {self._inputs[turn].shape}"
+                f"x: shape {x.shape}; expected {self._inputs[turn].shape}, as captured in the graph"
             )
         caller = self._cuda.get_current_stream()
-        self._copies.wait_event(caller.record())  # x is complete
-        self._copies.wait_event(self._done[turn])  # the graph that last read the buffer is done
+        self._copies.wait_event(caller.record())  # x has been written
+        self._copies.wait_event(self._done[turn])  # the buffer's last reader is done
         with self._copies:
             self._inputs[turn][...] = x
         copied = self._copies.record()
-        caller.wait_event(copied)  # x may be changed
+        caller.wait_event(copied)  # only then may the caller change x
         self._stream.wait_event(copied)
         self._graphs[turn].launch(self._stream)
         self._done[turn] = self._stream.record()
 
     def result(self) -> Array:
-        """Have the caller's stream wait for the last launch, whose 0-d result it may then read."""
+        """Make the caller's stream wait for the last launch and return its 0-d result."""
         self._cuda.get_current_stream().wait_event(self._done[1 - self._turn])
         return self._results[1 - self._turn]
 
     def between_launches(self) -> Any:
-        """Order work on arrays that the graphs read: a context manager, before the next launch."""
+        """Return a context in which work on the graphs' arrays precedes the next launch."""
         return self._stream

@@ -1,7 +1,7 @@
-"""Our CUDA kernels, as source, and the constants that they are compiled with.
+"""Source of the custom CUDA kernels, and their compile-time constants.
 
-Launched by `convae.engine.gpu.cuda`. `source` needs neither CuPy nor a GPU, so tests compile the
-kernels everywhere.
+They are launched by `convae.engine.gpu.cuda`. `source` needs neither CuPy nor a GPU, so tests can
+compile the kernels on any machine.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from pathlib import Path
 from convae.engine.geometry import Geometry
 
 STORAGE = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
-"""The C++ type in which arrays are stored, by dtype; sums are always float."""
+"""C++ type of array elements, by dtype; sums are always float."""
 
 HEADERS = {"float16": "cuda_fp16.h", "bfloat16": "cuda_bf16.h"}
 
 THREADS = 128
-"""Threads of a block."""
+"""Threads per block."""
 
 LARGEST_BLOCK = 1024
-"""Largest number of threads of a block."""
+"""Maximum number of threads per block."""
 
 FILTERS = 4
-"""Filters computed by one thread of `edges.cu`; the number of filters is a multiple of it."""
+"""Filters computed by one thread; `edges.cu` needs a multiple of it."""
 
 SHARED_FLOATS = 12_000
 """Floats that fit into a block's default shared memory."""
@@ -37,7 +37,7 @@ def source(name: str, dtype: str = "float32", **constants: object) -> str:
 
 
 def family_constants(geometry: Geometry, channels: int, filters: int) -> dict[str, str]:
-    """Constants of a convolution for `family.cu`, which computes the whole family."""
+    """Return the constants of a convolution for `family.cu`, which supports every geometry."""
     missing = 3 - geometry.axes
     before = tuple(before for before, _ in geometry.padding)
     fields = [
@@ -57,7 +57,7 @@ def family_constants(geometry: Geometry, channels: int, filters: int) -> dict[st
 
 
 def suits_edges(geometry: Geometry, channels: int, filters: int) -> bool:
-    """Tell whether `edges.cu` has a convolution: ordinary kernels on two axes, up to 4 channels."""
+    """Tell whether `edges.cu` supports a convolution: 2-D, shared kernels, up to 4 channels."""
     elements = geometry.kernel[0] * geometry.kernel[-1] * channels
     return (
         geometry.axes == 2
@@ -71,7 +71,7 @@ def suits_edges(geometry: Geometry, channels: int, filters: int) -> bool:
 
 
 def edges_constants(geometry: Geometry, channels: int, filters: int) -> dict[str, int]:
-    """Constants of a convolution of two axes for `edges.cu`."""
+    """Return the constants of a 2-D convolution for `edges.cu`."""
     pairs = {
         ("K1", "K2"): geometry.kernel,
         ("S1", "S2"): geometry.stride,

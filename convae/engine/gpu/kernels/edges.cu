@@ -1,17 +1,18 @@
-// c, h and g where the input has one to four channels: the image side of nearly every autoencoder,
-// for which libraries pad the channels or unfold the input. Arrays are examples first, channels
-// last, (N, H, W, C). All sizes are known when this is compiled: C, O, the kernel K1 x K2, strides
-// S1, S2, zeros in front B1, B2, the input H x W and the output OH x OW.
+// c, h and g for an input of one to four channels: the image side of nearly every autoencoder, for
+// which libraries pad the channels or unfold the input. Arrays are examples first, channels last,
+// (N, H, W, C). All sizes are compile-time constants: C channels, O filters, kernel K1 x K2,
+// strides S1, S2, padding before the input B1, B2, input H x W and output OH x OW.
 
 #define TAPS (K1 * K2 * C)
 
-// K (TAPS, O) into shared memory, by all threads of the block.
+// Copies K (TAPS, O) to shared memory; all threads of the block take part.
 __device__ void share(float* shared, const T* K) {
     for (int i = threadIdx.x; i < TAPS * O; i += blockDim.x) shared[i] = K[i];
     __syncthreads();
 }
 
-// Z[i, j] = sum over l, m of V[l, j*s + m] * K[i, l, m]; a thread for FILTERS filters at a position.
+// Z[i, j] = sum over l, m of V[l, j*s + m] * K[i, l, m]; one thread per position and
+// FILTERS filters.
 extern "C" __global__ void c(const T* K, const T* V, T* Z, int N) {
     __shared__ float shared[TAPS * O];
     share(shared, K);
@@ -40,7 +41,7 @@ extern "C" __global__ void c(const T* K, const T* V, T* Z, int N) {
     for (int f = 0; f < FILTERS; ++f) Z[position * O + o + f] = sums[f];
 }
 
-// V'[l, y] = sum over i, (j, m): j*s + m = y of K[i, l, m] * G[i, j]; a thread for a position.
+// V'[l, y] = sum over i, (j, m): j*s + m = y of K[i, l, m] * G[i, j]; one thread per position.
 extern "C" __global__ void h(const T* K, const T* G, T* V, int N) {
     __shared__ float shared[TAPS * O];
     share(shared, K);
@@ -68,9 +69,9 @@ extern "C" __global__ void h(const T* K, const T* G, T* V, int N) {
     for (int l = 0; l < C; ++l) V[position * C + l] = sums[l];
 }
 
-// dK[i, l, m] = sum over j of G[i, j] * V[l, j*s + m], of some rows of output positions: a block
-// takes every gridDim.x-th row and writes its own sums, partial (gridDim.x, TAPS, O), which `add`
-// adds up in their order. A block has (O / FILTERS, K1) threads.
+// dK[i, l, m] = sum over j of G[i, j] * V[l, j*s + m]: each block loops over every gridDim.x-th row
+// of output positions and writes its sums to partial (gridDim.x, TAPS, O), which `add` accumulates
+// in block order. A block has (O / FILTERS, K1) threads.
 extern "C" __global__ void g(const T* G, const T* V, float* partial, int N) {
     const int o = threadIdx.x * FILTERS, m1 = threadIdx.y;
     float sums[K2 * C][FILTERS] = {{0}};
@@ -102,7 +103,7 @@ extern "C" __global__ void g(const T* G, const T* V, float* partial, int N) {
             partial[((long long)blockIdx.x * TAPS + m1 * K2 * C + tap) * O + o + f] = sums[tap][f];
 }
 
-// dK (TAPS, O) from the partial sums of g; a thread for an element.
+// Accumulates the partial sums of g in dK (TAPS, O); one thread per element.
 extern "C" __global__ void add(const float* partial, float* dK, int parts) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= TAPS * O) return;

@@ -1,16 +1,16 @@
-// c, h and g of the whole family: shared, tiled and local kernels, groups, dilation, up to three
-// axes. Arrays are channels first, examples last, (C, *size, N), so that neighbouring threads, which
-// take neighbouring examples, read and write neighbouring memory and share the kernel's elements.
+// c, h and g for every geometry: shared, tiled and local kernels, groups, dilation, up to three
+// axes. Arrays are channels first, examples last, (C, *size, N), so that adjacent threads, which
+// process adjacent examples, access adjacent memory and share kernel elements.
 //
-// Nothing is added up in an order that changes from run to run. GEOMETRY, an initialiser of the
-// struct below, is known when this is compiled; N is the number of examples.
+// The order of all sums is the same on every run. GEOMETRY, an initialiser of the struct below, is
+// a compile-time constant; N is the number of examples.
 
 struct Geometry {
     int size[3], output[3], kernel[3], stride[3], before[3], dilation[3], tile[3];
     int channels, filters, groups;
 };
 
-// FILTERS filters, or channels, are computed by one thread, so that what it reads serves them all.
+// A thread computes up to FILTERS filters (channels in h), so that each element it reads is reused.
 
 __device__ long long count(const int* n) { return (long long)n[0] * n[1] * n[2]; }
 
@@ -24,7 +24,7 @@ __device__ long long join(const int* place, const int* n) {
     return ((long long)place[0] * n[1] + place[1]) * n[2] + place[2];
 }
 
-// The input position that output j meets with kernel element m; false where it is padding.
+// Sets y to the input position that kernel element m reads for output j; false if it is padding.
 __device__ bool meet(const Geometry& q, const int* j, const int* m, int* y) {
     bool inside = true;
     for (int axis = 0; axis < 3; ++axis) {
@@ -34,7 +34,7 @@ __device__ bool meet(const Geometry& q, const int* j, const int* m, int* y) {
     return inside;
 }
 
-// The output position that input y meets with kernel element m; false where there is none.
+// Sets j to the output position for which kernel element m reads input y; false if none.
 __device__ bool met(const Geometry& q, const int* y, const int* m, int* j) {
     bool inside = true;
     for (int axis = 0; axis < 3; ++axis) {
@@ -45,7 +45,8 @@ __device__ bool met(const Geometry& q, const int* y, const int* m, int* j) {
     return inside;
 }
 
-// Where K (O, *tile, C/groups, *kernel) has filter o at output j, channel l of the group, element m.
+// Offset in K (O, *tile, C/groups, *kernel) of filter o at output j, channel l of its group and
+// element m.
 __device__ long long element(const Geometry& q, int o, const int* j, int l, long long m) {
     int turn[3];
     for (int axis = 0; axis < 3; ++axis) turn[axis] = j[axis] % q.tile[axis];
@@ -53,8 +54,8 @@ __device__ long long element(const Geometry& q, int o, const int* j, int l, long
     return (place * (q.channels / q.groups) + l) * count(q.kernel) + m;
 }
 
-// Z[i, j] = sum over l, m of V[l, j*stride + m] * K[i, l, m]; a thread for some filters of a group,
-// a position and an example.
+// Z[i, j] = sum over l, m of V[l, j*stride + m] * K[i, l, m]; one thread per FILTERS filters of a
+// group, position and example.
 extern "C" __global__ void c(const T* K, const T* V, T* Z, int N) {
     constexpr Geometry q = GEOMETRY;
     const int each = q.filters / q.groups, depth = q.channels / q.groups;
@@ -83,8 +84,8 @@ extern "C" __global__ void c(const T* K, const T* V, T* Z, int N) {
         Z[((o + f) * count(q.output) + position) * N + n] = sums[f];
 }
 
-// V'[l, y] = sum over i, (j, m): j*stride + m = y of K[i, l, m] * G[i, j]; a thread for some channels
-// of a group, a position and an example.
+// V'[l, y] = sum over i, (j, m): j*stride + m = y of K[i, l, m] * G[i, j]; one thread per FILTERS
+// channels of a group, position and example.
 extern "C" __global__ void h(const T* K, const T* G, T* V, int N) {
     constexpr Geometry q = GEOMETRY;
     const int each = q.channels / q.groups, depth = q.filters / q.groups;
@@ -115,8 +116,8 @@ extern "C" __global__ void h(const T* K, const T* G, T* V, int N) {
     }
 }
 
-// dK[i, l, m] = sum over j of G[i, j] * V[l, j*stride + m]; a block for one element of K, whose
-// threads take the examples and add up in pairs. blockDim.x is THREADS.
+// dK[i, l, m] = sum over j of G[i, j] * V[l, j*stride + m]; one block of THREADS threads per
+// element of K. The threads share the examples; their sums are combined by a tree reduction.
 extern "C" __global__ void g(const T* G, const T* V, float* dK, int N) {
     constexpr Geometry q = GEOMETRY;
     __shared__ float sums[THREADS];

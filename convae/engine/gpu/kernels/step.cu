@@ -1,6 +1,6 @@
-// What a training step does beside c, h and g: fetching images, and Adam.
+// The parts of a training step other than c, h and g: gathering images, and Adam.
 
-// A batch from images that stay on the card: x (N, pixels) = images (M, pixels)[chosen] / 255.
+// Gathers a batch from images in device memory: x (N, pixels) = images (M, pixels)[chosen] / 255.
 extern "C" __global__ void gather(
     const unsigned char* images, const long long* chosen, T* x, long long pixels, long long total
 ) {
@@ -8,9 +8,9 @@ extern "C" __global__ void gather(
     if (i < total) x[i] = images[chosen[i / pixels] * pixels + i % pixels] * (1.0f / 255.0f);
 }
 
-// Adam (Kingma and Ba 2015, algorithm 1) on all parameters at once. `steps`, in device memory so that
-// a captured graph counts on, is the number of updates done before; `count` moves it on. A decay of
-// the gradient is an L2 penalty, one of the parameters is AdamW's (Loshchilov and Hutter 2019).
+// Adam (Kingma and Ba 2015, algorithm 1) on all parameters at once. `steps`, the number of previous
+// updates, is in device memory so that a captured graph can advance it, by `count`. gradient_decay
+// is an L2 penalty, parameter_decay the decoupled decay of AdamW (Loshchilov and Hutter 2019).
 extern "C" __global__ void adam(
     float* parameters, const float* gradients, float* first, float* second, const long long* steps,
     const float* learning_rate, float beta1, float beta2, float epsilon, float gradient_decay,

@@ -1,42 +1,85 @@
-"""What all tests share: the array libraries, and the folder of real images where there is one."""
+"""Options, fixtures and the profile of Hypothesis for all tests."""
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 
+from convae.app import entry
+from convae.data.splits import InMemory, Splits
+from convae.engine.gpu import kernels
+from convae.engine.gpu.cuda import KernelBackend
+from convae.training import captured_step
+from tests.engine.gpu import emulator
+from tests.helpers import REPOSITORY, SHORT, cupy_or_skip, run_train
+
 with suppress(ImportError), warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it imports optuna; later hypothesis, looking around, would
+    warnings.simplefilter("ignore")  # it imports optuna; later Hypothesis, looking around, would
     import cupyx.optimizing  # noqa: F401
 
-REPOSITORY = Path(__file__).parents[1]
 
-settings.register_profile("convae", deadline=None, derandomize=True, max_examples=200)
-settings.load_profile("convae")
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="run the tests marked slow, too")
 
 
-def _cupy() -> ModuleType:
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-    if not cupy.cuda.is_available():
-        pytest.skip("no GPU")
-    return cupy
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: runs with --run-slow only")
+    examples = 200 if config.getoption("--run-slow") else 100
+    how = {"deadline": None, "derandomize": True, "max_examples": examples}
+    settings.register_profile("convae", **how)
+    settings.load_profile("convae")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--run-slow"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; --run-slow runs it"))
 
 
 @pytest.fixture(scope="session", params=["numpy", "cupy"])
 def xp(request: pytest.FixtureRequest) -> ModuleType:
     """NumPy, and CuPy where there is a GPU: the same test bodies serve both."""
-    return np if request.param == "numpy" else _cupy()
+    return np if request.param == "numpy" else cupy_or_skip()
+
+
+@pytest.fixture(scope="module", params=["emulated", "gpu"])
+def cuda_backend(request: pytest.FixtureRequest) -> Iterator[KernelBackend]:
+    """The backend of CUDA kernels: on a GPU where there is one, and on the emulator."""
+    if request.param == "gpu":
+        yield KernelBackend(cupy_or_skip())
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "THREADS", 8)  # threads of a processor take long to start
+        patch.setattr(captured_step, "DoubleBufferedGraph", emulator.EmulatedGraph)
+        yield KernelBackend(emulator.cupy(patch))
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every file fail to reach the disk."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +89,40 @@ def real_images() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of real images beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def noise() -> Splits:
+    """A small dataset: 33 training images of noise, 8 for validation, 8 for tests."""
+    rng = np.random.default_rng(0)
+    parts = (InMemory(rng.integers(0, 256, (n, 1, 6, 6), dtype=np.uint8)) for n in (33, 8, 8))
+    return Splits("noise", *parts)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A short run of `python train.py` on digits: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run_train(*SHORT, "device=cpu", f"hydra.run.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`convae train` in this process; what Hydra changes in it is restored afterwards."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    hydra_config = HydraConfig.instance().cfg
+
+    def call(*arguments: str, full_error: bool = False) -> None:
+        monkeypatch.setattr(sys, "argv", ["convae"])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", str(int(full_error)))
+        entry.main(arguments)
+
+    yield call
+    for handler in list(root.handlers):
+        if type(handler) in (logging.StreamHandler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(level)
+    HydraConfig.instance().cfg = hydra_config

@@ -10,7 +10,7 @@ import pytest
 import convae
 from benchmarks import step_gpu
 from convae import engine
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 
 
 def test_the_floor_of_a_step_worked_by_hand() -> None:
@@ -31,7 +31,9 @@ def test_the_workloads_of_a_gpu_are_large() -> None:
     assert len(names) == 8
 
 
-@pytest.mark.parametrize(("argument", "says"), [("device=gpu", "CuPy"), ("gpu", "say device=gpu")])
+@pytest.mark.parametrize(
+    ("argument", "says"), [("device=gpu", "CuPy"), ("gpu", "expected device=gpu")]
+)
 def test_the_benchmark_says_what_is_missing(argument: str, says: str) -> None:
     if not engine.missing_gpu():
         pytest.skip("there is a GPU")

@@ -1,115 +1,138 @@
-"""Imports go down only; torch and Hydra stay out of `import convae`."""
+"""Six floors with imports that only go down, closed doors in the engine, and a light package.
+
+root < engine < models, data < report, export < training < app
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.helpers import REPOSITORY
 
-FLOORS = [
-    {"version"},
-    {"engine.arrays", "engine.geometry", "engine.definition"},
-    {"engine.gemm", "engine.parallel", "engine.compiled", "engine.toom_cook", "engine.kernels"},
-    {"engine.tiles", "engine.pointwise", "engine.cuda", "engine.cudnn"},
-    {"engine.direct"},
-    {"engine.points"},
-    {"engine.winograd"},
-    {"engine.cpu", "engine.gpu"},
-    {"engine.operations"},
-    {"engine.identity"},
-    {"engine"},
-    {
-        "biases",
-        "checkpoint",
-        "configuration",
-        "corruption",
-        "optimizers",
-        "parameters",
-        "schedules",
-        "signals",
-    },
-    {"activations"},
-    {"layers", "losses", "outputs", "splits"},
-    {"penalties"},
-    {"backpropagation"},
-    {"autoencoder", "datasets", "pictures"},
-    {"torch_module"},
-    {
-        "anomaly",
-        "averaging",
-        "build",
-        "captured",
-        "diagnostics",
-        "evaluation",
-        "export",
-        "saved",
-        "state",
-        "step",
-    },
-    {"images", "learning_rate", "probe", "tensorboard"},
-    {"trainer"},
-    {"pretraining", "summary"},
-    {"application", "cli", "sweeps"},
-    {""},
-]
-LEVEL = {module: level for level, modules in enumerate(FLOORS) for module in modules}
+ROOT = {"errors", "files", "version", "configuration"}
+FLOORS = [{"root"}, {"engine"}, {"models", "data"}, {"report", "export"}, {"training"}, {"app"}]
+FLOOR = {wing: floor for floor, wings in enumerate([*FLOORS, {"package"}]) for wing in wings}
+PACKAGE = REPOSITORY / "convae"
+HEAVY = ["torch", "torchvision", "hydra", "omegaconf", "tensorboard", "sklearn", "numba", "cupy"]
+
+
+def module_of(file: Path) -> str:
+    """The name of a file's module inside the package; "" is the package itself."""
+    name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix("__init__").removesuffix(".")
+
+
+MODULES = {module_of(file): file for file in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(source: str) -> set[str]:
-    """Modules of convae that a source file imports, by their names inside the package."""
+    """Modules that a source imports anywhere, by their names inside the package."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            names = [
-                f"{base}.{alias.name}" if f"{base}.{alias.name}"[7:] in LEVEL else base
-                for alias in node.names
-            ]
+            assert node.level == 0, "imports name their package"
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [n if n.partition(".")[2] in MODULES else str(node.module) for n in whole]
         else:
             continue
         found |= {name.partition(".")[2] for name in names if name.split(".")[0] == "convae"}
     return found
 
 
-FILES = sorted((REPOSITORY / "convae").rglob("*.py"))
+EDGES = [
+    (name, imported)
+    for name, file in MODULES.items()
+    for imported in sorted(imports(file.read_text()))
+]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(REPOSITORY)))
-def test_imports_go_down(file) -> None:
-    name = ".".join(file.relative_to(REPOSITORY / "convae").with_suffix("").parts)
-    name = name.removesuffix("__init__").removesuffix(".")
-    assert name in LEVEL, "a new module: say on which floor it stands"
-    for imported in imports(file.read_text()):
-        assert LEVEL[imported] < LEVEL[name], f"{name} imports {imported}"
+def wing(module: str) -> str:
+    """The part of the package that a module belongs to; the package itself is above all."""
+    first = module.partition(".")[0] or "package"
+    return "root" if first in ROOT else first
 
 
-def test_the_engine_knows_nothing_above_it() -> None:
-    for file in (REPOSITORY / "convae" / "engine").glob("*.py"):
-        assert all(name.startswith("engine") for name in imports(file.read_text())), file.name
+def goes_down(importing: str, imported: str) -> bool:
+    """Whether an import goes to a lower floor, or stays inside a wing."""
+    here, there = wing(importing), wing(imported)
+    return here == there or FLOOR[there] < FLOOR[here]
+
+
+def respects_the_doors(importing: str, imported: str) -> bool:
+    """Whether an import from outside the engine leaves its CPU's and its GPU's modules alone."""
+    if wing(importing) == "engine":
+        return True
+    if imported.startswith("engine.gpu"):
+        return importing == "training.captured_step"
+    return not imported.startswith("engine.cpu")
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    assert {wing(module) for module in MODULES} == set(FLOOR)
+    assert set(MODULES) >= ROOT
+
+
+def test_edges_are_found() -> None:
+    assert ("engine.identity", "engine.operations") in EDGES
+    assert ("app.cli", "app.entry") in EDGES  # an import inside a function
+    assert ("", "models.layers") in EDGES
+    assert imports("import convae.files, os\nfrom convae.engine import c, gemm") == {
+        "files",
+        "engine",
+        "engine.gemm",
+    }
+
+
+@pytest.mark.parametrize(("importing", "imported"), EDGES)
+def test_imports_go_down(importing: str, imported: str) -> None:
+    assert goes_down(importing, imported)
+    assert respects_the_doors(importing, imported)
+
+
+@pytest.mark.parametrize(
+    ("importing", "imported"),
+    [
+        ("errors", "engine.arrays"),
+        ("engine.arrays", "models.layers"),
+        ("models.layers", "data.splits"),
+        ("data.splits", "models"),
+        ("report.pictures", "export.formats"),
+        ("training.step", "app.run"),
+        ("app.run", ""),
+    ],
+)
+def test_imports_up_or_across_are_noticed(importing: str, imported: str) -> None:
+    assert not goes_down(importing, imported)
+
+
+@pytest.mark.parametrize(
+    ("importing", "imported", "allowed"),
+    [
+        ("models.layers", "engine.cpu.threads", False),
+        ("training.captured_step", "engine.cpu", False),
+        ("app.run", "engine.gpu.backend", False),
+        ("training.captured_step", "engine.gpu.graph", True),
+        ("engine.backend", "engine.cpu.backend", True),
+        ("", "engine.cpu.threads", False),
+    ],
+)
+def test_doors_are_closed_to_others(importing: str, imported: str, allowed: bool) -> None:
+    assert respects_the_doors(importing, imported) == allowed
 
 
 def test_the_definition_imports_nothing_of_ours() -> None:
-    assert imports((REPOSITORY / "convae/engine/definition.py").read_text()) == set()
+    assert imports(MODULES["engine.definition"].read_text()) == set()
 
 
 def test_import_convae_is_light() -> None:
-    heavy = [
-        "torch",
-        "torchvision",
-        "hydra",
-        "omegaconf",
-        "tensorboard",
-        "sklearn",
-        "cupy",
-        "numba",
-    ]
-    code = f"import sys, convae; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, convae; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )

@@ -1,0 +1,263 @@
+"""Whole runs: what they leave in their folder, and how they stop and resume."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import convae
+from convae.app.run import Result
+from convae.engine import missing_gpu
+from convae.errors import DivergenceError
+from convae.report.pictures import GAP
+from tests.helpers import REPOSITORY, SHORT, curve, events, run_train, write_pictures
+
+PICTURE = 48 + GAP
+"""Pixels from one picture of a digit to the next."""
+
+
+def train(folder: Path, *overrides: str) -> Result:
+    """A run in this process."""
+    return convae.train([*overrides, f"hydra.run.dir={folder / 'run'}"])
+
+
+# ---- a short run on digits, by `python train.py`
+
+
+def test_the_run_folder_holds_everything_about_the_run(finished) -> None:
+    folder, _ = finished
+    names = {entry.name for entry in folder.iterdir()}
+    files = ("best.safetensors", "last.safetensors", "reconstructions.png", "summary.json")
+    assert {*files, ".hydra", "train.log"} <= names
+    assert sum(name.startswith("events.out.tfevents") for name in names) == 1
+    assert "epoch 3/3" in (folder / "train.log").read_text()
+
+
+def test_the_screen_shows_epochs_baselines_and_what_to_do_next(finished) -> None:
+    folder, output = finished
+    assert output.count("validation 0.") == 3
+    for part in ("PCA with 16 components", "the mean image", f"tensorboard --logdir {folder}"):
+        assert part in output
+
+
+def test_the_summary_is_that_of_the_best_model(finished) -> None:
+    folder, _ = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["validation_loss"] == pytest.approx(
+        min(curve(folder, "loss/validation")), rel=1e-6
+    )
+    assert 0 < summary["test_mse"] < summary["mean_image_mse"]
+    assert 0 < summary["pca_mse"] < summary["mean_image_mse"]
+
+
+def test_tensorboard_shows_curves_and_pictures(finished) -> None:
+    folder, _ = finished
+    board = events(folder)
+    steps = -(-600 // 32) * 3  # the last batch of an epoch is smaller
+    for tag in ("loss/train", "learning_rate", "images_per_second"):
+        assert [event.step for event in board.Scalars(tag)] == list(range(10, steps, 10))
+    assert [event.step for event in board.Scalars("loss/validation")] == [19, 38, 57]
+    for tag, columns in (("reconstructions", 16), ("filters", 6)):
+        images = board.Images(tag)
+        assert [image.step for image in images] == [0, 38, 57]
+        assert images[0].width == columns * PICTURE - GAP
+
+
+def test_the_saved_model_reconstructs(finished, rng) -> None:
+    folder, _ = finished
+    model = convae.load(folder)
+    x = rng.random((3, 1, 8, 8), dtype="float32")
+    assert model.reconstruct(x).shape == x.shape
+    assert model.code_shape == (16, 1, 1)
+    assert np.asarray(Image.open(folder / "reconstructions.png")).std() > 10
+
+
+def test_a_run_in_a_script_gives_the_same_numbers(finished, tmp_path) -> None:
+    folder, _ = finished
+    result = train(tmp_path, *SHORT, "device=cpu")
+    for tag in ("loss/train", "loss/validation"):
+        assert curve(folder, tag) == curve(result.directory, tag)
+    assert (convae.load(folder).flat_parameters == result.model.flat_parameters).all()
+    assert result.figures == json.loads((folder / "summary.json").read_text())
+
+
+def test_the_curve_of_a_gpu_follows_the_cpus(finished, tmp_path) -> None:
+    if missing := missing_gpu():
+        pytest.skip(missing)
+    theirs = curve(train(tmp_path, *SHORT, "device=gpu").directory, "loss/validation")
+    assert theirs == pytest.approx(curve(finished[0], "loss/validation"), rel=1e-3)
+
+
+# ---- other runs
+
+
+def test_denoising_shows_the_noisy_images_too(tmp_path, capsys) -> None:
+    result = train(tmp_path, *SHORT, "device=cpu", "corruption=masking")
+    output = capsys.readouterr().out
+    assert "images of digits from masking noise of 0.5" in output
+    assert "the noisy images themselves" in output
+    with Image.open(result.directory / "reconstructions.png") as picture:
+        assert picture.height == 3 * PICTURE - GAP
+    assert result.figures["input_mse"] > 0
+
+
+def test_classes_that_are_not_normal_are_detected(tmp_path, capsys) -> None:
+    result = train(tmp_path, *SHORT, "device=cpu", "dataset.normal=[8]")
+    assert "Anomalies, by reconstruction error: AUROC 0." in capsys.readouterr().out
+    assert 0.8 < result.figures["auroc"] <= 1
+    assert 0.8 < result.figures["auprc"] <= 1
+    assert result.figures["detected"] > result.figures["false_alarms"]
+    with Image.open(result.directory / "reconstructions.png") as picture:
+        assert picture.height == 3 * PICTURE - GAP  # the third row is that of differences
+
+
+def test_real_mnist_trains(real_images, tmp_path, capsys) -> None:
+    data = ("dataset=mnist", f"dataset.root={real_images}", "dataset.limit=500")
+    small = ("dataset.evaluation_limit=200", "trainer=short", "trainer.epochs=1", "device=cpu")
+    train(tmp_path, *data, *small)
+    assert "MNIST: 500 training, 200 validation, 200 test images" in capsys.readouterr().out
+
+
+def test_one_batch_is_a_test_of_everything(tmp_path, capsys) -> None:
+    train(tmp_path, "debug=fast", "device=cpu")
+    assert "digits: 32 training, 32 validation, 32 test images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_one_batch_can_be_overfitted(tmp_path) -> None:
+    losses = curve(train(tmp_path, "debug=overfit", "device=cpu").directory, "loss/train")
+    assert losses[-1] < 1e-3 < losses[0]
+
+
+def test_a_learning_rate_is_searched_for(tmp_path, capsys) -> None:
+    result = train(tmp_path, "find_learning_rate=true", "device=cpu")
+    assert f"Try: optimizer.learning_rate={result.figures['learning_rate']:.1e}" in (
+        capsys.readouterr().out
+    )
+    assert (result.directory / "learning_rate.png").is_file()
+    assert not (result.directory / "best.safetensors").exists()
+
+
+def test_pretraining_comes_before_the_whole(tmp_path, capsys) -> None:
+    train(tmp_path, *SHORT, "device=cpu", "trainer.pretrain_epochs=1")
+    output = capsys.readouterr().out
+    assert output.index("pretraining layer 2") < output.index("epoch 3/3")
+
+
+def test_a_broken_backend_is_found_before_training(tmp_path, monkeypatch) -> None:
+    backend = type(convae.engine.backend_for("cpu"))
+    right = backend.h
+    monkeypatch.setattr(backend, "h", lambda *arguments: right(*arguments) * np.float32(1.01))
+    with pytest.raises(RuntimeError, match="self_check: on layer 0"):
+        train(tmp_path, *SHORT, "device=cpu")
+    result = train(tmp_path, *SHORT, "device=cpu", "trainer.self_check=false")
+    assert (result.directory / "summary.json").is_file()
+
+
+def test_an_unreadable_image_is_named(tmp_path) -> None:
+    write_pictures(tmp_path / "images", 10)
+    (tmp_path / "images" / "003.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"003.png cannot be read"):
+        train(tmp_path, "dataset=imagefolder", f"dataset.root={tmp_path / 'images'}")
+
+
+# ---- stopped, and resumed
+
+
+def test_a_diverged_run_says_what_to_try_and_resumes(tmp_path) -> None:
+    wild = ("optimizer=sgd", "optimizer.learning_rate=1e6", "model.output_activation=identity")
+    with pytest.raises(DivergenceError, match="the loss became") as caught:
+        train(tmp_path, *SHORT, "device=cpu", *wild)
+    for part in ("optimizer.learning_rate (it is 1e+06", "trainer.clip_norm=1"):
+        assert part in str(caught.value)
+    again = convae.train([f"resume={tmp_path / 'run'}", "optimizer.learning_rate=0.1"])
+    assert np.isfinite(again.figures["test_mse"])
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_keeps_the_rest(tmp_path) -> None:
+    """Files may not grow beyond a size between that of a model and that of a later state."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+
+    done = run_train(*SHORT, "device=cpu", f"hydra.run.dir={tmp_path}", preexec_fn=limit)
+    assert done.returncode == 1
+    assert "File too large, writing: " in done.stderr
+    assert "state-000000019.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert convae.load(tmp_path).code_size == 16
+    assert [path.name for path in tmp_path.glob("*state*")] == ["state-000000000.safetensors"]
+    again = convae.train([f"resume={tmp_path}"])
+    assert again.figures["best_epoch"] == 3
+
+
+def test_a_finished_run_can_be_prolonged_and_says_what_changed(tmp_path, capsys) -> None:
+    train(tmp_path, "device=cpu", "dataset.limit=100", "trainer.epochs=1")
+    capsys.readouterr()
+    convae.train([f"resume={tmp_path / 'run'}", "trainer.epochs=2"])
+    output = capsys.readouterr().out
+    assert "resuming with trainer.epochs=2" in output
+    assert "epoch 2/2" in output
+    assert "epoch 1/2" not in output
+
+
+ONCE = [signal.SIGTERM]
+KINDS = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+OFTEN = random.Random(0).choices(KINDS, k=6)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "latest", "signals"),
+    [(12, 1, ONCE), pytest.param(80, 5, OFTEN, marks=pytest.mark.slow)],
+)
+def test_a_killed_run_ends_as_one_left_alone(
+    tmp_path, epochs: int, latest: int, signals: list[signal.Signals]
+) -> None:
+    """Signals to a real process at random moments."""
+    long = (f"trainer.epochs={epochs}", "dataset.limit=600", "trainer.panels_every=20")
+    whole = train(tmp_path, *long, "device=cpu").directory
+    killed = tmp_path / "killed"
+    rng = random.Random(0)
+    arguments = [*long, "device=cpu", f"hydra.run.dir={killed}"]
+    for number in signals:
+        process = subprocess.Popen(
+            [sys.executable, "train.py", *arguments],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wanted = rng.randint(1, latest)  # epochs to see before it is killed
+        for line in process.stdout:
+            wanted -= line.startswith("epoch ")
+            if wanted == 0:
+                break
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(number)
+        _, errors = process.communicate()
+        if number == signal.SIGKILL:
+            assert process.returncode == -number
+        else:
+            assert process.returncode == 128 + number
+            assert f"to resume: python train.py resume={killed}" in errors
+        arguments = [f"resume={killed}"]
+    done = run_train(*arguments)
+    assert done.returncode == 0, done.stderr
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    for tag in ("loss/train", "loss/validation"):
+        values = [
+            [(event.step, event.value) for event in events(folder).Scalars(tag)]
+            for folder in (whole, killed)
+        ]
+        assert values[0] == values[1]

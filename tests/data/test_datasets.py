@@ -1,0 +1,129 @@
+"""A dataset divided into training, validation and test images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from convae.configuration import DatasetConfig
+from convae.data.datasets import load_dataset
+from tests.helpers import pixels_of, write_pictures
+
+
+def test_parts_make_up_the_whole() -> None:
+    splits = load_dataset(DatasetConfig(name="digits"))
+    parts = [pixels_of(split) for split in (splits.train, splits.validation, splits.test)]
+    assert [len(part) for part in parts] == [1455, 162, 180]  # a tenth each, of what is left
+    found = np.concatenate(parts)[:, 0]
+    expected = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+    assert sorted(image.tobytes() for image in found) == sorted(
+        image.tobytes() for image in expected
+    )
+
+
+def test_splits_depend_on_the_seed() -> None:
+    first, same, other = (
+        pixels_of(load_dataset(DatasetConfig(name="digits"), seed).train) for seed in (0, 0, 1)
+    )
+    assert (first == same).all()
+    assert (first != other).any()
+
+
+def test_labels_stay_with_their_images() -> None:
+    digits = load_digits()
+    known = {
+        np.rint(image * (255 / 16)).astype(np.uint8).tobytes(): label
+        for image, label in zip(digits.images, digits.target, strict=True)
+    }
+    splits = load_dataset(DatasetConfig(name="digits", limit=50, evaluation_limit=20))
+    for split, count in ((splits.train, 50), (splits.validation, 20), (splits.test, 20)):
+        assert len(split) == len(split.labels) == count
+        for image, label in zip(pixels_of(split), split.labels, strict=True):
+            assert known[image.tobytes()] == label
+
+
+def test_normal_classes_are_all_that_is_trained_on() -> None:
+    splits = load_dataset(DatasetConfig(name="digits", normal=[3, 8]))
+    for split in (splits.train, splits.validation):
+        assert set(split.labels) == {3, 8}
+    assert set(splits.test.labels) == set(range(10))
+    assert (splits.anomalous == ~np.isin(splits.test.labels, [3, 8])).all()
+
+
+def test_normal_folders_by_name(tmp_path) -> None:
+    """As defect datasets come: only good pictures to train on, good and bad ones to test."""
+    write_pictures(tmp_path / "train" / "good", 10)
+    for name in ("bent", "good", "scratched"):
+        write_pictures(tmp_path / "test" / name, 3)
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"])
+    splits = load_dataset(config)
+    assert len(splits.train) + len(splits.validation) == 10
+    assert splits.anomalous.tolist() == [True] * 3 + [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize("normal", [[], [10], [3, 11]])
+def test_normal_classes_that_are_not_there_are_refused(normal: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"dataset.normal: .* is not a list of classes among 0, 1"):
+        load_dataset(DatasetConfig(name="digits", normal=normal))
+
+
+@pytest.mark.parametrize(
+    ("normal", "says"),
+    [
+        (list(range(10)), "test images are all normal or all anomalous"),
+        ([True], "is not a list of classes"),
+        ([[1, 2]], "is not a list of classes"),
+    ],
+)
+def test_normal_classes_that_make_no_sense(normal: list, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        load_dataset(DatasetConfig(name="digits", normal=normal))
+
+
+def test_a_class_of_too_few_images(tmp_path) -> None:
+    write_pictures(tmp_path / "many", 30)
+    write_pictures(tmp_path / "few", 2)
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["few"])
+    with pytest.raises(ValueError, match=r"dataset.normal: \['few'\] leaves . training and 0"):
+        load_dataset(config)
+
+
+def test_photographs_have_no_classes() -> None:
+    with pytest.raises(ValueError, match=r"dataset.normal: this dataset has no classes"):
+        load_dataset(DatasetConfig(name="photos", normal=[0]))
+
+
+def test_halves_of_different_shapes_are_refused(tmp_path) -> None:
+    write_pictures(tmp_path / "train", 20, side=12)
+    write_pictures(tmp_path / "test", 4, side=8)
+    with pytest.raises(ValueError, match=r"test images \(3, 8, 8\); set dataset.image_size"):
+        load_dataset(DatasetConfig(name="ImageFolder", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "says"),
+    [
+        ({"name": "nosuch"}, ValueError, "dataset.name: 'nosuch' is unknown; expected .*digits"),
+        ({"name": "digits", "holdout": 0.9}, ValueError, "dataset.holdout: 0.9 is out of range"),
+        ({"name": "digits", "holdout": 0.0001}, ValueError, "too few to set"),
+        ({"name": "digits", "channels": 3}, ValueError, "dataset.channels: 'digits'"),
+        ({"name": "photos", "image_size": 9}, ValueError, "dataset.image_size: 'photos'"),
+        ({"name": "MNIST", "channels": 2}, ValueError, "dataset.channels: 2"),
+        (
+            {"name": "MNIST", "limit": 0},
+            ValueError,
+            "dataset.limit: 0 is out of range; .*integer.*2",
+        ),
+        (
+            {"name": "MNIST", "image_size": 5000},
+            ValueError,
+            "dataset.image_size: 5000 is out of range; .*4096",
+        ),
+        ({"name": "MNIST", "train": {"x": 1}}, ValueError, r"dataset: MNIST .*\{'x': 1\}"),
+        ({"name": "ImageFolder", "root": "/no/such"}, FileNotFoundError, "folder '/no/such'"),
+    ],
+)
+def test_bad_configurations_are_refused_by_name(arguments: dict, kind: type, says: str) -> None:
+    with pytest.raises(kind, match=says):
+        load_dataset(DatasetConfig(**arguments))

@@ -1,0 +1,115 @@
+"""Pictures of all sorts, from files, folders, patterns and datasets."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convae.data.image_arguments import ImageArguments
+
+SHAPE = (1, 8, 8)
+
+
+def read(images: ImageArguments, size: int = 4) -> tuple[list[str], np.ndarray]:
+    batches = list(images.batches(size))
+    names = [name for batch, _ in batches for name in batch]
+    return names, np.concatenate([pixels for _, pixels in batches])
+
+
+@pytest.fixture
+def odd(tmp_path) -> Path:
+    """A folder with what people have in their folders."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    whole = Image.fromarray(colours)
+    whole.save(tmp_path / "photo.jpg")
+    content = (tmp_path / "photo.jpg").read_bytes()
+    (tmp_path / "corrupt.jpg").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "notes.txt").write_text("not a picture by its ending")
+    (tmp_path / "text.png").write_text("not a picture by its content")
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    Image.fromarray(deep).save(tmp_path / "sixteen.png")
+    whole.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    frames = [Image.new("L", (8, 8), level) for level in (10, 200)]
+    (tmp_path / "sub").mkdir()
+    frames[0].save(tmp_path / "sub" / "animated.gif", save_all=True, append_images=frames[1:])
+    return tmp_path
+
+
+def test_odd_files_are_converted_or_listed(odd) -> None:
+    images = ImageArguments([str(odd)], SHAPE, "data")
+    names, pixels = read(images)
+    found = {Path(name).name: image for name, image in zip(names, pixels, strict=True)}
+    assert set(found) == {"photo.jpg", "sixteen.png", "cmyk.jpg", "animated.gif"}
+    assert {Path(name).name for name, _ in images.unreadable} == {
+        "corrupt.jpg",
+        "empty.png",
+        "text.png",
+    }
+    assert len(images) == 7
+    assert (found["animated.gif"] == 10).all()
+    assert (found["sixteen.png"].ravel() == np.arange(64) * 4).all()
+    said = dict(images.conversions)
+    assert said["of 16 bits, of which the upper 8 are used"] == 1
+    assert said["with several frames, of which the first is used"] == 1
+    assert said["of mode CMYK converted to grey"] == 1
+    assert said["scaled, and cropped to the centre where needed, from 30x20 to 8x8 pixels"] == 2
+
+
+def test_patterns_files_and_their_places(odd) -> None:
+    images = ImageArguments([str(odd / "s*.png"), str(odd / "sub" / "animated.gif")], SHAPE, "data")
+    names, _ = read(images)
+    assert [str(images.place(name)) for name in names] == ["sixteen.png", "sub/animated.gif"]
+
+
+def test_a_dataset_by_name() -> None:
+    images = ImageArguments(["Digits"], (3, 10, 12), "data")
+    names, pixels = read(images, 100)
+    assert pixels.shape == (180, 3, 10, 12)
+    assert names[7] == "digits/00007"
+    assert str(images.place(names[7])) == "digits/00007"
+    assert images.conversions["of mode L converted to colour"] == 180
+
+
+@pytest.mark.parametrize(
+    ("argument", "error", "says"),
+    [
+        ("{}/nothing", FileNotFoundError, "no pictures in the folder"),
+        ("{}/*.tif", FileNotFoundError, "nothing matches"),
+        ("{}/missing.png", FileNotFoundError, "there is no file"),
+        ("nosuch", ValueError, "'nosuch' is neither a file, a folder, nor a dataset"),
+    ],
+)
+def test_arguments_that_name_nothing_are_refused(
+    tmp_path, argument: str, error: type, says: str
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(error, match=says):
+        ImageArguments([argument.format(tmp_path)], SHAPE, "data")
+
+
+def test_models_of_other_arrays_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"the model's input has the shape \(2, 9\), which is not a picture's"
+    ):
+        ImageArguments(["digits"], (2, 9), "data")
+
+
+def test_ten_times_the_pictures_take_the_same_memory(tmp_path) -> None:
+    peaks = []
+    for count in (30, 300):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for index in range(count):
+            Image.new("L", (40, 40), index % 256).save(folder / f"{index}.bmp")
+        images = ImageArguments([str(folder)], (1, 40, 40), "data")
+        tracemalloc.start()
+        assert sum(len(names) for names, _ in images.batches(16)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]

@@ -1,0 +1,52 @@
+"""Compiled functions with and without a cache on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import REPOSITORY
+
+STEPS = """
+import hashlib, convae, numpy as np
+layers = [convae.Layer(8, 5, stride=2, padding="same"), convae.Layer(12, 3, activation="tanh")]
+step = convae.TrainingStep(convae.Autoencoder((2, 9, 8), layers), convae.Adam(1e-2))
+x = np.random.default_rng(0).random((96, 2, 9, 8), dtype="float32")
+for _ in range(3):
+    step(x)
+print(hashlib.sha256(step.model.flat_parameters.tobytes()).hexdigest(), convae.__file__)
+"""
+
+
+def parameters_after_three_steps(folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", STEPS],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    digest, file = done.stdout.split()
+    assert Path(file).is_relative_to(folder)
+    return digest
+
+
+def test_bits_are_the_same_from_run_to_run() -> None:
+    assert len({parameters_after_three_steps(REPOSITORY) for _ in range(2)}) == 1
+
+
+@pytest.mark.slow
+def test_bits_are_the_same_where_nothing_can_be_cached(tmp_path) -> None:
+    """Neither the package's folders nor the user's can be written."""
+    package = tmp_path / "convae"
+    shutil.copytree(REPOSITORY / "convae", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "engine" / "cpu" / "__pycache__").write_text("a file where the folder would be")
+    nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null"}
+    uncached = parameters_after_three_steps(tmp_path, **nowhere)
+    assert uncached == parameters_after_three_steps(REPOSITORY)

@@ -1,0 +1,99 @@
+"""Exported files in other runtimes, against the model's own results."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import convae
+from convae.export import formats
+from convae.export.formats import export
+from tests.helpers import EXPORTED, exported_model
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("shared", "tiled", "local"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in EXPORTED
+            if name not in ("shared", "tiled", "local")
+        ),
+    ],
+)
+def test_onnx_agrees_in_onnxruntime(rng, tmp_path, name: str) -> None:
+    model = exported_model(name)
+    path = tmp_path / "model.onnx"
+    error = export(model, path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x = rng.random((7, *model.input_shape), dtype="float32")  # another batch size
+    code, R = session.run(["code", "reconstruction"], {"images": x})
+    np.testing.assert_allclose(R, model.reconstruct(x), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(code, model.encode(x), rtol=1e-5, atol=1e-5)
+    metadata = {p.key: p.value for p in onnx.load(path).metadata_props}
+    assert float(metadata["maximal_difference"]) == pytest.approx(error, rel=1e-2)
+    expected = json.loads(json.dumps(model.configuration()))
+    assert json.loads(metadata["configuration"]) == expected
+
+
+def test_shared_kernels_become_convolutions(tmp_path) -> None:
+    export(exported_model("shared"), tmp_path / "model.onnx")
+    operators = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert operators.count("Conv") == operators.count("ConvTranspose") == 2
+
+
+@pytest.mark.parametrize("name", ["shared", "local"])
+def test_exported_programs_agree(rng, tmp_path, name: str) -> None:
+    model = exported_model(name)
+    path = tmp_path / "model.pt2"
+    error = export(model, path)
+    extra = {"metadata.json": ""}
+    program = torch.export.load(path, extra_files=extra)
+    x = rng.random((7, *model.input_shape), dtype="float32")
+    with torch.no_grad():
+        _, R = program.module()(torch.tensor(x))
+    np.testing.assert_allclose(R, model.reconstruct(x), rtol=0, atol=1e-6)
+    written = float(json.loads(extra["metadata.json"])["maximal_difference"])
+    assert written == pytest.approx(error, 0.01)
+
+
+def test_state_dicts_fit_the_module(tmp_path) -> None:
+    model = exported_model("untied")
+    export(model, tmp_path / "state.safetensors")
+    other = convae.to_torch(convae.Autoencoder(**{**model.configuration(), "seed": 5}))
+    other.load_state_dict(load_file(tmp_path / "state.safetensors"))
+    for name, tensor in other.state_dict().items():
+        assert (tensor.numpy() == model.parameters[name]).all()
+
+
+def test_what_cannot_be_written_is_refused(tmp_path) -> None:
+    model = exported_model("shared")
+    model.save(tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    for path, says in (
+        (tmp_path / "model.h5", r"model.h5: unknown suffix; expected one of .onnx, .pt2"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "model.safetensors", "holds a model or a state of convae"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            export(model, path)
+    assert (tmp_path / "model.safetensors").read_bytes() == content
+    with pytest.raises(TypeError, match="model: None is not a convae Autoencoder"):
+        convae.to_torch(None)
+
+
+def test_a_file_that_does_not_agree_is_not_written(tmp_path, monkeypatch) -> None:
+    wrong = convae.to_torch(exported_model("shared"))
+    with torch.no_grad():
+        wrong.get_parameter("0.kernel").add_(0.01)
+    monkeypatch.setattr(formats, "to_torch", lambda model: wrong)
+    with pytest.raises(RuntimeError, match=r"model.pt2: not written, as its results differ by"):
+        export(exported_model("shared"), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())

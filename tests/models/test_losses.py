@@ -1,0 +1,81 @@
+"""Losses and the errors E that they hand to the decoder, against PyTorch."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from convae import engine
+from convae.errors import UserError
+from convae.models.activations import ACTIVATIONS
+from convae.models.losses import LOSSES, loss
+from tests.helpers import TORCH_ACTIVATIONS, TORCH_LOSSES, device_of
+
+PAIRS = [("mse", name) for name in ACTIVATIONS] + [("bce", "sigmoid")]
+
+
+def measured(xp: ModuleType, name: str, output: str, A: np.ndarray, x: np.ndarray, **how: int):
+    """J and E from what goes into the output activation."""
+    f_out, R = ACTIVATIONS[output], xp.array(A)
+    if not loss(name, output).of_logits:
+        f_out.function(xp, R)
+    J, E = loss(name, output)(engine.backend_for(device_of(xp)), R, xp.asarray(x), f_out, **how)
+    return float(J), engine.to_numpy(E)
+
+
+@pytest.mark.parametrize(("name", "output"), PAIRS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
+def test_losses_equal_pytorchs(
+    xp: ModuleType, rng, name: str, output: str, dtype: str, tolerance: float
+) -> None:
+    A = rng.standard_normal((5, 2, 3, 4)).astype(dtype)
+    x = rng.random((5, 2, 3, 4)).astype(dtype)
+    A_t = torch.tensor(A, requires_grad=True)
+    expected = TORCH_LOSSES[name](TORCH_ACTIVATIONS[output](A_t), torch.tensor(x))
+    expected.backward()
+    J, E = measured(xp, name, output, A, x)
+    assert E.dtype == dtype
+    assert pytest.approx(expected.item(), rel=tolerance) == J
+    np.testing.assert_allclose(E, A_t.grad, rtol=10 * tolerance, atol=tolerance / 100)
+
+
+@pytest.mark.parametrize(("name", "output"), PAIRS)
+def test_chunks_of_a_batch_add_up(rng, name: str, output: str) -> None:
+    A, x = rng.standard_normal((6, 1, 3, 3)), rng.random((6, 1, 3, 3))
+    J, E = measured(np, name, output, A, x)
+    chunks = [
+        measured(np, name, output, A[chunk], x[chunk], count=A.size)
+        for chunk in (slice(0, 4), slice(4, 6))
+    ]
+    assert sum(J for J, _ in chunks) == pytest.approx(J, rel=1e-13)
+    np.testing.assert_allclose(np.concatenate([E for _, E in chunks]), E, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bce_does_not_saturate(xp: ModuleType, dtype: str) -> None:
+    A = np.array([[[-1000, 1000, -1000, 1000]]], dtype)
+    J, E = measured(xp, "bce", "sigmoid", A, np.array([[[0, 1, 1, 0]]], dtype))
+    assert J == 500  # two right, two wrong by 1000
+    np.testing.assert_allclose(E, [[[0, 0, -0.25, 0.25]]], atol=1e-30)
+
+
+@pytest.mark.parametrize(("dtype", "logit"), [("float32", 17), ("float64", 40)])
+def test_bce_of_a_large_logit_is_the_logit(xp: ModuleType, dtype: str, logit: int) -> None:
+    A = np.full((1, 1, 4), logit, dtype)
+    assert measured(xp, "bce", "sigmoid", A, np.zeros_like(A))[0] == pytest.approx(logit, rel=1e-7)
+
+
+def test_bce_pulls_the_right_way_where_the_output_saturates() -> None:
+    A, x = np.array([[[-200.0, 200.0]]]), np.array([[[1.0, 0.0]]])
+    np.testing.assert_allclose(measured(np, "bce", "sigmoid", A, x)[1], [[[-0.5, 0.5]]])
+
+
+def test_bce_needs_a_sigmoid() -> None:
+    assert loss("mse", "tanh") is LOSSES["mse"]
+    with pytest.raises(UserError, match=r"loss: 'bce' .*sigmoid, not 'tanh'"):
+        loss("bce", "tanh")
+    with pytest.raises(UserError, match=r"loss: 'l1' is unknown; .*mse, bce"):
+        loss("l1", "sigmoid")

@@ -1,0 +1,156 @@
+"""States on disk: written whole, read back, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import convae
+from convae.errors import UserError
+from convae.models import checkpoint
+from convae.training.state import (
+    KEPT,
+    LossSum,
+    Progress,
+    StateFolder,
+    has_state,
+    read_state,
+    restore,
+)
+from tests.helpers import noise_model
+
+
+def optimizer_after(steps: int, model: convae.Autoencoder) -> convae.Adam:
+    optimizer, rng = convae.Adam(0.01), np.random.default_rng(steps)
+    for _ in range(steps):
+        gradient = rng.standard_normal(model.flat_parameters.size, dtype="float32")
+        optimizer.update(model.flat_parameters, gradient)
+    return optimizer
+
+
+def progress_at(step: int) -> Progress:
+    progress = Progress.fresh(0)
+    progress.step = step
+    progress.whole.add(np.float64(0.5), 8)
+    progress.schedule = {"current": 0.25}
+    return progress
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A run's folder with the states after 5 and after 10 steps."""
+    states = StateFolder(tmp_path, {"seed": 3})
+    for step in (5, 10):
+        model = noise_model()
+        states.save(model, optimizer_after(step, model), progress_at(step))
+    return tmp_path
+
+
+def test_everything_is_restored(folder: Path) -> None:
+    trained = noise_model()
+    expected = optimizer_after(10, trained)
+    model, optimizer = noise_model(), convae.Adam(0.01)
+    arrays, description = read_state(folder)
+    assert description["configuration"] == {"seed": 3}
+    assert restore(arrays, description, model, optimizer) == progress_at(10)
+    for name, array in model.parameters.items():
+        assert (array == trained.parameters[name]).all(), name
+    assert optimizer.steps == 10
+    assert optimizer.state.keys() == expected.state.keys()
+    for name, vector in expected.state.items():
+        assert (optimizer.state[name] == vector).all(), name
+
+
+def test_the_average_is_restored(tmp_path) -> None:
+    model, progress = noise_model(), Progress.fresh(0)
+    progress.average = np.full(model.flat_parameters.size, 7.0, "float32")
+    StateFolder(tmp_path, {}).save(model, convae.Adam(), progress)
+    found = restore(*read_state(tmp_path), model, convae.Adam())
+    assert (found.average == 7).all()
+
+
+def test_the_newest_states_are_kept(folder: Path) -> None:
+    model = noise_model()
+    path = StateFolder(folder, {}).save(model, convae.Adam(), progress_at(15))
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["state-000000010.safetensors", "state-000000015.safetensors"]
+    assert len(names) == KEPT
+    assert path.name == names[-1]
+
+
+def test_progress_is_plain_values_and_back() -> None:
+    progress = progress_at(5)
+    assert progress.best_loss == inf
+    assert Progress.from_plain(json.loads(json.dumps(progress.plain()))) == progress
+    assert Progress.fresh(1).order != Progress.fresh(2).order
+
+
+def test_loss_sums_weigh_every_image_alike() -> None:
+    total = LossSum()
+    total.add(np.asarray(1.0), 3)
+    total.add(np.asarray(5.0), 1)
+    assert total.mean() == 2
+    assert asdict(total)["images"] == 4
+
+
+def damage(path: Path, kind: str) -> None:
+    content = bytearray(path.read_bytes())
+    if kind == "empty":
+        content.clear()
+    elif kind == "truncated":
+        del content[len(content) // 2 :]
+    elif kind == "bit flipped":
+        content[-5] ^= 1
+    else:
+        content[:] = b"foreign"
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["empty", "truncated", "bit flipped", "foreign"])
+def test_a_damaged_state_is_passed_over(folder: Path, caplog, kind: str) -> None:
+    older, newest = sorted(folder.glob("state-*"))
+    damage(newest, kind)
+    _, description = read_state(folder)
+    assert description["progress"]["step"] == 5
+    assert str(newest) in caplog.text
+    assert "trying the state before it" in caplog.text
+    damage(older, kind)
+    with pytest.raises(UserError, match=r"resume: all states in .* are damaged"):
+        read_state(folder)
+    assert has_state(folder)
+
+
+def test_other_files_are_passed_over(folder: Path, caplog) -> None:
+    checkpoint.write(folder / "state-999999999.safetensors", {}, {"x": 1})
+    (folder / "state-of-affairs.safetensors").write_text("?")
+    assert read_state(folder)[1]["progress"] == progress_at(10).plain()
+    assert "state-999999999.safetensors holds no state" in caplog.text
+
+
+def test_a_folder_without_states_is_refused(tmp_path) -> None:
+    assert not has_state(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"resume: .* holds no state of a run"):
+        read_state(tmp_path / "nowhere")
+
+
+def test_a_state_of_something_else_is_refused(folder: Path) -> None:
+    arrays, description = read_state(folder)
+    other = convae.Autoencoder((1, 6, 6), [convae.Layer(5, 3)])
+    with pytest.raises(UserError, match=r"resume: .* another model"):
+        restore(arrays, description, other, convae.Adam())
+    with pytest.raises(UserError, match=r"resume: .* another version of convae"):
+        restore(arrays, {**description, "layout": 1}, noise_model(), convae.Adam())
+    with pytest.raises(UserError, match=r"resume: .* another optimizer"):
+        restore(arrays, description, noise_model(), convae.SGD())
+
+
+def test_a_full_disk_loses_no_earlier_state(folder: Path, full_disk) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(OSError, match="No space left"):
+        StateFolder(folder, {}).save(noise_model(), convae.Adam(), progress_at(15))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before

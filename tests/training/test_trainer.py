@@ -1,0 +1,172 @@
+"""The training loop: a stopped run ends to the bit as one that was not stopped."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorboard.summary.writer import event_file_writer
+
+import convae
+from convae.configuration import Config, OptimizerConfig
+from convae.errors import DivergenceError, UserError
+from convae.training import trainer as module
+from convae.training.signals import Interrupted, StopSignals
+from convae.training.trainer import Trainer
+from tests.helpers import NOISE_CONFIG, curve, events, fit, open_trainer
+
+STEPS = 3 * 5
+
+
+def changed(**values: Any) -> Config:
+    return replace(NOISE_CONFIG, trainer=replace(NOISE_CONFIG.trainer, **values))
+
+
+def stop_after(step: int, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a signal arrive while a trainer does a certain step."""
+
+    class Arriving(StopSignals):
+        @property
+        def received(self) -> int:
+            return signal.SIGTERM if trainer.progress.step == step else 0
+
+    monkeypatch.setattr(module, "StopSignals", Arriving)
+
+
+def outcome(folder: Path, trainer: Trainer) -> tuple:
+    """Everything that must not depend on interruptions."""
+    board = events(folder)
+    curves = {
+        tag: [(event.step, event.value) for event in board.Scalars(tag)]
+        for tag in ("loss/train", "loss/validation", "learning_rate")
+    }
+    pictures = [(i.step, i.encoded_image_string) for i in board.Images("reconstructions")]
+    best = convae.load(folder).flat_parameters.tobytes()
+    own = trainer.model.flat_parameters.tobytes()
+    return curves, pictures, best, own, trainer.progress.plain()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(noise, tmp_path_factory) -> tuple:
+    folder = tmp_path_factory.mktemp("whole")
+    return outcome(folder, fit(noise, folder))
+
+
+def test_a_run_learns(uninterrupted) -> None:
+    curves, pictures, best, own, progress = uninterrupted
+    assert [step for step, _ in curves["loss/train"]] == list(range(2, STEPS, 2))
+    validation = [loss for _, loss in curves["loss/validation"]]
+    assert [step for step, _ in curves["loss/validation"]] == [5, 10, 15]
+    assert validation[-1] < validation[0]
+    assert progress["best_loss"] == pytest.approx(min(validation), rel=1e-6)
+    assert [step for step, _ in pictures] == [0, 10, 15]
+    assert (best == own) == (progress["best_epoch"] == 3)
+
+
+@pytest.mark.parametrize("stops", [range(1, STEPS), [1], [5], [7], [14], [2, 3, 9, 10, 11]])
+def test_a_stopped_run_resumes_to_the_bit(
+    noise, uninterrupted, tmp_path, monkeypatch, stops: Iterable[int]
+) -> None:
+    """Stopped after the given steps, within an epoch and at its end, and resumed each time."""
+    # event files of one second are read in the order of this counter's digits
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
+    resume = False
+    for stop in stops:
+        with open_trainer(noise, tmp_path, resume=resume) as trainer:
+            stop_after(stop, trainer, monkeypatch)
+            with pytest.raises(Interrupted, match=rf"stopped after step {stop}\b") as caught:
+                trainer.fit()
+        assert caught.value.number == signal.SIGTERM
+        resume = True
+    monkeypatch.setattr(module, "StopSignals", StopSignals)
+    assert outcome(tmp_path, fit(noise, tmp_path, resume=True)) == uninterrupted
+    assert len(list(tmp_path.glob("state-*"))) == 2
+
+
+def test_points_of_a_killed_process_are_not_shown_twice(noise, uninterrupted, tmp_path) -> None:
+    """Killed at its end, resumed from the state after the first epoch."""
+    fit(noise, tmp_path)
+    fit(noise, tmp_path / "first", changed(epochs=1))
+    for newer in tmp_path.glob("state-*"):
+        newer.unlink()
+    state = "state-000000005.safetensors"
+    (tmp_path / "first" / state).rename(tmp_path / state)
+    time.sleep(1.1)  # TensorBoard orders event files by the second in their names
+    assert outcome(tmp_path, fit(noise, tmp_path, resume=True)) == uninterrupted
+
+
+def test_a_stopped_run_with_an_average_resumes_to_the_bit(noise, tmp_path) -> None:
+    config = changed(ema=0.5, panels_every=50)
+    whole = fit(noise, tmp_path / "whole", config)
+    fit(noise, tmp_path / "parts", changed(ema=0.5, panels_every=50, epochs=2))
+    fit(noise, tmp_path / "parts", config, resume=True)
+    for name in ("best.safetensors", "last.safetensors"):
+        expected = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "parts" / name).read_bytes() == expected
+    curves = [curve(tmp_path / name, "loss/validation") for name in ("whole", "parts")]
+    assert curves[0] == curves[1]
+    last = convae.load(tmp_path / "whole" / "last.safetensors")
+    assert (last.flat_parameters == whole.average.parameters).all()
+    assert (last.flat_parameters != whole.model.flat_parameters).any()
+
+
+def test_a_run_without_improvement_stops_early_and_stays_stopped(noise, tmp_path) -> None:
+    """With no learning at all, no later epoch's loss is lower than the first's."""
+    patient = replace(changed(epochs=50, patience=2), optimizer=OptimizerConfig("sgd", 1e-30))
+    progress = fit(noise, tmp_path, patient).progress
+    assert (progress.epoch, progress.best_epoch) == (3, 1)
+    assert fit(noise, tmp_path, patient, resume=True).progress.epoch == 3
+
+
+def test_a_long_epoch_is_saved_in_between(noise, tmp_path, monkeypatch) -> None:
+    """At the default of 10 minutes, with a clock that runs 4 minutes from reading to reading."""
+    seen: list[set[str]] = []
+    with open_trainer(noise, tmp_path, changed(epochs=1)) as trainer:
+        save = type(trainer.states).save
+
+        def saving(self, *arguments):
+            path = save(self, *arguments)
+            seen.append(path.name)
+            return path
+
+        monkeypatch.setattr(type(trainer.states), "save", saving)
+        minutes = iter(range(0, 100_000, 4))
+        monkeypatch.setattr(module.time, "perf_counter", lambda: 60.0 * next(minutes))
+        trainer.fit()
+    assert seen[-1] == "state-000000005.safetensors"
+    assert any(name < seen[-1] for name in seen)
+
+
+def test_an_epoch_in_progress_keeps_its_batches(noise, tmp_path, monkeypatch) -> None:
+    """Half an epoch of batches of 8 and half of batches of 4 would be neither."""
+    with open_trainer(noise, tmp_path) as trainer:
+        stop_after(2, trainer, monkeypatch)
+        with pytest.raises(Interrupted):
+            trainer.fit()
+    with pytest.raises(UserError, match=r"resume: .* epoch of 5 steps, which now has 9"):
+        fit(noise, tmp_path, changed(batch_size=4), resume=True)
+
+
+def test_a_diverged_model_is_not_saved(noise, tmp_path) -> None:
+    fit(noise, tmp_path, changed(epochs=1))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    with open_trainer(noise, tmp_path, resume=True) as trainer:
+        trainer.model.parameters["0.kernel"][...] = np.nan
+        with pytest.raises(DivergenceError, match="best model, of epoch 1, and the last state"):
+            trainer.fit()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == before
+
+
+def test_a_full_disk_keeps_what_was_saved(noise, tmp_path, request) -> None:
+    fit(noise, tmp_path, changed(epochs=1))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    request.getfixturevalue("full_disk")
+    with pytest.raises(OSError, match="No space left"):
+        fit(noise, tmp_path, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == before

@@ -201,6 +201,7 @@ class Config:
     dtype: str = "float32"
     device: str = "auto"
     storage: str | None = None  # type of a GPU's activations, if shorter than dtype
+    precision: str = "fast"  # or exact: no Winograd on the CPU
     tf32: bool = False  # whether a GPU may round the factors of float32 products
     resume: str | None = None  # the folder of a run to resume
     find_learning_rate: bool = False  # try learning rates instead of training

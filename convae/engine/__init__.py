@@ -1,7 +1,8 @@
 """The mathematics on arrays: c, h, g and rot180, on NumPy and CuPy."""
 
 from convae.engine.arrays import Array, array_module, missing_gpu, to_numpy
-from convae.engine.backend import ArrayBackend, Backend, backend_for
+from convae.engine.backend import ArrayBackend, Backend, backend_for, precision
+from convae.engine.cpu.threads import free_memory, set_num_threads
 from convae.engine.geometry import Geometry, resolve
 from convae.engine.identity import trilinear_error
 from convae.engine.operations import c, g, h, rot180
@@ -14,11 +15,14 @@ __all__ = [
     "array_module",
     "backend_for",
     "c",
+    "free_memory",
     "g",
     "h",
     "missing_gpu",
+    "precision",
     "resolve",
     "rot180",
+    "set_num_threads",
     "to_numpy",
     "trilinear_error",
 ]

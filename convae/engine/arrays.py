@@ -56,6 +56,23 @@ def array_module(*arrays: Array, names: str = "arguments") -> ModuleType:
     return sys.modules[modules.pop()]
 
 
+def plain(name: str, array: Array) -> Array:
+    """Check one array argument, and return it as an ordinary array of its library.
+
+    Subclasses that only add behaviour, such as memory maps, become ordinary arrays without a copy;
+    masked arrays and foreign byte orders are refused.
+    """
+    array_module(array, names=name)
+    if isinstance(array, np.ma.MaskedArray):
+        raise UserTypeError(f"{name}: a masked array; expected an ordinary one, as from .filled(0)")
+    if not array.dtype.isnative:
+        raise UserTypeError(
+            f"{name}: dtype {array.dtype} has another machine's byte order; "
+            f"expected .astype({array.dtype.newbyteorder('=').name!r})"
+        )
+    return np.asarray(array) if isinstance(array, np.ndarray) else array
+
+
 def missing_gpu() -> str:
     """Explain why no GPU can be used and how to fix it; empty if one can."""
     try:

@@ -7,7 +7,9 @@ A backend is an object with c, h, g and the passes between them. It is chosen on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
 from typing import Protocol, TypeVar
@@ -22,6 +24,9 @@ from convae.errors import DeviceError, check_choice
 Result = TypeVar("Result")
 
 DEVICES = ("cpu", "gpu", "auto")
+PRECISIONS = ("fast", "exact")
+
+_precision: ContextVar[str] = ContextVar("precision", default="fast")
 
 
 class Elementwise(Protocol):
@@ -201,7 +206,7 @@ class ArrayBackend:
         return [function(chunk) for chunk in chunks]
 
 
-def backend_for(where: str | Array, *, tf32: bool = False) -> Backend:
+def backend_for(where: str | Array, *, tf32: bool = False, precision: str | None = None) -> Backend:
     """Choose the backend of a device, or the one that an array belongs to.
 
     Parameters
@@ -211,6 +216,8 @@ def backend_for(where: str | Array, *, tf32: bool = False) -> Backend:
     tf32 : bool
         Whether a GPU may round the factors of float32 products to TF32, 10 bits of fraction; sums
         stay float32.
+    precision : {"fast", "exact"}, optional
+        Whether the CPU may use Winograd's minimal filtering; by default what `precision` says.
 
     Returns
     -------
@@ -220,33 +227,63 @@ def backend_for(where: str | Array, *, tf32: bool = False) -> Backend:
     Raises
     ------
     UserError
-        If the device is none of the three, or tf32 is asked for on the CPU.
+        If the device or the precision is unknown, or tf32 is asked for on the CPU.
     UserTypeError
         If it is neither a device nor an array.
     DeviceError
         If "gpu" is asked for and CuPy or a usable GPU is missing.
     """
+    precision = _precision.get() if precision is None else precision
+    check_choice("precision", precision, PRECISIONS)
     if not isinstance(where, str):
-        return _backend(array_module(where).__name__, tf32)
+        return _backend(array_module(where).__name__, tf32, precision)
     check_choice("device", where, DEVICES)
     missing = "" if where == "cpu" else missing_gpu()
     if where == "gpu" and missing:
         raise DeviceError(f"device: 'gpu' was asked for, but {missing}. device=cpu needs no GPU.")
-    return _backend("numpy" if where == "cpu" or missing else "cupy", tf32)
+    return _backend("numpy" if where == "cpu" or missing else "cupy", tf32, precision)
 
 
 @cache
-def _backend(library: str, tf32: bool) -> Backend:
+def _backend(library: str, tf32: bool, precision: str) -> Backend:
     """Make a backend; the modules are imported only where they are needed."""
     if library == "numpy":
         from convae.engine.cpu.backend import NumpyBackend
 
         if tf32:
             raise DeviceError("tf32: only a GPU has it, and the device is the CPU; use tf32=false")
-        return NumpyBackend()
+        return NumpyBackend(precision)
     from convae.engine.gpu.backend import CupyBackend
 
     return CupyBackend(tf32)
+
+
+@contextmanager
+def precision(mode: str) -> Iterator[None]:
+    """Choose how `c`, `h` and `g` compute on the CPU, for a ``with`` block.
+
+    In "fast" mode, the default, ordinary kernels with many channels use Winograd's minimal
+    filtering: in float32 results are within 2e-6 of the largest one, integers are not exact, and
+    data that is not finite or has a wide range is computed exactly all the same. In "exact" mode
+    every result is a plain sum of products: small integers are exact, and an input affects only the
+    outputs that depend on it. Models use the precision that was chosen when they were made.
+
+    Parameters
+    ----------
+    mode : {"fast", "exact"}
+        The precision.
+
+    Raises
+    ------
+    UserError
+        If the mode is unknown.
+    """
+    check_choice("precision", mode, PRECISIONS)
+    token = _precision.set(mode)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
 
 
 def filters_first(array: Array) -> Array:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 from types import ModuleType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def columns(xp: ModuleType, V: Array, geometry: Geometry, scratch: Scratch) -> A
 
     V (C, *size, N) -> (*tile, groups, C/groups * prod(kernel), prod(repeats) * N)
     """
-    C, N = V.shape[0], V.shape[-1]
+    axes, C, N = geometry.axes, V.shape[0], V.shape[-1]
     P = V
     if geometry.padded != geometry.size:
         P = scratch("padded", (C, *geometry.padded, N), V.dtype)
@@ -71,6 +71,11 @@ def columns(xp: ModuleType, V: Array, geometry: Geometry, scratch: Scratch) -> A
     view = windows(xp, P, geometry)
     matrices = scratch("columns", view.shape, V.dtype)
     xp.copyto(matrices, view)
+    for axis, (out, tile) in enumerate(zip(geometry.output, geometry.tile, strict=True)):
+        if rest := out % tile:  # the last tile is filled up: no output reads what follows
+            unread: list[Any] = [slice(None)] * matrices.ndim
+            unread[axis], unread[axis - axes - 1] = slice(rest, None), -1
+            matrices[tuple(unread)] = 0
     return matrices.reshape(
         *geometry.tile,
         geometry.groups,

@@ -144,6 +144,11 @@ def per_side(padding: Padding, kernel: Integers, dilation: Integers) -> tuple[tu
     """Normalise padding to a pair (before, after) per axis."""
     # With (kernel - 1) * dilation zeros, the odd one at the end, "same" gives ceil(size / stride)
     # output positions for every size and stride.
+    if padding is None or isinstance(padding, bool):
+        raise UserTypeError(
+            f"padding: {padding!r}; expected 'valid', 'same', 'full', a number, "
+            "one number per axis, or one pair (before, after) per axis"
+        )
     reach = tuple(span - 1 for span in spans(kernel, dilation))
     if isinstance(padding, str):
         named = {
@@ -304,22 +309,31 @@ def _transposed_size(
         output, strides, sides, spans(kernel, dilations), strict=True
     ):
         smallest = (out - 1) * step + span - before - after
-        possible.append([n for n in range(smallest, smallest + step) if n >= 1])
-    listing = " by ".join(
-        " or ".join(str(n) for n in sizes) if sizes else "(none: the padding is too large)"
-        for sizes in possible
-    )
+        possible.append(range(max(smallest, 1), smallest + step))
     if size is None:
         if any(len(sizes) != 1 for sizes in possible):
             raise UserError(
                 f"size: not determined by stride {strides} and G's size {output}; "
-                f"expected {listing}"
+                f"expected {_listing(possible)}"
             )
         return tuple(sizes[0] for sizes in possible)
     wanted = per_axis("size", size, axes)
     if any(n not in sizes for n, sizes in zip(wanted, possible, strict=True)):
         raise UserError(
             f"size: {wanted} has no output of size {output} with kernel {kernel}, "
-            f"stride {strides}; expected {listing}"
+            f"stride {strides}; expected {_listing(possible)}"
         )
     return wanted
+
+
+def _listing(possible: Sequence[range]) -> str:
+    """Put the possible sizes of each axis into words."""
+    words = []
+    for sizes in possible:
+        if len(sizes) == 0:
+            words.append("(none: the padding is too large)")
+        elif len(sizes) <= 4:
+            words.append(" or ".join(str(n) for n in sizes))
+        else:
+            words.append(f"{sizes[0]} to {sizes[-1]}")
+    return " by ".join(words)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from convae.engine.arrays import Array, array_module
+from convae.engine.arrays import Array, array_module, plain
 from convae.engine.backend import Backend, backend_for
 from convae.engine.geometry import Geometry, Padding, per_axis, resolve, transposed_size
 from convae.errors import UserError, UserTypeError
@@ -64,16 +64,14 @@ def c(
     ValueError
         If shapes, sizes or groups do not match; the message names the argument.
     """
+    K, V = plain("K", K), plain("V", V)
     backend = _backend(("K", K), ("V", V))
     axes = _axes("V", V)
+    kernel = _kernel(K, axes, groups)
+    _check_channels(K, V, axes, groups)
     geometry = resolve(
-        size=V.shape[2:],
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        **_kernel(K, axes, groups),
+        size=V.shape[2:], stride=stride, padding=padding, dilation=dilation, **kernel
     )
-    _check_channels(V, K.shape[-axes - 1], groups)
     return backend.c(K, V, geometry)
 
 
@@ -114,9 +112,12 @@ def h(
     ValueError
         As in `c`, or if the size is ambiguous or impossible; the message lists the possible sizes.
     """
+    K, G = plain("K", K), plain("G", G)
     backend = _backend(("K", K), ("G", G))
     axes = _axes("G", G)
     kernel = _kernel(K, axes, groups)
+    if G.shape[1] != K.shape[0]:
+        raise UserError(f"G: {G.shape[1]} channels, but K has {K.shape[0]} filters")
     size = transposed_size(G.shape[2:], size, K.shape[K.ndim - axes :], stride, padding, dilation)
     geometry = resolve(size=size, stride=stride, padding=padding, dilation=dilation, **kernel)
     _check_filters(G, K.shape[0], geometry)
@@ -162,6 +163,7 @@ def g(
     TypeError, ValueError
         As in `c`.
     """
+    G, V = plain("G", G), plain("V", V)
     backend = _backend(("G", G), ("V", V))
     axes = _axes("V", V)
     geometry = resolve(
@@ -269,12 +271,23 @@ def _check_groups(filters: int, groups: int) -> None:
         )
 
 
-def _check_channels(V: Array, per_group: int, groups: int) -> None:
-    if V.shape[1] != per_group * groups:
-        raise UserError(
-            f"V: {V.shape[1]} channels, but K takes {per_group} in each of {groups} group(s); "
-            f"expected {per_group * groups}"
-        )
+def _check_channels(K: Array, V: Array, axes: int, groups: int) -> None:
+    """Compare the channels of K and V, and guess what a mismatch means."""
+    per_group = K.shape[-axes - 1]
+    wanted = per_group * groups
+    if V.shape[1] == wanted:
+        return
+    hint = ""
+    if V.ndim == 3 and K.ndim == 4 and V.shape[0] == K.shape[1] * groups:
+        hint = "; V looks like a single image: give it an axis of examples, V[None]"
+    elif V.shape[-1] == wanted:
+        hint = "; V looks channels-last: expected (N, C, *size), as from numpy.moveaxis(V, -1, 1)"
+    elif K.ndim == V.ndim and V.shape[-axes - 1] != wanted and K.shape[1] == V.shape[1]:
+        hint = "; are K and V swapped?"
+    raise UserError(
+        f"V: {V.shape[1]} channels, but K takes {per_group} in each of {groups} group(s); "
+        f"expected {wanted}{hint}"
+    )
 
 
 def _check_filters(G: Array, filters: int, geometry: Geometry) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from math import prod
+from threading import RLock
 from typing import Any
 
 import numpy as np
 
 from convae.engine import Array, Backend, array_module, backend_for, to_numpy
+from convae.engine.arrays import plain
 from convae.engine.geometry import per_axis
 from convae.errors import UserError, UserTypeError, check_choice
 from convae.models import backpropagation, checkpoint, losses
@@ -42,7 +44,7 @@ class Autoencoder:
     seed : int
         Seed of the initial kernels.
     dtype : {"float32", "float64"}
-        Type of the parameters and of all sums.
+        Type of the parameters and of all sums; NumPy's own types of these names, too.
     device : {"cpu", "gpu", "auto"}
         Where the parameters live; "auto" takes a GPU if one works.
     storage : {"float16", "bfloat16"}, optional
@@ -65,6 +67,10 @@ class Autoencoder:
         What computes.
     code_shape : (O, *output) tuple of int
         Shape of one example's code.
+    lock : threading.RLock
+        Held while gradients are computed, since they share buffers: threads that call
+        `loss_and_gradients` or a `TrainingStep` of one model take turns. `encode`, `decode` and
+        `reconstruct` can be called from any number of threads while nothing changes the parameters.
 
     Raises
     ------
@@ -81,13 +87,15 @@ class Autoencoder:
         output_activation: str = "sigmoid",
         loss: str = "mse",
         seed: int = 0,
-        dtype: str = "float32",
+        dtype: str | type | np.dtype[Any] = "float32",
         device: str = "cpu",
         storage: str | None = None,
         *,
         backend: Backend | None = None,
     ) -> None:
-        check_choice("dtype", dtype, DTYPES)
+        dtype = _dtype_name(dtype)
+        if isinstance(input_shape, np.ndarray):
+            input_shape = input_shape.tolist()
         if isinstance(layers, (Layer, Mapping)) or not isinstance(layers, Sequence):
             raise UserTypeError(f"layers: {layers!r} is not a list of layers")
         if not isinstance(input_shape, Sequence) or not 2 <= len(input_shape) <= 4:
@@ -112,6 +120,7 @@ class Autoencoder:
             self.layers, self.loss, self.backend, self._allocate, storage or dtype
         )
         self.flat_gradients = self._backpropagation.flat_gradients
+        self.lock = RLock()
 
     def _check_storage(self) -> None:
         """Refuse a storage that there is not, and load the type where it is an extension's."""
@@ -183,8 +192,10 @@ class Autoencoder:
         """Where the parameters live, "cpu" or "gpu"."""
         return self.backend.device
 
-    def _check(self, name: str, array: Array, shape: tuple[int, ...]) -> None:
-        module = array_module(array, names=name)
+    def _check(self, name: str, array: Array, shape: tuple[int, ...]) -> Array:
+        """Refuse what the model does not take, and return the rest as an ordinary array."""
+        array = plain(name, array)
+        module = array_module(array)
         if module is not self.xp:
             raise UserTypeError(
                 f"{name}: a {module.__name__} array, but the model lives on the {self.device}; "
@@ -198,8 +209,9 @@ class Autoencoder:
         if array.ndim != len(shape) + 1 or array.shape[1:] != shape or len(array) == 0:
             raise UserError(
                 f"{name}: shape {array.shape}, but the model takes "
-                f"(N, {', '.join(map(str, shape))}) with at least one example"
+                f"(N, {', '.join(map(str, shape))}) with at least one example{_hint(array, shape)}"
             )
+        return array
 
     def encode(self, x: Array) -> Array:
         """Encode images.
@@ -219,7 +231,7 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        self._check("x", x, self.input_shape)
+        x = self._check("x", x, self.input_shape)
         return self._encode(x)[-1].astype(self.dtype, copy=False)
 
     def codes(self, x: Array) -> list[Array]:
@@ -240,7 +252,7 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        self._check("x", x, self.input_shape)
+        x = self._check("x", x, self.input_shape)
         return [H.astype(self.dtype, copy=False) for H in self._encode(x)[1:]]
 
     def _encode(self, x: Array) -> list[Array]:
@@ -264,7 +276,7 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        self._check("H", H, self.code_shape)
+        H = self._check("H", H, self.code_shape)
         R = backpropagation.decode(self.layers, H.astype(self.storage or self.dtype, copy=False))
         return R.astype(self.dtype, copy=False)
 
@@ -287,6 +299,35 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         return self.decode(self.encode(x))
+
+    def evaluate(self, x: Array, target: Array | None = None) -> tuple[float, Array]:
+        """Reconstruct images and measure the loss, without penalties and gradients.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            What the reconstructions are compared with; x itself if not given.
+
+        Returns
+        -------
+        loss : float
+            Mean over all elements of the batch.
+        R : (N, C, *size) ndarray
+            The reconstructions.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        x, target = self.check_batch(x, target)
+        f_out, of_logits = self.output_activation, self.loss.of_logits
+        R = backpropagation.decode(self.layers, self._encode(x)[-1], not of_logits)
+        R = R.astype(self.dtype, copy=False)
+        J, _ = self.loss(self.backend, R, target, f_out)
+        return float(J), self.backend.activate(R, None, f_out) if of_logits else R
 
     def loss_and_gradients(
         self, x: Array, target: Array | None = None, penalty: Penalty = NONE
@@ -314,9 +355,10 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit, or the penalty does not fit the model.
         """
-        loss = self.accumulate_gradients(x, target, penalty)
-        gradients = self._backpropagation.gradients
-        return float(loss), {name: array.copy() for name, array in gradients.items()}
+        with self.lock:
+            loss = self.accumulate_gradients(x, target, penalty)
+            gradients = self._backpropagation.gradients
+            return float(loss), {name: array.copy() for name, array in gradients.items()}
 
     def accumulate_gradients(
         self, x: Array, target: Array | None = None, penalty: Penalty = NONE
@@ -342,12 +384,13 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit, or the penalty does not fit the model.
         """
-        target = self.check_batch(x, target)
+        x, target = self.check_batch(x, target)
         self.check_penalty(penalty)
-        J = self._backpropagation(x, target, penalty)
-        if penalty.weight_decay:
-            J = J + penalty.of_kernels(self.parameters, self._backpropagation.gradients)
-        return self.xp.asarray(J)
+        with self.lock:
+            J = self._backpropagation(x, target, penalty)
+            if penalty.weight_decay:
+                J = J + penalty.of_kernels(self.parameters, self._backpropagation.gradients)
+            return self.xp.asarray(J)
 
     def check_penalty(self, penalty: Penalty) -> None:
         """Refuse a penalty that cannot be computed for this model.
@@ -391,13 +434,13 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        target = self.check_batch(x, target)
+        x, target = self.check_batch(x, target)
         encoder, decoder = (self._allocate()[1] for _ in range(2))
         batch = Batch(len(x), NONE)
         self._backpropagation.chunk(x, target, batch, per_layer(encoder), per_layer(decoder))
         return dict(encoder), dict(decoder)
 
-    def check_batch(self, x: Array, target: Array | None = None) -> Array:
+    def check_batch(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
         """Refuse a batch, or a target, that the model does not take.
 
         Parameters
@@ -409,21 +452,21 @@ class Autoencoder:
 
         Returns
         -------
-        (N, C, *size) ndarray
-            The target, which is x if none is given.
+        x, target : (N, C, *size) ndarray
+            Ordinary arrays; the target is x if none is given.
 
         Raises
         ------
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        self._check("x", x, self.input_shape)
+        x = self._check("x", x, self.input_shape)
         if target is None:
-            return x
-        self._check("target", target, self.input_shape)
+            return x, x
+        target = self._check("target", target, self.input_shape)
         if target.shape != x.shape:
             raise UserError(f"target: shape {target.shape}, but x has {x.shape}")
-        return target
+        return x, target
 
     def configuration(self) -> dict[str, Any]:
         """Describe the model in plain values.
@@ -457,6 +500,22 @@ class Autoencoder:
         """
         arrays = {name: to_numpy(array) for name, array in self.parameters.items()}
         checkpoint.write(path, arrays, {"model": self.configuration()})
+
+
+def _hint(array: Array, shape: tuple[int, ...]) -> str:
+    """Guess what a wrong shape means."""
+    if array.shape == shape:
+        return "; this is a single example: give it an axis of examples, x[None]"
+    if array.shape[1:] == (*shape[1:], shape[0]):
+        return "; this looks channels-last: numpy.moveaxis(x, -1, 1)"
+    return ""
+
+
+def _dtype_name(dtype: Any) -> str:
+    """Accept a dtype by its name or as NumPy's type."""
+    name = dtype if isinstance(dtype, str) else getattr(np.dtype(dtype), "name", dtype)
+    check_choice("dtype", name, DTYPES)
+    return str(name)
 
 
 def _revive(

@@ -50,15 +50,17 @@ def encode_up(
     return codes, backward
 
 
-def decode_down(layers: Layers, H: Array) -> tuple[Array, Callable[[Array, Gradients], Array]]:
-    """Decode through all layers.
+def decode_down(
+    layers: Layers, H: Array, activate: bool = True
+) -> tuple[Array, Callable[[Array, Gradients], Array]]:
+    """Decode through all layers; `activate` says whether to apply the output activation.
 
     Returns the reconstruction R and ``backward(E, gradients)``, which takes the error E, dJ/dR
     through the output activation, back, adds the decoder's half and returns the gradient of H.
     """
     outputs, layer_backward = [], []
     for layer in reversed(layers):
-        H, backward_one = layer.decode(H)
+        H, backward_one = layer.decode(H, activate or layer is not layers[0])
         outputs.append(H)
         layer_backward.append(backward_one)
 
@@ -80,9 +82,9 @@ def encode(layers: Layers, x: Array) -> list[Array]:
     return encode_up(layers, x)[0]
 
 
-def decode(layers: Layers, H: Array) -> Array:
-    """Decode through all layers."""
-    return decode_down(layers, H)[0]
+def decode(layers: Layers, H: Array, activate: bool = True) -> Array:
+    """Decode through all layers; `activate` says whether to apply the output activation."""
+    return decode_down(layers, H, activate)[0]
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Backpropagation:
         list twice, they add up to the tied gradient.
         """
         codes, encoder_backward = encode_up(self._layers, x.astype(self._dtype, copy=False))
-        R, decoder_backward = decode_down(self._layers, codes[-1])
+        R, decoder_backward = decode_down(self._layers, codes[-1], not self._loss.of_logits)
         J, E = self._error(R, target, batch)
         dH = decoder_backward(E, decoder)
 

@@ -18,7 +18,8 @@ a and activations f and f_out, the whole of it is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from math import prod, sqrt
 from typing import Any, TypeAlias
 
@@ -29,7 +30,7 @@ from convae.engine import Array, Backend
 from convae.engine.geometry import Geometry, Padding, per_axis
 from convae.errors import UserError, UserTypeError, check_choice, prefixed
 from convae.models import biases
-from convae.models.activations import activation
+from convae.models.activations import IDENTITY, activation
 from convae.models.parameters import Arrays
 
 EncodeBackward: TypeAlias = Callable[[Array, Arrays], Callable[[], Array]]
@@ -82,6 +83,11 @@ class Layer:
     hidden_bias: str = "natural"
     visible_bias: str = "natural"
     tied: bool = True
+
+    def __post_init__(self) -> None:
+        """Turn lists and arrays into tuples and NumPy's integers into Python's."""
+        for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
 
     def geometry(self, input_shape: tuple[int, ...]) -> Geometry:
         """Resolve the layer's sizes for an input.
@@ -280,13 +286,15 @@ class TiedConvolution:
 
         return H, backward
 
-    def decode(self, H: Array) -> tuple[Array, DecodeBackward]:
+    def decode(self, H: Array, activate: bool = True) -> tuple[Array, DecodeBackward]:
         """Decode: ``R = f_out(h(K, H, s) + a)``.
 
         Parameters
         ----------
         H : (N, O, *output) ndarray
             The code.
+        activate : bool
+            Whether to apply f_out; if not, the result is its argument.
 
         Returns
         -------
@@ -298,7 +306,8 @@ class TiedConvolution:
         """
         K, a = self._read(self.decoder_kernel, H), self._read("visible_bias", H)
         A = self.h(K, H)
-        R = self.backend.activate(A, biases.spread(a, self.geometry.size), self.visible_activation)
+        f_out = self.visible_activation if activate else IDENTITY
+        R = self.backend.activate(A, biases.spread(a, self.geometry.size), f_out)
 
         def backward(E: Array, gradients: Arrays) -> Array:
             self._add_kernel_gradient(self.decoder_kernel, H, E, gradients)
@@ -327,13 +336,27 @@ def layer_from(value: Layer | Mapping[str, Any]) -> Layer:
         return value
     if not isinstance(value, Mapping):
         raise UserTypeError(f"layers: {value!r} is not a Layer, nor a mapping of its arguments")
-    unknown = set(value) - set(Layer.__dataclass_fields__)
-    if unknown or not {"filters", "kernel"} <= set(value):
-        raise UserTypeError(
-            f"layers: {dict(value)!r} does not describe a layer; filters and kernel are needed, "
-            f"and the arguments are {', '.join(Layer.__dataclass_fields__)}"
-        )
+    known = list(Layer.__dataclass_fields__)
+    for name in value:
+        if name not in known:
+            close = get_close_matches(str(name), known, n=1)
+            suggestion = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserTypeError(
+                f"layers: {name!r} is not an argument of a layer{suggestion}. "
+                f"The arguments are {', '.join(known)}"
+            )
+    if not {"filters", "kernel"} <= set(value):
+        raise UserTypeError(f"layers: {dict(value)!r}; expected filters and kernel among the keys")
     return Layer(**value)
+
+
+def _plain(value: Any) -> Any:
+    """Turn arrays and lists into tuples, and NumPy's numbers into Python's."""
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(entry) for entry in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def stack(

@@ -29,11 +29,14 @@ class Loss:
         ``function(backend, R, x, f_out, count)`` returns J, a 0-d array, and E of R's shape.
     outputs : tuple of str
         Output activations that it accepts; empty for all.
+    of_logits : bool
+        Whether it compares what goes into the output activation, instead of what comes out.
     """
 
     name: str
     function: Function
     outputs: tuple[str, ...] = ()
+    of_logits: bool = False
 
     def __call__(
         self, backend: Backend, R: Array, x: Array, f_out: Activation, count: int | None = None
@@ -45,7 +48,7 @@ class Loss:
         backend : Backend
             What computes.
         R : (N, C, *size) ndarray
-            The reconstruction, an output of f_out.
+            The reconstruction, an output of f_out; what goes into it, if the loss is `of_logits`.
         x : (N, C, *size) ndarray
             The target.
         f_out : Activation
@@ -72,24 +75,24 @@ def _mse(
 
 
 def _bce(
-    backend: Backend, R: Array, x: Array, f_out: Activation, count: int
+    backend: Backend, A: Array, x: Array, f_out: Activation, count: int
 ) -> tuple[Array, Array]:
-    """``J = -mean(x log R + (1 - x) log(1 - R))``; through the sigmoid, ``E = (R - x) / count``.
+    """``J = -mean(x log R + (1 - x) log(1 - R))`` with R the sigmoid of A; ``E = (R - x) / count``.
 
-    Where R or 1 - R rounds to zero, the logarithm is that of the smallest normal number.
+    In terms of A it is ``mean(max(A, 0) - x A + log(1 + exp(-|A|)))``, which does not saturate.
     """
     xp = backend.xp
-    smallest = xp.finfo(R.dtype).tiny
-    log_R = xp.log(xp.maximum(R, smallest))
-    log_not_R = xp.log(xp.maximum(1 - R, smallest))
-    J = -(log_not_R + x * (log_R - log_not_R)).sum(dtype=xp.float64) / count
-    E = R - x
+    terms = xp.maximum(A, 0) - x * A + xp.log1p(xp.exp(-xp.abs(A)))
+    J = terms.sum(dtype=xp.float64) / count
+    E = A.copy()
+    f_out.function(xp, E)
+    E -= x
     E *= 1 / count
     return J, E
 
 
 MSE = Loss(name="mse", function=_mse)
-BCE = Loss(name="bce", function=_bce, outputs=("sigmoid",))
+BCE = Loss(name="bce", function=_bce, outputs=("sigmoid",), of_logits=True)
 
 LOSSES = {loss.name: loss for loss in (MSE, BCE)}
 """All losses by name."""

@@ -50,10 +50,9 @@ def measure(
     for index, pixels in enumerate(split.batches(batch_size)):
         x = to_floats(pixels, model.backend, model.dtype)
         given = corruption(x, use, index)
-        R = model.reconstruct(given)
-        J, _ = model.loss(model.backend, R, x, model.output_activation)
+        J, R = model.evaluate(given, target=x)
         squares = [float(((image - x) ** 2).mean(dtype="float64")) for image in (R, given)]
-        sums += len(pixels) * np.array([float(J), *squares])
+        sums += len(pixels) * np.array([J, *squares])
     return Errors(*(float(total) for total in sums / len(split)))
 
 

@@ -52,7 +52,7 @@ def build_parts(config: Config) -> Parts:
 
 def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
     """Build the model for images of a shape (C, H, W), with its initial parameters."""
-    backend = backend_for(config.device, tf32=config.tf32)
+    backend = backend_for(config.device, tf32=config.tf32, precision=config.precision)
     try:
         return Autoencoder(
             input_shape,

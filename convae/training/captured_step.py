@@ -79,7 +79,7 @@ class CapturedStep:
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        self.model.check_batch(x)
+        x, _ = self.model.check_batch(x)
         self._graph(x)
 
     def loss(self) -> Array:

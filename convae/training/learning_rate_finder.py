@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from convae.data.corruption import Corruption, Use
 from convae.data.splits import Split, to_floats
+from convae.errors import DivergenceError
 from convae.report.pictures import figure_png
 from convae.training.step import TrainingStep
 
@@ -79,7 +80,10 @@ def find_learning_rate(
     ):
         step.optimizer.learning_rate = float(rates[index])
         x = to_floats(pixels, model.backend, model.dtype)
-        loss = float(step(corruption(x, Use.TRAINING, index), target=x))
+        try:
+            loss = float(step(corruption(x, Use.TRAINING, index), target=x))
+        except DivergenceError:
+            break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smooth = mean / (1 - SMOOTHING ** (index + 1))
         if not isfinite(loss) or (losses and smooth > DIVERGED * min(losses)):

@@ -5,6 +5,7 @@ An optimizer belongs to one model: its state has the shape of the first vector t
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -37,12 +38,35 @@ class Optimizer:
     steps: int = field(default=0, init=False)
     state: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
 
+    _owner: weakref.ref[object] | None = field(default=None, init=False, repr=False, compare=False)
+
     vectors: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_range("learning_rate", self.learning_rate, over=0)
         check_range("weight_decay", self.weight_decay, at_least=0)
+
+    def claim(self, model: object) -> None:
+        """Reserve the optimizer for a model, whose moments it keeps.
+
+        Parameters
+        ----------
+        model : object
+            The model.
+
+        Raises
+        ------
+        UserError
+            If it already serves another model.
+        """
+        if self._owner is not None and self._owner() is not model:
+            raise UserError("optimizer: it already serves another model; make one for each model")
+        self._owner = weakref.ref(model)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the model out of a copy, which may serve another one."""
+        return {**self.__dict__, "_owner": None}
 
     def update(self, parameters: Array, gradient: Array, backend: Backend | None = None) -> None:
         """Do one step.
@@ -65,10 +89,11 @@ class Optimizer:
         for name in self.vectors:
             if name not in self.state:
                 self.state[name] = xp.zeros_like(parameters)
-            if self.state[name].shape != parameters.shape:
+            kept = self.state[name]
+            if kept.shape != parameters.shape or kept.dtype != parameters.dtype:
                 raise UserError(
-                    f"optimizer: it has served {self.state[name].size} parameters and cannot "
-                    f"serve {parameters.size}; make one optimizer for each model"
+                    f"optimizer: it has served {kept.size} parameters of {kept.dtype} and cannot "
+                    f"serve {parameters.size} of {parameters.dtype}; make one for each model"
                 )
         self.steps += 1
         self._update(backend or backend_for(parameters), parameters, gradient)

@@ -6,9 +6,10 @@ The gradients are `convae.models.backpropagation`: encode up, decode down, loss,
 from __future__ import annotations
 
 import warnings
+from math import isfinite
 
 from convae.engine import Array
-from convae.errors import UserTypeError, check_range
+from convae.errors import DivergenceError, UserTypeError, check_range
 from convae.models.autoencoder import Autoencoder
 from convae.models.penalties import NONE, Penalty
 from convae.training.optimizers import Optimizer
@@ -55,6 +56,7 @@ class TrainingStep:
             check_range("clip_norm", clip_norm, over=0)
         self.model = model
         self.optimizer = optimizer
+        optimizer.claim(model)
         model.check_penalty(penalty)
         self.clip_norm = clip_norm
         self.penalty = penalty
@@ -85,18 +87,38 @@ class TrainingStep:
         ------
         UserTypeError, UserError
             If dtype, device or shape do not fit.
+        DivergenceError
+            If the loss or a gradient is not finite; the parameters are unchanged. On a GPU, where
+            nothing waits for the loss, the update is skipped instead.
         """
+        with self.model.lock:
+            return self._step(x, target)
+
+    def _step(self, x: Array, target: Array | None) -> Array:
         model = self.model
         loss = model.accumulate_gradients(x, target, self.penalty)
+        self._check_finite(loss)
         if self._is_first:
             self._is_first = False
             self._compare_ranges(x if target is None else target)
         gradients = model.flat_gradients
         if self.clip_norm is not None:
-            norm = model.xp.sqrt(model.xp.dot(gradients, gradients))
+            norm = model.xp.sqrt(model.xp.square(gradients).sum())
             gradients *= self.clip_norm / model.xp.maximum(norm, self.clip_norm)
         self.optimizer.update(model.flat_parameters, gradients, model.backend)
         return loss
+
+    def _check_finite(self, loss: Array) -> None:
+        """Refuse an update that would spoil all parameters; a GPU, not waited for, skips it."""
+        xp, gradients = self.model.xp, self.model.flat_gradients
+        energy = loss + xp.dot(gradients, gradients)
+        if self.model.device == "gpu":
+            gradients[...] = xp.where(xp.isfinite(energy), gradients, 0)
+        elif not isfinite(float(energy)):
+            raise DivergenceError(
+                f"the loss is {float(loss)}, or a gradient is not finite; the parameters are "
+                "unchanged. Lower the learning rate, or set clip_norm=1"
+            )
 
     def _compare_ranges(self, target: Array) -> None:
         """Warn of targets outside the output activation's range."""

@@ -7,6 +7,7 @@ import time
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from math import nan
 
 import numpy as np
 from tqdm import tqdm
@@ -187,7 +188,10 @@ class Trainer:
         factor = self.schedule.factor(done, steps, self.steps_per_epoch)
         self.step.optimizer.learning_rate = factor * self.base_rate
         x = to_floats(pixels, model.backend, model.dtype)
-        loss = self.step(self.corruption(x, Use.TRAINING, progress.step), target=x)
+        try:
+            loss = self.step(self.corruption(x, Use.TRAINING, progress.step), target=x)
+        except DivergenceError:
+            raise self._diverged(nan, progress.step + 1) from None
         progress.step += 1
         progress.batch += 1
         if self.average is not None:
@@ -206,12 +210,14 @@ class Trainer:
 
     def _check_finite(self, loss: float) -> None:
         """Stop a run whose loss is no longer finite, before anything of it is saved."""
-        if np.isfinite(loss):
-            return
+        if not np.isfinite(loss):
+            raise self._diverged(loss, self.progress.step)
+
+    def _diverged(self, loss: float, step: int) -> DivergenceError:
         progress = self.progress
         kept = f". The best model, of epoch {progress.best_epoch}, and the last state are kept"
-        raise DivergenceError(
-            f"the loss became {loss} in epoch {progress.epoch + 1}, by step {progress.step}; lower "
+        return DivergenceError(
+            f"the loss became {loss} in epoch {progress.epoch + 1}, by step {step}; lower "
             f"optimizer.learning_rate (it is {self.base_rate:g}; find_learning_rate=true suggests "
             "one), or set trainer.clip_norm=1 or schedule.warmup=100"
             f"{kept if progress.best_epoch else ''}"

@@ -1,90 +1,60 @@
 """The NumPy backend: chooses an algorithm for each problem and splits the batch among threads.
 
 Shared kernels without dilation or groups, on batches of whole blocks of examples, are computed by
-`direct`, or by `winograd` where many channels make it faster; everything else by the matrix
-products of `convae.engine.gemm` on chunks of the batch. Partial sums are added in chunk order.
+`direct`, or by `winograd` where many channels make it faster; everything else by `unfolded`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
-from math import prod
 from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
 
-from convae.engine import gemm
 from convae.engine.arrays import Array
 from convae.engine.backend import ArrayBackend, Elementwise, examples_first, examples_last
-from convae.engine.cpu import threads
-from convae.engine.cpu.threads import BLOCK_BYTES, LARGEST_CHUNK
+from convae.engine.cpu import threads, unfolded
+from convae.engine.cpu.threads import BLOCK_BYTES
 from convae.engine.geometry import Geometry
 
 Result = TypeVar("Result")
 
-COLUMNS_BYTES = 32 << 20
-"""Memory limit for the columns of a chunk; smaller chunks were measured to be slower."""
-
 
 class NumpyBackend(ArrayBackend):
-    """c, h and g on NumPy arrays, and compiled elementwise passes over their results."""
+    """c, h and g on NumPy arrays, and compiled passes over arrays that they returned.
+
+    Parameters
+    ----------
+    precision : {"fast", "exact"}
+        See `convae.engine.precision`.
+    """
+
+    def __init__(self, precision: str = "fast") -> None:
+        self.precision = precision
 
     def c(self, K: Array, V: Array, geometry: Geometry) -> Array:
         """See `convae.engine.backend.Backend`."""
         V = examples_last(V)
-        compiled = compiled_operation(
-            "c", geometry, V.shape[0], K.shape[0], V.shape[-1], V.itemsize
-        )
-        if compiled is not None:
-            return examples_first(compiled(K, V, geometry))
-        chunks = column_chunks(geometry, V.shape[0], V.itemsize, V.shape[-1])
-        if len(chunks) == 1:
-            return examples_first(gemm.c(np, K, V, geometry, threads.scratch))
-        Z = np.empty((K.shape[0], *geometry.output, V.shape[-1]), V.dtype)
-
-        def compute(chunk: slice) -> None:
-            Z[..., chunk] = gemm.c(np, K, V[..., chunk], geometry, threads.scratch)
-
-        self.map(compute, chunks)
-        return examples_first(Z)
+        compiled = self._compiled("c", geometry, V.shape[0], K.shape[0], V.shape[-1], V.itemsize)
+        return examples_first((compiled or unfolded.c)(K, V, geometry))
 
     def h(self, K: Array, G: Array, geometry: Geometry) -> Array:
         """See `convae.engine.backend.Backend`."""
         G = examples_last(G)
         C = K.shape[-geometry.axes - 1] * geometry.groups
-        compiled = compiled_operation("h", geometry, C, K.shape[0], G.shape[-1], G.itemsize)
-        if compiled is not None:
-            return examples_first(compiled(K, G, geometry))
-        chunks = column_chunks(geometry, C, G.itemsize, G.shape[-1])
-        if len(chunks) == 1:
-            return examples_first(gemm.h(np, K, G, geometry, threads.scratch))
-        V = np.empty((C, *geometry.size, G.shape[-1]), G.dtype)
-
-        def compute(chunk: slice) -> None:
-            V[..., chunk] = gemm.h(np, K, G[..., chunk], geometry, threads.scratch)
-
-        self.map(compute, chunks)
-        return examples_first(V)
+        compiled = self._compiled("h", geometry, C, K.shape[0], G.shape[-1], G.itemsize)
+        return examples_first((compiled or unfolded.h)(K, G, geometry))
 
     def g(self, G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
         """See `convae.engine.backend.Backend`."""
         G, V = examples_last(G), examples_last(V)
-        compiled = compiled_operation(
-            "g", geometry, V.shape[0], G.shape[0], V.shape[-1], V.itemsize
-        )
-        if compiled is not None:
-            return compiled(G, V, K_shape, geometry)
+        compiled = self._compiled("g", geometry, V.shape[0], G.shape[0], V.shape[-1], V.itemsize)
+        return (compiled or unfolded.g)(G, V, K_shape, geometry)
 
-        def compute(chunk: slice) -> Array:
-            return gemm.g(np, G[..., chunk], V[..., chunk], K_shape, geometry, threads.scratch)
-
-        chunks = column_chunks(geometry, V.shape[0], V.itemsize, V.shape[-1])
-        dK, *others = self.map(compute, chunks)
-        for other in others:
-            dK += other
-        return dK
+    def _compiled(self, *problem: Any) -> Callable[..., Array] | None:
+        return compiled_operation(*problem, self.precision == "exact")
 
     def activate(self, Z: Array, b: Array | None, f: Elementwise) -> Array:
         """See `convae.engine.backend.Backend`; a single pass over Z if f is piecewise linear."""
@@ -136,18 +106,18 @@ class NumpyBackend(ArrayBackend):
 
     def map(self, function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
         """See `convae.engine.backend.Backend`."""
-        return threads.map_chunks(function, chunks)
-
-
-def column_chunks(geometry: Geometry, channels: int, itemsize: int, examples: int) -> list[slice]:
-    """Split a batch so that the columns of each chunk fit into `COLUMNS_BYTES`."""
-    per_example = channels * prod(geometry.kernel) * prod(geometry.extended) * itemsize
-    return threads.cut(examples, min(max(COLUMNS_BYTES // per_example, 1), LARGEST_CHUNK))
+        return threads.map_tasks(function, chunks)
 
 
 @lru_cache(maxsize=1024)
 def compiled_operation(
-    operation: str, geometry: Geometry, channels: int, filters: int, examples: int, itemsize: int
+    operation: str,
+    geometry: Geometry,
+    channels: int,
+    filters: int,
+    examples: int,
+    itemsize: int,
+    exact: bool = False,
 ) -> Callable[..., Array] | None:
     """Return the compiled c, h or g for a problem, or None if only `gemm` supports it."""
     blocks, rest = divmod(examples * itemsize, BLOCK_BYTES)
@@ -155,7 +125,9 @@ def compiled_operation(
         return None
     from convae.engine.cpu import direct, winograd  # deferred: importing Numba is slow
 
-    tiling = winograd.choose_tiling(operation, geometry, channels, filters, blocks)
+    tiling = None
+    if not exact:
+        tiling = winograd.choose_tiling(operation, geometry, channels, filters, blocks)
     if tiling is None:
         return getattr(direct, operation)  # type: ignore[no-any-return]
     return partial(getattr(winograd, operation), tiling=tiling)

@@ -26,13 +26,16 @@ from convae.engine.cpu.threads import (
     BLOCK_BYTES,
     contiguous,
     empty,
-    map_chunks,
+    map_tasks,
     scratch,
     spread,
 )
 from convae.engine.geometry import Geometry
 
 Three: TypeAlias = tuple[int, int, int]
+
+LONGEST_SUM = 512
+"""Terms that one sum accumulates in registers; the sums of longer ones are added, for accuracy."""
 
 
 class Sizes(NamedTuple):
@@ -111,13 +114,19 @@ def _c(Z: Array, K: Array, V: Array, N: int, first: int, last: int, sizes: Sizes
                 for row in range(z, z + O * N, N):
                     Z[row : row + columns] = 0
                 low0 = high0
+            depth, fresh = (high2 - low2) * C, True
+            rows = max(1, LONGEST_SUM // max(depth, 1))  # kernel rows of one product
             for m0 in range(low0, high0):
-                k = ((m0 * k1 + low1) * k2 + low2) * C * O
-                v = _row(sizes, j0, m0, j1, low1, j2, low2) * N + example
-                # fmt: off
-                multiply(O, Z, z, N, K, k, 1, O, k2 * C * O, V, v, N, sizes.size[2] * C * N,
-                         (high2 - low2) * C, high1 - low1, m0 == low0)
-                # fmt: on
+                for m1 in range(low1, high1, rows):
+                    for c in range(0, depth, LONGEST_SUM):
+                        k = (((m0 * k1 + m1) * k2 + low2) * C + c) * O
+                        v = (_row(sizes, j0, m0, j1, m1, j2, low2) + c) * N + example
+                        # fmt: off
+                        multiply(O, Z, z, N, K, k, 1, O, k2 * C * O,
+                                 V, v, N, sizes.size[2] * C * N,
+                                 min(LONGEST_SUM, depth - c), min(rows, high1 - m1), fresh)
+                        # fmt: on
+                        fresh = False
             z += O * N
 
 
@@ -253,7 +262,7 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
     def compute(chunk: slice) -> None:
         _c(Z.reshape(-1), matrices, inputs, N, chunk.start, chunk.stop, sizes)
 
-    map_chunks(compute, spread(N))
+    map_tasks(compute, spread(N))
     return channels_first(Z)
 
 
@@ -270,7 +279,7 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
     def compute(chunk: slice) -> None:
         _h(V.reshape(-1), matrices, outputs, N, chunk.start, chunk.stop, sizes)
 
-    map_chunks(compute, spread(N))
+    map_tasks(compute, spread(N))
     return channels_first(V)
 
 
@@ -293,7 +302,7 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
         _g(D.reshape(-1), T, outputs, inputs, N, chunk.start, chunk.stop, sizes)
         return D
 
-    D, *others = map_chunks(compute, spread(N))
+    D, *others = map_tasks(compute, spread(N))
     for other in others:
         D += other
     return filters_first(D[..., :O]).reshape(K_shape)

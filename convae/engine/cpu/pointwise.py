@@ -35,9 +35,10 @@ def times_derivative(dH: Array, H: Array, p: float, q: float, r: float, below: f
 
     dH (M,); H (M,)
     """
+    is_constant = q == 0 and r == 0  # 0 * inf is not 0
     for i in range(len(H)):
         y = H[i]
-        slope = p + q * y + r * y * y
+        slope = p if is_constant else p + q * y + r * y * y
         dH[i] *= slope if y > 0 else below * slope
 
 
@@ -67,6 +68,7 @@ def squared_error(
     E (P, C, N); R, x (P, C, N)
     """
     J = 0.0
+    is_constant = q == 0 and r == 0  # 0 * inf is not 0
     for position in range(R.shape[0]):
         for channel in range(R.shape[1]):
             new, output = E[position, channel], R[position, channel]
@@ -76,7 +78,7 @@ def squared_error(
                 y = output[n]
                 error = y - target[n]
                 total += error * error
-                slope = p + q * y + r * y * y
+                slope = p if is_constant else p + q * y + r * y * y
                 new[n] = scale * error * (slope if y > 0 else below * slope)
             J += total
     return J

@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from math import prod
@@ -21,8 +21,10 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from convae.engine.arrays import Array
+from convae.errors import check_range
 
 Result = TypeVar("Result")
+Task = TypeVar("Task")
 
 CHUNK_WORK = 400_000_000
 """Multiply-accumulates that make a chunk worth handing to a thread."""
@@ -39,30 +41,62 @@ ALIGNMENT = 64
 _local = threading.local()
 
 
+class _Kept:
+    """The memory that a thread keeps: buffers by name, and free memory by size."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray[Any, Any]] = {}
+        self.free: dict[int, list[memoryview]] = defaultdict(list)
+
+
+_all_kept: weakref.WeakSet[_Kept] = weakref.WeakSet()
+_all_kept_lock = threading.Lock()
+
+
+def _kept() -> _Kept:
+    """Find what this thread keeps."""
+    if not hasattr(_local, "kept"):
+        _local.kept = _Kept()
+        with _all_kept_lock:
+            _all_kept.add(_local.kept)
+    kept: _Kept = _local.kept
+    return kept
+
+
+def free_memory() -> None:
+    """Release the memory that the CPU backend's threads keep for reuse.
+
+    Each thread keeps at most the memory of its largest problem so far.
+    """
+    with _all_kept_lock:
+        for kept in _all_kept:
+            kept.buffers.clear()
+            kept.free.clear()
+
+
 def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
     """Return an uninitialised buffer that this thread reuses at the next call with its name."""
-    if not hasattr(_local, "buffers"):
-        _local.buffers = {}
-    buffers: dict[str, np.ndarray[Any, Any]] = _local.buffers
+    buffers = _kept().buffers
     size = prod(shape) * dtype.itemsize
-    if name not in buffers or buffers[name].nbytes < size:
-        buffers[name] = np.frombuffer(_aligned(size), np.uint8)
-    return buffers[name][:size].view(dtype).reshape(shape)
+    buffer = buffers.get(name)
+    if buffer is None or buffer.nbytes < size:
+        buffers[name] = buffer = np.frombuffer(_aligned(size), np.uint8)
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-    """Allocate an uninitialised array for a result; in pool threads, from recycled memory."""
-    # Fresh memory costs the operating system about as much time as filling it does, so a pool
-    # thread keeps the memory it has allocated and reuses it when the last view of it is gone.
-    if not getattr(_local, "busy", False):
+    """Make an uninitialised array for a result; in the pool's threads from recycled memory.
+
+    Allocating fresh memory costs the operating system about as much time as filling it. A pool
+    thread therefore keeps what it has allocated, and reuses it when the last view on it is gone.
+    """
+    if not in_pool():
         return np.empty(shape, dtype)
-    if not hasattr(_local, "free"):
-        _local.free = defaultdict(list)
     size = prod(shape) * dtype.itemsize
-    room = 1 << (size - 1).bit_length()  # few sizes, so that other models can reuse them
-    free: list[memoryview] = _local.free[room]
+    room = 1 << (size - 1).bit_length()  # few sizes, so that other models reuse them
+    free = _kept().free[room]
     memory = free.pop() if free else _aligned(room)
-    lent = np.frombuffer(memory, np.uint8)  # every view of it keeps this array alive
+    lent = np.frombuffer(memory, np.uint8)  # all views on it keep this array alive
     weakref.finalize(lent, free.append, memory)
     return lent[:size].view(dtype).reshape(shape)
 
@@ -93,9 +127,14 @@ def cut(examples: int, length: int) -> list[slice]:
     return [slice(i, min(i + length, examples)) for i in range(0, examples, length)]
 
 
+def in_pool() -> bool:
+    """Tell whether this is one of the pool's threads."""
+    return getattr(_local, "busy", False)
+
+
 def spread(examples: int) -> list[slice]:
     """Split the batch of a single operation, unless called from a pool thread."""
-    if getattr(_local, "busy", False):
+    if in_pool():
         return [slice(0, examples)]
     return cut(examples, LARGEST_CHUNK if examples > LARGEST_CHUNK else SMALLEST_CHUNK)
 
@@ -107,9 +146,70 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+_threads: int | None = None
+
+
+def set_num_threads(count: int) -> None:
+    """Set the number of threads of the CPU backend; results do not depend on it.
+
+    By default it is the number of cores that the process may use, or `OMP_NUM_THREADS` where that
+    is set and lower.
+
+    Parameters
+    ----------
+    count : int
+        At least 1.
+
+    Raises
+    ------
+    UserTypeError, UserError
+        If it is not an integer of at least 1.
+    """
+    global _threads
+    check_range("count", count, at_least=1, integer=True)
+    _threads = int(count)
+    _pool.cache_clear()  # a pool that is working finishes its chunks
+
+
+def _num_threads() -> int:
+    """Count the threads to use."""
+    if _threads is not None:
+        return _threads
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores(), int(wanted))) if wanted.isdigit() else cores()
+
+
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores(), thread_name_prefix="convae")
+    return ThreadPoolExecutor(_num_threads(), thread_name_prefix="convae")
+
+
+class _SingleThreadedBlas:
+    """A context in which BLAS has one thread; several threads may be in it at the same time.
+
+    BLAS's limit belongs to the process, so the first thread in sets it and the last one out
+    restores what it was before.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit = _blas().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.restore_original_limits()
+
+
+_single_threaded_blas = _SingleThreadedBlas()
 
 
 @cache
@@ -117,14 +217,32 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def map_chunks(function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
-    """Call a function on each chunk in parallel, in a pool thread serially; results in order."""
-    if len(chunks) == 1 or getattr(_local, "busy", False):
-        return [function(chunk) for chunk in chunks]
+def _after_fork() -> None:
+    """Forget the parent's threads, which a forked child does not have, and what they held."""
+    global _local, _single_threaded_blas
+    _pool.cache_clear()
+    _blas.cache_clear()
+    _local = threading.local()
+    _single_threaded_blas = _SingleThreadedBlas()
 
-    def in_pool(chunk: slice) -> Result:
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def map_tasks(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+    """Call a function on each task in parallel, in a pool thread serially; results in order.
+
+    BLAS has one thread meanwhile, so that bits do not depend on the number of threads.
+    """
+    if in_pool():  # BLAS is limited already
+        return [function(task) for task in tasks]
+
+    def call(task: Task) -> Result:
         _local.busy = True
-        return function(chunk)
+        return function(task)
 
-    with _blas().limit(limits=1, user_api="blas"):
-        return list(_pool().map(in_pool, chunks))
+    with _single_threaded_blas:
+        if len(tasks) == 1:
+            return [function(tasks[0])]
+        return list(_pool().map(call, tasks))

@@ -18,15 +18,18 @@ from itertools import product
 from math import ceil, gcd, prod
 from typing import Any
 
+import numpy as np
+
 from convae.engine.arrays import Array
 from convae.engine.backend import filters_first
+from convae.engine.cpu import direct
 from convae.engine.cpu.direct import channels_first, filters_last, flat
 from convae.engine.cpu.llvm import ROWS
 from convae.engine.cpu.threads import (
     BLOCK_BYTES,
     contiguous,
     empty,
-    map_chunks,
+    map_tasks,
     scratch,
     spread,
 )
@@ -35,7 +38,17 @@ from convae.engine.cpu.winograd_loops import Sizes, Tiling, Two, kernel_maps, op
 from convae.engine.geometry import Geometry
 
 TILES = (1, 2, 3, 4)
-"""Outputs of a tile along an axis; larger tiles would make float32 inaccurate."""
+"""Outputs of a tile along an axis, as far as `toom_cook` has points for them."""
+
+WIDEST = 100
+"""Largest ratio of the largest absolute value to the root mean square.
+
+The transforms mix neighbouring positions, so rounding errors of the largest value reach outputs
+that do not depend on it. Data with a wider range is computed by `direct`.
+"""
+
+LARGEST = 1e15
+"""Largest absolute value: transforms and products of larger ones might overflow float32."""
 
 PRODUCTS = 0.9
 """Time of a transform-domain multiply-accumulate relative to `direct`; all three are measured."""
@@ -67,6 +80,24 @@ def choose_tiling(
             if time < least:
                 best, least = candidate, time
     return best
+
+
+def in_range(*arrays: Array) -> bool:
+    """Tell whether values are finite and of comparable size, so that the transforms are safe."""
+    for array in arrays:
+        values = contiguous_view(array)
+        largest = max(float(values.max()), -float(values.min()))
+        if not largest <= LARGEST:  # nor is NaN
+            return False
+        if largest**2 * values.size > WIDEST**2 * float(np.dot(values, values)):
+            return False
+    return True
+
+
+def contiguous_view(array: Array) -> Array:
+    """Flatten an array that is contiguous in some order of its axes, without copying it."""
+    axes = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    return contiguous(array.transpose(axes)).reshape(-1)
 
 
 def _meetings(geometry: Geometry) -> int:
@@ -136,6 +167,8 @@ def _at_points(K: Array, tiling: Tiling) -> Array:
 
 def c(K: Array, V: Array, geometry: Geometry, tiling: Tiling) -> Array:
     """Strided convolution; see `direct.c`."""
+    if not in_range(K, V):
+        return direct.c(K, V, geometry)
     O, C, N = K.shape[0], V.shape[0], V.shape[-1]
     sizes, inputs = _sizes(geometry, C, O), flat(V)
     kernel = _at_points(filters_last(K, geometry.axes), tiling)
@@ -147,12 +180,14 @@ def c(K: Array, V: Array, geometry: Geometry, tiling: Tiling) -> Array:
         bounds = chunk.start, chunk.stop
         c_loops(Z.reshape(-1), kernel, inputs, N, *bounds, sizes, P, Q, T)
 
-    map_chunks(compute, spread(N))
+    map_tasks(compute, spread(N))
     return channels_first(Z)
 
 
 def h(K: Array, G: Array, geometry: Geometry, tiling: Tiling) -> Array:
     """Transposed convolution; see `direct.h`."""
+    if not in_range(K, G):
+        return direct.h(K, G, geometry)
     O, C, N = K.shape[0], K.shape[-geometry.axes - 1], G.shape[-1]
     sizes, outputs = _sizes(geometry, C, O), flat(G)
     kernel = _at_points(filters_last(K, geometry.axes).swapaxes(-1, -2), tiling)
@@ -164,12 +199,14 @@ def h(K: Array, G: Array, geometry: Geometry, tiling: Tiling) -> Array:
         bounds = chunk.start, chunk.stop
         h_loops(V.reshape(-1), kernel, outputs, N, *bounds, sizes, P, Q, T)
 
-    map_chunks(compute, spread(N))
+    map_tasks(compute, spread(N))
     return channels_first(V)
 
 
 def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry, tiling: Tiling) -> Array:
     """Kernel gradient; see `direct.g`."""
+    if not in_range(G, V):
+        return direct.g(G, V, K_shape, geometry)
     C, O, N = V.shape[0], G.shape[0], V.shape[-1]
     sizes, outputs, inputs = _sizes(geometry, C, O), flat(G), flat(V)
     columns = BLOCK_BYTES // V.itemsize
@@ -190,7 +227,7 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry, tiling: 
         back(dK.reshape(-1), D, T, chunks * C * columns)
         return dK
 
-    dK, *others = map_chunks(compute, spread(N))
+    dK, *others = map_tasks(compute, spread(N))
     for other in others:
         dK += other
     dK = contiguous(dK.swapaxes(-3, -2)).reshape(*geometry.kernel, C, chunks * columns)

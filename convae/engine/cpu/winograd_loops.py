@@ -20,6 +20,9 @@ from convae.engine.cpu.llvm import ROWS, from_points, multiply, to_points
 from convae.engine.cpu.threads import BLOCK_BYTES
 from convae.engine.cpu.toom_cook import scheme
 
+LONGEST_SUM = 32
+"""Terms that one sum accumulates in registers, so that float32 keeps its accuracy."""
+
 Two: TypeAlias = tuple[int, int]
 Axis: TypeAlias = tuple[int, int, int, int]
 Function: TypeAlias = Callable[..., Any]
@@ -192,8 +195,11 @@ def _products(Q: Array, K: Array, P: Array, points: int, outer: int, inner: int)
     for p in range(points):
         for row in range(0, outer, ROWS):
             q = (row * points + p) * columns
-            multiply(ROWS, Q, q, step, K, k, 1, ROWS, 0, P, p * columns, step, 0, inner, 1, True)
-            k += inner * ROWS
+            for i in range(0, inner, LONGEST_SUM):
+                depth = min(LONGEST_SUM, inner - i)
+                x = (i * points + p) * columns
+                multiply(ROWS, Q, q, step, K, k, 1, ROWS, 0, P, x, step, 0, depth, 1, i == 0)
+                k += depth * ROWS
 
 
 @compiled

@@ -69,9 +69,14 @@ def c(
     axes = _axes("V", V)
     kernel = _kernel(K, axes, groups)
     _check_channels(K, V, axes, groups)
-    geometry = resolve(
-        size=V.shape[2:], stride=stride, padding=padding, dilation=dilation, **kernel
-    )
+    try:
+        geometry = resolve(
+            size=V.shape[2:], stride=stride, padding=padding, dilation=dilation, **kernel
+        )
+    except UserError as error:
+        if all(k > n for k, n in zip(kernel["kernel"], V.shape[2:], strict=True)):
+            raise type(error)(f"{error}; are K and V swapped?") from None
+        raise
     return backend.c(K, V, geometry)
 
 

@@ -31,6 +31,10 @@ analysis and improving the accuracy of Winograd convolution for deep neural netw
 """
 
 
+LONGEST = 4
+"""Kernel elements; the fourth powers of a fifth one would cost float32 more digits."""
+
+
 class Scheme(NamedTuple):
     """The transform matrices of a decomposition, one row per multiplication.
 
@@ -45,7 +49,9 @@ class Scheme(NamedTuple):
 def possible(kernel: int, stride: int, tile: int) -> bool:
     """Tell whether there are enough evaluation points for a scheme."""
     longest = -(-kernel // stride)
-    return min(longest, tile) == 1 or tile + longest - 2 <= len(POINTS)
+    if min(longest, tile) == 1:
+        return True
+    return longest <= LONGEST and tile + longest - 2 <= len(POINTS)
 
 
 @cache

@@ -59,7 +59,7 @@ def tasks(
 
 
 def _strips(geometry: Geometry, rows: int) -> Iterator[tuple[slice, slice, slice, Geometry]]:
-    """Divide the first axis of the output into strips of so many rows."""
+    """Divide the first axis of the output into strips of so many rows, if they read anything."""
     size, output, tile = geometry.size[0], geometry.output[0], geometry.tile[0]
     is_local = tile == output > 1
     step = rows if is_local else -(-rows // tile) * tile  # whole tiles, so that j % tile stays
@@ -71,8 +71,9 @@ def _strips(geometry: Geometry, rows: int) -> Iterator[tuple[slice, slice, slice
     for first in range(0, output, step):
         last = min(first + step, output)
         begin, end = first * stride - before, (last - 1) * stride - before + span
-        low = min(max(begin, 0), size - 1)  # at least one row, where a strip only reads padding
-        high = max(min(end, size), low + 1)
+        low, high = max(begin, 0), min(end, size)
+        if low >= high:  # the strip only reads padding: its output is 0, its gradient too
+            continue
         turns = slice(first, last) if is_local else slice(0, min(tile, last - first))
         part = replace(
             geometry,
@@ -98,9 +99,9 @@ def c(K: Array, V: Array, geometry: Geometry) -> Array:
     def compute(t: Task) -> Array:
         return gemm.c(np, _kernel(K, t), V[:, t.input, ..., t.examples], t.geometry, scratch)
 
-    if len(found) == 1:
+    if len(found) == 1 and found[0].geometry is geometry:
         return map_tasks(compute, found)[0]
-    Z = np.empty((K.shape[0], *geometry.output, V.shape[-1]), V.dtype)
+    Z = np.zeros((K.shape[0], *geometry.output, V.shape[-1]), V.dtype)
 
     def place(t: Task) -> None:
         Z[:, t.output, ..., t.examples] = compute(t)
@@ -121,7 +122,7 @@ def h(K: Array, G: Array, geometry: Geometry) -> Array:
         return gemm.h(np, _kernel(K, t), G[:, t.output, ..., t.examples], t.geometry, scratch)
 
     parts = map_tasks(compute, found)
-    if len(found) == 1:
+    if len(found) == 1 and found[0].geometry is geometry:
         return parts[0]
     V = np.zeros((C, *geometry.size, G.shape[-1]), G.dtype)
     for t, part in zip(found, parts, strict=True):
@@ -143,7 +144,7 @@ def g(G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array
         return gemm.g(np, *both, shape, t.geometry, scratch)
 
     parts = map_tasks(compute, found)
-    if len(found) == 1:
+    if len(found) == 1 and found[0].geometry is geometry:
         return parts[0]
     dK = np.zeros(K_shape, V.dtype)
     for t, part in zip(found, parts, strict=True):

@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from convae.errors import UserError
+
+TEMPORARY = ".tmp"
+"""Suffix of temporary files, whose names begin with a dot."""
+
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
@@ -31,7 +36,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, temporary = tempfile.mkstemp(TEMPORARY, f".{target.name}.", target.parent)
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
@@ -66,3 +71,32 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """
     with atomic(path) as file:
         file.write(content)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a folder for one process, for a ``with`` block; temporary files left in it are removed.
+
+    Parameters
+    ----------
+    directory : Path
+        The folder; created if missing.
+
+    Raises
+    ------
+    UserError
+        If another process holds it. The operating system ends the lock of a process that dies.
+    """
+    from filelock import FileLock, Timeout
+
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(directory / ".lock", timeout=0):
+            for leftover in directory.glob(f".*{TEMPORARY}"):
+                leftover.unlink(missing_ok=True)
+            yield
+    except Timeout:
+        raise UserError(
+            f"{os.fspath(directory)!r} is in use by another run; wait for it to end, or choose "
+            "another folder"
+        ) from None

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 from tqdm import tqdm
 
-from convae.app.outputs import PictureFolder, codes_file, csv_file, printable
+from convae.app.outputs import PictureFolder, Targets, codes_file, csv_file, printable
 from convae.app.summary import read_figures
 from convae.data.datasets import load_dataset
 from convae.data.image_arguments import ImageArguments
@@ -106,6 +106,9 @@ def with_images(command: Command) -> Command:
             show_default=True,
             help="Images at a time.",
         ),
+        click.option(
+            "--overwrite", is_flag=True, help="Replace existing files that convae did not write."
+        ),
         click.argument("images", nargs=-1, required=True),
     ):
         command = option(command)
@@ -127,10 +130,18 @@ class Work:
         Folder of torchvision's datasets.
     batch_size : int
         Pictures at a time.
+    overwrite : bool
+        Whether existing files of others may be replaced.
     """
 
     def __init__(
-        self, run: Path, device: str, images: tuple[str, ...], root: str, batch_size: int
+        self,
+        run: Path,
+        device: str,
+        images: tuple[str, ...],
+        root: str,
+        batch_size: int,
+        overwrite: bool,
     ) -> None:
         self.model = model_of(run, device)
         if "-" in images:
@@ -139,6 +150,7 @@ class Work:
                 raise UserError("IMAGES: standard input lists no files")
             images = (*(name for name in images if name != "-"), *listed)
         self.images = ImageArguments(images, self.model.input_shape, root)
+        self.targets = Targets(self.images, overwrite)
         self.batch_size = batch_size
         self.done = 0
 
@@ -179,6 +191,7 @@ def encode(output: Path, **how: Any) -> None:
     convae encode outputs/RUN mnist --root data -o codes.parquet
     """
     work = Work(**how)
+    work.targets.check(output)
     with codes_file(output, work.model.code_shape, work.model.dtype) as file:
         for names, x in work.batches():
             file.add(names, to_numpy(work.model.encode(x)))
@@ -204,9 +217,11 @@ def reconstruct(output: Path, **how: Any) -> None:
     find scans -name '*.png' | convae reconstruct outputs/RUN - -o clean
     """
     work = Work(**how)
-    written = PictureFolder(output, work.images)
+    written = PictureFolder(output, work.targets)
     for names, x in work.batches():
         for name, R in zip(names, to_numpy(work.model.reconstruct(x)), strict=True):
+            if not np.isfinite(R).all():
+                raise UserError(f"{name}: its reconstruction is not finite; the model has diverged")
             written.add(name, grid(R[None], columns=1, enlarge=False))
     work.report(f"reconstructions in {output}")
 
@@ -236,8 +251,15 @@ def score(output: Path, maps: Path | None, **how: Any) -> None:
     convae score outputs/RUN parts | sort -t, -k2 -g -r | head
     """
     work = Work(**how)
+    work.targets.check(output)
     threshold = read_figures(how["run"]).get("threshold")
-    written = None if maps is None else PictureFolder(maps, work.images)
+    written = None if maps is None else PictureFolder(maps, work.targets)
+    if threshold is None:
+        click.echo(
+            f"{how['run']} has no summary with a threshold, so there is no column anomaly; "
+            "score the folder of a finished run for that",
+            err=True,
+        )
     anomalies = 0
     with csv_file(output) as table:
         table.writerow(["image", "error", *([] if threshold is None else ["anomaly"])])
@@ -245,7 +267,8 @@ def score(output: Path, maps: Path | None, **how: Any) -> None:
             R = work.model.reconstruct(x)
             heat = error_maps(x, R)
             for n, (name, error) in enumerate(zip(names, image_errors(x, R), strict=True)):
-                anomalous = [] if threshold is None else [int(error > threshold)]
+                # an error that is NaN is no smaller than the threshold
+                anomalous = [] if threshold is None else [int(not error <= threshold)]
                 anomalies += sum(anomalous)
                 table.writerow([printable(name), f"{error:.6g}", *anomalous])
                 if written is not None:

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: ``[group=option] [key=value] ... [-m] [hydra's flags]``."""
     if arguments is not None:
         sys.argv = ["convae train", *arguments]
-    if message := unknown_key(sys.argv[1:]):
+    if message := unknown_key(sys.argv[1:]) or _used_folder(sys.argv[1:]):
         sys.exit(f"error: {message}")
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on; what is shown is decided here
@@ -184,6 +184,19 @@ OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True)
 OmegaConf.register_new_resolver(
     "hydra_files", lambda resume: ".hydra" if resume is None else ".hydra/resumed", replace=True
 )
+
+
+def _used_folder(arguments: Sequence[str]) -> str | None:
+    """Refuse a folder that holds a run, before Hydra writes its files into it."""
+    key = "hydra.run.dir="
+    for argument in arguments:
+        if argument.startswith(key) and has_state(Path(argument.removeprefix(key).strip("'\""))):
+            folder = argument.removeprefix(key)
+            return (
+                f"hydra.run.dir: {folder} holds a run already; resume it with resume={folder}, or "
+                "choose another folder"
+            )
+    return None
 
 
 def command() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shutil
 import sys
 import tempfile
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from convae.data.image_arguments import ImageArguments
 from convae.errors import MissingPackageError, UserError
 from convae.files import atomic, write_bytes
-from convae.report.pictures import png
+from convae.report.pictures import SOFTWARE, png
 
 
 class Codes(Protocol):
@@ -128,6 +130,46 @@ def _text(binary: IO[bytes]) -> Iterator[IO[str]]:
     file.detach()
 
 
+class Targets:
+    """Where a command may write: never over its inputs, over other people's files if told to.
+
+    Parameters
+    ----------
+    images : ImageArguments
+        The inputs.
+    overwrite : bool
+        Whether files that convae did not write may be replaced.
+    """
+
+    def __init__(self, images: ImageArguments, overwrite: bool) -> None:
+        self.images, self._overwrite = images, overwrite
+
+    def check(self, path: Path) -> Path:
+        """Return the path, or refuse it."""
+        if os.path.realpath(path) in self.images.inputs:
+            raise UserError(f"{path} is one of the input images; choose another output")
+        if path.is_file() and not self._overwrite and not _is_ours(path):
+            raise UserError(
+                f"{path} exists, and convae did not write it; choose another output, or replace it "
+                "with --overwrite"
+            )
+        return path
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether convae wrote a file of pictures, codes or scores."""
+    if path.suffix == ".npy":
+        return path.with_suffix(".images.txt").is_file()
+    if path.suffix == ".png":
+        try:
+            with Image.open(path) as image:
+                return image.info.get("Software") == SOFTWARE
+        except OSError:
+            return False
+    with path.open("rb") as file:
+        return file.read(11).startswith((b"PAR1", b"image,error"))
+
+
 class PictureFolder:
     """A folder of resulting pictures, each under the relative path of its source.
 
@@ -135,8 +177,8 @@ class PictureFolder:
     ----------
     folder : Path
         Created if missing.
-    images : ImageArguments
-        The sources.
+    targets : Targets
+        What may be written.
 
     Raises
     ------
@@ -144,19 +186,20 @@ class PictureFolder:
         If it is the sources' own folder.
     """
 
-    def __init__(self, folder: Path, images: ImageArguments) -> None:
-        if images.folder is not None and folder.resolve() == images.folder.resolve():
+    def __init__(self, folder: Path, targets: Targets) -> None:
+        sources = targets.images.folder
+        if sources is not None and folder.resolve() == sources.resolve():
             raise UserError(f"{folder} is the folder of the images themselves; choose another one")
-        self._folder, self._images = folder, images
+        self._folder, self._targets = folder, targets
         self._taken: set[str] = set()
 
     def add(self, name: str, picture: np.ndarray[Any, Any]) -> None:
         """Write a picture as PNG; a name that is taken gets a number."""
-        place = self._images.place(name)
+        place = self._targets.images.place(name)
         stem = place.stem if place.suffix == ".png" else place.name
         path, number = self._folder / place.with_name(f"{stem}.png"), 1
         while str(path).lower() in self._taken:  # some file systems ignore case
             number += 1
             path = self._folder / place.with_name(f"{stem}_{number}.png")
         self._taken.add(str(path).lower())
-        write_bytes(path, png(picture))
+        write_bytes(self._targets.check(path), png(picture))

@@ -13,7 +13,8 @@ from convae.configuration import Config
 from convae.data.datasets import load_dataset
 from convae.data.splits import Splits
 from convae.engine import missing_gpu
-from convae.files import write_bytes
+from convae.errors import UserError
+from convae.files import locked, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, load
 from convae.report.describe import describe, oversized
@@ -22,7 +23,14 @@ from convae.report.tensorboard import Board
 from convae.training.build import Parts, build_model, build_parts, build_step, build_trainer
 from convae.training.learning_rate_finder import find_learning_rate
 from convae.training.pretraining import pretrain
-from convae.training.state import Progress, StateFolder, read_state, restore
+from convae.training.state import (
+    Progress,
+    StateFolder,
+    check_resumable,
+    has_state,
+    read_state,
+    restore,
+)
 
 log = logging.getLogger("convae")
 
@@ -52,6 +60,16 @@ def run(config: Config, directory: Path) -> Result:
     Raises `UserError` where the configuration, the data or the device is at fault, `OSError` where
     files cannot be read or written, and `Interrupted` when a signal stopped it.
     """
+    with locked(directory):
+        return _run(config, directory)
+
+
+def _run(config: Config, directory: Path) -> Result:
+    if config.resume is None and has_state(directory):
+        raise UserError(
+            f"hydra.run.dir: {str(directory)!r} holds a run already; resume it with "
+            f"resume={directory}, or choose another folder"
+        )
     parts = build_parts(config)
     data = load_dataset(config.dataset, config.seed)
     model = build_model(config, data.train.shape)
@@ -65,9 +83,11 @@ def run(config: Config, directory: Path) -> Result:
     states = StateFolder(directory, configuration)
     if config.resume is not None:
         progress = restore(*read_state(directory), model, parts.optimizer)
+        check_resumable(progress, data, model.loss.name)
         log.info(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     else:
         progress = Progress.fresh(config.seed)
+        check_resumable(progress, data, model.loss.name)
         states.save(model, parts.optimizer, progress)
     if config.trainer.pretrain_epochs and progress.step == 0:
         pretrain(model, data, config, directory)

@@ -79,8 +79,8 @@ def _class_numbers(normal: list[Any], split: Split, classes: list[str]) -> list[
         raise UserError("dataset.normal: this dataset has no classes; leave it at null")
     known = {int(label): str(int(label)) for label in np.unique(split.labels)}
     known |= {n: name for n, name in enumerate(classes) if n in known}
-    by_name = {name: number for number, name in known.items()}
-    by_name |= {str(number): number for number in known}
+    by_name = {str(number): number for number in known}
+    by_name |= {name: number for number, name in known.items()}  # names win over positions
     numbers = [by_name.get(str(which), -1) for which in normal]
     if not numbers or -1 in numbers:
         raise UserError(

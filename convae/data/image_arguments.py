@@ -51,6 +51,8 @@ class ImageArguments:
         Names of pictures that could not be read, and why.
     folder : Path or None
         The folder that all files have in common; None if there are no files.
+    inputs : frozenset of str
+        The files' paths, with all links resolved.
 
     Raises
     ------
@@ -75,6 +77,7 @@ class ImageArguments:
         files = [path for source in self._sources if isinstance(source, list) for path in source]
         folders = {os.path.abspath(path.parent) for path in files}
         self.folder = Path(os.path.commonpath(folders)) if folders else None
+        self.inputs = frozenset(os.path.realpath(path) for path in files)
 
     def __len__(self) -> int:
         """Return the number of pictures, readable or not."""

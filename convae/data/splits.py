@@ -6,9 +6,11 @@ only to stream.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -37,6 +39,9 @@ class Split(Protocol):
 
     def select(self, indices: np.ndarray[Any, Any]) -> Split:
         """Select images by their positions, an (M,) array of int."""
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes when an image is added, removed, replaced or moved."""
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
@@ -77,6 +82,10 @@ class InMemory:
         """See `Split`; a copy of them."""
         labels = None if self.labels is None else self.labels[indices]
         return InMemory(self.pixels[indices], labels)
+
+    def fingerprint(self) -> str:
+        """See `Split`; of the pixels themselves."""
+        return _digest(str(self.pixels.shape), np.ascontiguousarray(self.pixels).data)
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
@@ -156,6 +165,15 @@ class Streamed:
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, indices=self.indices[indices], labels=labels)
 
+    def fingerprint(self) -> str:
+        """See `Split`; of files their names and sizes, since reading them takes long."""
+        samples = getattr(self.dataset, "samples", None)
+        if samples is None:
+            return _digest(f"{len(self.dataset)} {self.image_size}", self.indices.tobytes())
+        paths = [Path(samples[int(index)][0]) for index in self.indices]
+        listed = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths]
+        return _digest(f"{self.channels} {self.image_size}", "\n".join(listed).encode())
+
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
     ) -> Iterator[Pixels]:
@@ -179,6 +197,13 @@ class Streamed:
                     "(rows, columns) among others; set it, for example dataset.image_size=64"
                 )
             yield np.stack(images)
+
+
+def _digest(*parts: str | bytes | memoryview) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
 
 
 def readable(item: Pixels | Unreadable) -> Pixels:
@@ -207,6 +232,11 @@ class Splits:
     validation: Split
     test: Split
     anomalous: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a digest of each part; see `Split.fingerprint`."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split.fingerprint() for name, split in parts.items()}
 
 
 def to_floats(pixels: Pixels, backend: Backend, dtype: str) -> Array:

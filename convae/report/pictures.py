@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from convae.engine import Array, to_numpy
 
@@ -25,6 +26,9 @@ BACKGROUND = (70, 110, 160)
 
 HOTTEST = 0.5
 """The difference of grey values, or its mean over colours, that is white in error maps."""
+
+SOFTWARE = "convae"
+"""What our PNG files have as their software, so that they can be told from others."""
 
 MOST_FILTERS = 256
 """Filters in one picture, at most."""
@@ -111,8 +115,9 @@ def filter_grid(K: Array, axes: int) -> np.ndarray[Any, Any]:
 
 def png(picture: np.ndarray[Any, Any]) -> bytes:
     """Encode a picture (rows, columns, 3) of uint8 as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    buffer, made_by = io.BytesIO(), PngInfo()
+    made_by.add_text("Software", SOFTWARE)
+    Image.fromarray(picture).save(buffer, "PNG", pnginfo=made_by)
     return buffer.getvalue()
 
 

@@ -24,7 +24,14 @@ from convae.models.loading import BEST, load
 from convae.report.tensorboard import Board
 from convae.training.build import build_parts, build_trainer
 from convae.training.signals import Interrupted
-from convae.training.state import Progress, StateFolder, has_state, read_state, restore
+from convae.training.state import (
+    Progress,
+    StateFolder,
+    check_resumable,
+    has_state,
+    read_state,
+    restore,
+)
 
 log = logging.getLogger("convae")
 
@@ -68,6 +75,10 @@ class Encoded:
     def select(self, indices: np.ndarray[Any, Any]) -> Encoded:
         """Select images by their positions."""
         return replace(self, split=self.split.select(indices))
+
+    def fingerprint(self) -> str:
+        """See `Split`."""
+        return self.split.fingerprint()
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
@@ -119,6 +130,7 @@ def _fit_stage(stage: Autoencoder, data: Splits, config: Config, folder: Path) -
     progress = Progress.fresh(config.seed)
     if has_state(folder):
         progress = restore(*read_state(folder), stage, parts.optimizer)
+    check_resumable(progress, data, stage.loss.name)
     configuration = dataclasses.asdict(config)
     states = StateFolder(folder, configuration)
     with Board(folder, configuration, after=progress.step) as board:

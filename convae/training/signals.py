@@ -1,4 +1,8 @@
-"""Graceful interruption: SIGINT and SIGTERM are recorded and acted upon between two steps."""
+"""Graceful interruption: signals are recorded, and acted upon between two steps.
+
+SIGINT, SIGTERM, and where the system has them SIGHUP (the terminal is closed) and SIGUSR1 (a
+cluster announces pre-emption).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,13 @@ import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
+]
+"""The signals that stop a run after its current step."""
 
 
 class Interrupted(Exception):  # noqa: N818 (requested, so not an error)
@@ -25,7 +36,7 @@ class Interrupted(Exception):  # noqa: N818 (requested, so not an error)
 
 
 class StopSignals:
-    """Within a ``with`` block, record the first SIGINT or SIGTERM; a second SIGINT acts at once.
+    """Within a ``with`` block, record the first of `SIGNALS`; a second SIGINT acts at once.
 
     Outside the main thread, where Python allows no handlers, nothing is changed.
 
@@ -41,7 +52,7 @@ class StopSignals:
         """Install the handlers."""
         self._previous: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from convae.data.splits import Splits
 from convae.engine import to_numpy
 from convae.errors import UserError
 from convae.models import checkpoint
@@ -78,8 +80,19 @@ class Progress:
         State of the generator that shuffles the images, at the start of the current epoch.
     schedule : dict
         State of the learning-rate schedule.
+    run : str
+        The run's id, which its states and models carry.
+    steps : int
+        Steps of the whole run, as planned.
+    data : dict
+        Fingerprints of training, validation and test images.
+    loss : str
+        Name of the loss that `best_loss` is of.
     average : (M,) ndarray or None
         Moving average of the parameters when the state was saved, on the host.
+    best : dict or None
+        The parameters of the best epoch by name, on the host: with them the best model's file can
+        be restored whatever happened to it.
     """
 
     epoch: int = 0
@@ -92,17 +105,23 @@ class Progress:
     recent: LossSum = field(default_factory=LossSum)
     order: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
+    steps: int = 0
+    data: dict[str, str] = field(default_factory=dict)
+    loss: str = ""
     average: np.ndarray[Any, Any] | None = None
+    best: dict[str, np.ndarray[Any, Any]] | None = None
 
     @classmethod
     def fresh(cls, seed: int) -> Progress:
         """Return the start of a run, whose seed decides the order of the images."""
-        return cls(order=dict(np.random.default_rng([seed, 2]).bit_generator.state))
+        order = dict(np.random.default_rng([seed, 2]).bit_generator.state)
+        return cls(order=order, run=uuid.uuid4().hex)
 
     def plain(self) -> dict[str, Any]:
-        """Return all fields but the average in plain values, ready for JSON."""
-        values = dataclasses.asdict(self)
-        del values["average"]
+        """Return all fields but the arrays in plain values, ready for JSON."""
+        values = dataclasses.asdict(dataclasses.replace(self, average=None, best=None))
+        del values["average"], values["best"]
         for name in ("whole", "recent"):
             values[name]["total"] = float(values[name]["total"])
         return values
@@ -135,6 +154,7 @@ class StateFolder:
         arrays |= {f"optimizer.{name}": to_numpy(array) for name, array in optimizer.state.items()}
         if progress.average is not None:
             arrays["average"] = progress.average
+        arrays |= {f"best.{name}": array for name, array in (progress.best or {}).items()}
         description = {
             "layout": LAYOUT,
             "model": model.configuration(),
@@ -211,4 +231,30 @@ def restore(
     optimizer.steps = description["optimizer_steps"]
     progress = Progress.from_plain(description["progress"])
     progress.average = arrays.get("average")
+    best = {n.removeprefix("best."): a for n, a in arrays.items() if n.startswith("best.")}
+    progress.best = best or None
     return progress
+
+
+def check_resumable(progress: Progress, data: Splits, loss: str) -> None:
+    """Compare a state with what the run is resumed with.
+
+    Other images, or another division of them, are refused, since training images could become test
+    images. Another loss makes the best loss so far meaningless, so the search for the best epoch
+    starts again.
+    """
+    if progress.data and progress.data != data.fingerprints():
+        found = data.fingerprints()
+        changed = [name for name in found if progress.data.get(name) != found[name]]
+        raise UserError(
+            f"resume: the {', '.join(changed)} images are not those of the run's beginning (files, "
+            "seed or dataset settings changed), so training images could become test images; "
+            "restore them, or start a new run"
+        )
+    if progress.loss and progress.loss != loss:
+        log.warning(
+            f"warning: the loss is now {loss!r} instead of {progress.loss!r}: the best epoch is "
+            "searched for from here on"
+        )
+        progress.best_loss, progress.best_epoch, progress.best = inf, 0, None
+    progress.data, progress.loss = data.fingerprints(), loss

@@ -17,6 +17,7 @@ from convae.data.corruption import Corruption, Use
 from convae.data.splits import Pixels, Splits, to_floats
 from convae.engine import Array, to_numpy
 from convae.errors import DivergenceError, UserError
+from convae.models import checkpoint
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, LAST
 from convae.report.diagnostics import dead_filters
@@ -30,6 +31,9 @@ from convae.training.state import LossSum, Progress, StateFolder
 from convae.training.step import TrainingStep
 
 log = logging.getLogger("convae")
+
+REPORT_SECONDS = 30.0
+"""Without a terminal, seconds between two lines within an epoch."""
 
 DEAD_FILTER_IMAGES = 256
 """Validation images, at most, on which dead filters are counted."""
@@ -106,6 +110,7 @@ class Trainer:
         self.rng = np.random.default_rng()
         self.rng.bit_generator.state = progress.order
         self.schedule.load_state(progress.schedule)
+        self._announce_schedule()
         if self.average is not None and progress.average is not None:
             self.average.parameters[...] = self.model.xp.asarray(progress.average)
         pixels = next(self.data.validation.batches(DEAD_FILTER_IMAGES))
@@ -134,7 +139,8 @@ class Trainer:
             If a file cannot be written; those saved before it remain.
         """
         progress = self.progress
-        self._saved_at = time.perf_counter()
+        self._saved_at = self._reported_at = time.perf_counter()
+        self._restore_best()
         with (
             StopSignals() as self._stop,
             tqdm(
@@ -174,11 +180,60 @@ class Trainer:
                 self._check_finite(mean)
                 rate = self.step.optimizer.learning_rate
                 self.board.training(progress.step, mean, rate, speed)
-                self._bar.set_postfix_str(f"loss {mean:.5f}, {speed:,.0f} images/s")
+                self._report(f"loss {mean:.5f}, {speed:,.0f} images/s")
                 progress.recent, recent = LossSum(), Speedometer()
             self._bar.update()
             self._save_if_due()
         return whole.read()
+
+    def _report(self, news: str) -> None:
+        """Show how an epoch proceeds: at the progress bar, or without a terminal in a line."""
+        self._bar.set_postfix_str(news)
+        now = time.perf_counter()
+        if self._bar.disable and now - self._reported_at > REPORT_SECONDS:
+            self._reported_at = now
+            progress = self.progress
+            log.info(
+                f"epoch {progress.epoch + 1}/{self.epochs}: "
+                f"step {progress.batch} of {self.steps_per_epoch}, {news}"
+            )
+
+    def _announce_schedule(self) -> None:
+        """Say how the learning rate jumps where a run that is resumed has another length."""
+        progress = self.progress
+        steps = self.epochs * self.steps_per_epoch
+        before, progress.steps = progress.steps, steps
+        if not progress.step or not before or before == steps:
+            return
+        old, new = (
+            self.base_rate * self.schedule.factor(progress.step, length, self.steps_per_epoch)
+            for length in (before, steps)
+        )
+        if old != new:
+            log.warning(
+                f"warning: the run now has {steps:,} steps instead of {before:,}, and the schedule "
+                f"spans all of them: the learning rate goes from {old:.2g} to {new:.2g}"
+            )
+
+    def _restore_best(self) -> None:
+        """Write the best model's file again, from the state, if it is not the one that it names."""
+        best, path = self.progress.best, self.states.directory / BEST
+        if best is None:
+            return
+        try:
+            kept, _ = checkpoint.read(path)
+        except (OSError, UserError):
+            kept = {}
+        if kept.keys() == best.keys() and all((kept[name] == best[name]).all() for name in best):
+            return
+        checkpoint.write(path, best, self._description())
+
+    def _description(self) -> dict[str, object]:
+        return {
+            "model": self.model.configuration(),
+            "run": self.progress.run,
+            "epoch": self.progress.best_epoch,
+        }
 
     def _train_batch(self, pixels: Pixels) -> Array:
         """Do one step on (N, C, H, W) pixels; returns its loss, on the device."""
@@ -263,7 +318,8 @@ class Trainer:
         self.schedule.observe(loss)
         if loss < progress.best_loss:
             progress.best_loss, progress.best_epoch = loss, epoch
-            model.save(directory / BEST)
+            progress.best = {name: to_numpy(a).copy() for name, a in model.parameters.items()}
+            checkpoint.write(directory / BEST, progress.best, self._description())
         model.save(directory / LAST)
         return loss
 

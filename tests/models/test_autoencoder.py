@@ -25,6 +25,17 @@ def test_reconstruct_is_decode_of_encode_and_equals_the_copy(xp: ModuleType, rng
     assert error(R, Untied(model).reconstruct(torch.tensor(x)).detach().numpy()) < 1e-12
 
 
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_evaluation_is_loss_and_reconstruction(xp: ModuleType, rng, loss: str) -> None:
+    model = build(xp, (2, 6, 5), STACKS[3], loss=loss)
+    x, target = rng.random((2, 4, 2, 6, 5))
+    J, R = model.evaluate(xp.asarray(x), xp.asarray(target))
+    oracle = Untied(model)
+    expected = oracle.loss(torch.tensor(x), torch.tensor(target)).item()
+    assert pytest.approx(expected, rel=1e-12) == J
+    assert error(R, oracle.reconstruct(torch.tensor(x)).detach().numpy()) < 1e-12
+
+
 def test_codes_end_with_the_models_code(rng) -> None:
     model = build(np, (2, 6, 5), STACKS[3])
     x = rng.random((4, 2, 6, 5))

@@ -3,61 +3,60 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from convae.engine import backend_for
-from convae.engine.cpu import threads
-from tests.helpers import REPOSITORY
-
-BACKEND = backend_for("cpu")
-RESULTS = """
-import hashlib, sys
-import numpy as np
 import convae
 from convae import engine
 from convae.engine.cpu import threads
+from tests.helpers import STACKS
 
-workers = int(sys.argv[1])
-threads.cores = lambda: workers
-rng = np.random.default_rng(0)
-
-def random(*shape):
-    return rng.standard_normal(shape, dtype="float32")
-
-results = []
-for examples, channels, filters, stride in ((224, 3, 5, 2), (200, 2, 4, 2), (128, 64, 64, 1)):
-    K, V = random(filters, channels, 3, 3), random(examples, channels, 8, 8)
-    G = random(examples, filters, 8 // stride, 8 // stride)
-    how = {"stride": stride, "padding": "same"}  # direct, then matrix products, then winograd
-    results += [engine.c(K, V, **how), engine.h(K, G, size=8, **how)]
-    results.append(engine.g(G, V, kernel=3, **how))
-layers = [convae.Layer(3, 3, stride=2, padding="same"), convae.Layer(4, 2, padding=1)]
-model = convae.Autoencoder((2, 6, 5), layers)
-for examples in (100, 128):
-    loss = model.accumulate_gradients(rng.random((examples, 2, 6, 5), dtype="float32"))
-    results += [loss, model.flat_gradients.copy()]
-print(*(hashlib.sha256(array.tobytes()).hexdigest() for array in results))
-"""
+BACKEND = engine.backend_for("cpu")
 
 
-def test_bits_do_not_depend_on_the_number_of_threads() -> None:
-    """c, h and g of every algorithm, and the gradients of a model; twice with five threads."""
-    found = [
-        subprocess.run(
-            [sys.executable, "-c", RESULTS, str(workers)],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-        for workers in (1, 2, 5, 5)
-    ]
-    assert len(found[0]) == 13
-    assert all(hashes == found[0] for hashes in found)
+@pytest.fixture
+def any_number_of_threads() -> Iterator[None]:
+    yield
+    engine.set_num_threads(threads.cores())
+
+
+OPERATIONS = {  # examples, channels, filters, stride
+    "direct": (224, 3, 5, 2),
+    "matrix products": (200, 2, 4, 2),
+    "winograd": (128, 64, 64, 1),
+}
+
+
+@pytest.mark.parametrize("algorithm", OPERATIONS)
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_bits_do_not_depend_on_the_number_of_threads(rng, algorithm: str) -> None:
+    examples, channels, filters, stride = OPERATIONS[algorithm]
+    K = rng.standard_normal((filters, channels, 3, 3), dtype="float32")
+    V = rng.standard_normal((examples, channels, 8, 8), dtype="float32")
+    G = rng.standard_normal((examples, filters, 8 // stride, 8 // stride), dtype="float32")
+    how = {"stride": stride, "padding": "same"}
+    results = set()
+    for workers in (1, 2, 5, 5):
+        engine.set_num_threads(workers)
+        Z, R = engine.c(K, V, **how), engine.h(K, G, size=8, **how)
+        results.add((Z.tobytes(), R.tobytes(), engine.g(G, V, kernel=3, **how).tobytes()))
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("examples", [100, 128])
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_gradients_do_not_depend_on_the_number_of_threads(rng, examples: int) -> None:
+    x = rng.random((examples, 2, 6, 5), dtype="float32")
+    model = convae.Autoencoder((2, 6, 5), STACKS[2])
+    results = set()
+    for workers in (1, 2, 3, 3):
+        engine.set_num_threads(workers)
+        loss = float(model.accumulate_gradients(x))
+        results.add((loss, model.flat_gradients.tobytes()))
+    assert len(results) == 1
 
 
 def test_memory_is_lent_again_only_when_no_view_is_left() -> None:
@@ -84,8 +83,6 @@ def test_results_come_in_the_order_of_the_chunks() -> None:
 
 def test_calls_from_the_pool_stay_in_their_thread() -> None:
     def inner(chunk: slice) -> list[int]:
-        import threading
-
         own = threading.get_ident()
         found = BACKEND.map(lambda _: threading.get_ident(), threads.cut(10, 1))
         return [own, *found]

@@ -211,6 +211,14 @@ class Config:
         check_range("seed", self.seed, at_least=0, integer=True)
 
 
+GROUPS = [
+    field.name
+    for field in dataclasses.fields(Config)
+    if field.name.islower() and dataclasses.is_dataclass(typing.get_type_hints(Config)[field.name])
+]
+"""Keys whose values are chosen by a file."""
+
+
 def unknown_key(arguments: Iterable[str]) -> str | None:
     """Find an override with an unknown key, and return a message that lists the known ones.
 
@@ -218,9 +226,11 @@ def unknown_key(arguments: Iterable[str]) -> str | None:
     a key that nothing would ever read.
     """
     for argument in arguments:
-        key, equals, _ = argument.lstrip("+").partition("=")
+        key, equals, value = argument.lstrip("+").partition("=")
         if not equals or key.startswith(("-", "~", "hydra")):
             continue
+        if value in ("", "null") and key in GROUPS:
+            return f"{key}: {value or 'nothing'} is not an option; expected one of configs/{key}"
         message = _unknown_part(Config, key.partition("@")[0].split("."), [])
         if message:
             return message

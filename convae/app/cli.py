@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import numpy as np
 from tqdm import tqdm
 
 from convae.app.outputs import PictureFolder, Targets, codes_file, csv_file, printable

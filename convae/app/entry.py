@@ -18,6 +18,7 @@ from pathlib import Path
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -72,14 +73,14 @@ def train(
         raise UserError(message)
     if config_dir is not None:
         given.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
-    with initialize_config_module(CONFIGS, version_base="1.3"):
+    with _hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
         try:
             composed = compose("config", overrides=given, return_hydra_config=True)
+            HydraConfig.instance().cfg = composed  # type: ignore[assignment]
+            wanted = Path(composed.hydra.run.dir)
+            hydra_files = composed.hydra.output_subdir
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(_message(error)) from error
-    with _hydra_config(composed):
-        wanted = Path(composed.hydra.run.dir)
-        hydra_files = composed.hydra.output_subdir
     directory = wanted if composed.resume is not None else _new_folder(wanted)
     with open_dict(composed):
         hydra_node = composed.pop("hydra")
@@ -95,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: ``[group=option] [key=value] ... [-m] [hydra's flags]``."""
     if arguments is not None:
         sys.argv = ["convae train", *arguments]
-    if message := unknown_key(sys.argv[1:]) or _used_folder(sys.argv[1:]):
+    message = (
+        unknown_key(sys.argv[1:]) or _used_folder(sys.argv[1:]) or _resumed_sweep(sys.argv[1:])
+    )
+    if message:
         sys.exit(f"error: {message}")
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on; what is shown is decided here
@@ -118,8 +122,6 @@ def _hydra_main(composed: DictConfig) -> float:
         directory = directory.relative_to(Path.cwd())
     is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        if composed.resume is not None and is_sweep:
-            raise UserError("resume: one run resumes at a time; omit -m")
         result = _run_composed(composed, directory, HydraConfig.get().overrides.task)
         return result.figures["validation_loss"]
     except Interrupted as stop:  # not an error for Hydra, which would start the next job
@@ -199,6 +201,14 @@ def _used_folder(arguments: Sequence[str]) -> str | None:
     return None
 
 
+def _resumed_sweep(arguments: Sequence[str]) -> str | None:
+    """Refuse to resume with -m."""
+    is_sweep = any(argument in ("-m", "--multirun") for argument in arguments)
+    if is_sweep and any(argument.startswith("resume=") for argument in arguments):
+        return "resume: one run resumes at a time; omit -m"
+    return None
+
+
 def command() -> str:
     """Name the command that was called, for messages that suggest another call."""
     name = Path(sys.argv[0]).name
@@ -215,15 +225,15 @@ def _message(error: BaseException) -> str:
 
 
 @contextmanager
-def _hydra_config(composed: DictConfig) -> Iterator[None]:
-    """Let ``${hydra:...}`` refer to a composed configuration, for a ``with`` block."""
-    holder = HydraConfig.instance()
-    before = holder.cfg
-    holder.cfg = composed  # type: ignore[assignment]
+def _hydra_of_its_own() -> Iterator[None]:
+    """Set another use of Hydra in this process aside, for a ``with`` block."""
+    hydra_of_others, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        holder.cfg = before
+        GlobalHydra.instance().hydra = hydra_of_others
+        HydraConfig.instance().cfg = config
 
 
 def _new_folder(wanted: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import uuid
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -87,6 +88,7 @@ def _run(config: Config, directory: Path) -> Result:
         log.info(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     else:
         progress = Progress.fresh(config.seed)
+        progress.run = uuid.uuid4().hex
         check_resumable(progress, data, model.loss.name)
         states.save(model, parts.optimizer, progress)
     if config.trainer.pretrain_epochs and progress.step == 0:

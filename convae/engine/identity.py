@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from math import inf, isfinite, sqrt
+from math import inf, isfinite, isnan, sqrt
 from typing import Any
 
 from convae.engine.arrays import Array
 from convae.engine.backend import Backend
 from convae.engine.geometry import Geometry
 from convae.engine.operations import c, g, h
+
+ROUNDING = 1e-5
+"""Largest relative value that counts as vanishing."""
 
 
 def trilinear_error(K: Array, V: Array, G: Array, **geometry: Any) -> float:
@@ -54,10 +57,20 @@ def backend_error(backend: Backend, K: Array, V: Array, G: Array, geometry: Geom
 
 
 def _difference(K: Array, V: Array, G: Array, Z: Array, R: Array, dK: Array) -> float:
-    """Compare the three inner products, relative to the norms."""
-    scale = sqrt(float((Z * Z).sum()) * float((G * G).sum()))
-    if scale == 0:  # c(K, V) or G is zero: correct only if an argument is
-        return 0.0 if any(not bool(array.any()) for array in (K, V, G)) else inf
+    """Compare the three inner products, relative to the norms; a NaN counts as infinite."""
     form = float((Z * G).sum())
-    errors = abs(form - float((V * R).sum())), abs(form - float((K * dK).sum()))
-    return max(errors) / scale if all(isfinite(error) for error in errors) else inf
+    error = max(abs(form - float((V * R).sum())), abs(form - float((K * dK).sum())), key=_nan_first)
+    scale = _norm(Z) * _norm(G)
+    if scale > 0:
+        return error / scale if isfinite(error) else inf
+    # c(K, V) or G vanishes: right only if the two other forms vanish, too
+    return 0.0 if error <= ROUNDING * _norm(K) * _norm(V) * _norm(G) else inf
+
+
+def _norm(array: Array) -> float:
+    return sqrt(float((array * array).sum()))
+
+
+def _nan_first(error: float) -> float:
+    """Order errors so that NaN is the largest."""
+    return inf if isnan(error) else error

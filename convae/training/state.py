@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -81,7 +80,7 @@ class Progress:
     schedule : dict
         State of the learning-rate schedule.
     run : str
-        The run's id, which its states and models carry.
+        The run's id, which all its states carry.
     steps : int
         Steps of the whole run, as planned.
     data : dict
@@ -115,8 +114,7 @@ class Progress:
     @classmethod
     def fresh(cls, seed: int) -> Progress:
         """Return the start of a run, whose seed decides the order of the images."""
-        order = dict(np.random.default_rng([seed, 2]).bit_generator.state)
-        return cls(order=order, run=uuid.uuid4().hex)
+        return cls(order=dict(np.random.default_rng([seed, 2]).bit_generator.state))
 
     def plain(self) -> dict[str, Any]:
         """Return all fields but the arrays in plain values, ready for JSON."""

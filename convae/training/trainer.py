@@ -226,14 +226,7 @@ class Trainer:
             kept = {}
         if kept.keys() == best.keys() and all((kept[name] == best[name]).all() for name in best):
             return
-        checkpoint.write(path, best, self._description())
-
-    def _description(self) -> dict[str, object]:
-        return {
-            "model": self.model.configuration(),
-            "run": self.progress.run,
-            "epoch": self.progress.best_epoch,
-        }
+        checkpoint.write(path, best, {"model": self.model.configuration()})
 
     def _train_batch(self, pixels: Pixels) -> Array:
         """Do one step on (N, C, H, W) pixels; returns its loss, on the device."""
@@ -319,7 +312,7 @@ class Trainer:
         if loss < progress.best_loss:
             progress.best_loss, progress.best_epoch = loss, epoch
             progress.best = {name: to_numpy(a).copy() for name, a in model.parameters.items()}
-            checkpoint.write(directory / BEST, progress.best, self._description())
+            model.save(directory / BEST)
         model.save(directory / LAST)
         return loss
 

@@ -141,7 +141,6 @@ def test_a_failed_sweep_exits_with_1(tmp_path) -> None:
     assert (tmp_path / "results.csv").is_file()
 
 
-@pytest.mark.xfail(strict=True, reason="convae: a resumed job is not collected, and exits with 0")
 def test_a_sweep_cannot_resume(finished, tmp_path) -> None:
     done = run_train("-m", f"resume={finished[0]}", f"hydra.sweep.dir={tmp_path}")
     assert "resume: one run resumes at a time" in done.stdout + done.stderr

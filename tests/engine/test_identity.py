@@ -56,7 +56,6 @@ def test_identity_holds_for_a_backend(problem: Problem) -> None:
     assert backend_error(ArrayBackend(), *problem.arrays(), problem.geometry) < 1e-12
 
 
-@pytest.mark.xfail(strict=True, reason="convae takes the zeros of c for a fault here")
 def test_identity_holds_where_outputs_meet_padding_alone() -> None:
     K, V, G = (np.ones(shape) for shape in ((1, 1, 1), (1, 1, 1), (1, 1, 1)))
     assert engine.trilinear_error(K, V, G, stride=2, padding=((1, 0),)) == 0

@@ -1,0 +1,101 @@
+"""Where the command line writes: never over its inputs, over other people's files if told to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import convae
+from convae.app.cli import main as command_line
+from tests.helpers import write_pictures
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    layer = convae.Layer(2, 3, padding="same")
+    convae.Autoencoder((3, 12, 12), [layer]).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    write_pictures(tmp_path / "pictures", 3)
+    return tmp_path / "pictures"
+
+
+def call(*arguments: object):
+    return CliRunner().invoke(command_line, [str(argument) for argument in arguments])
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", ["score", "encode"])
+def test_an_output_that_is_an_input_is_refused(model, pictures, command: str) -> None:
+    """A shell that expands ``-o *.png`` makes the first picture the output."""
+    first, *others = sorted(pictures.rglob("*.png"))
+    before = contents(pictures)
+    done = call(command, model, "-o", first, first, *others)
+    assert done.exit_code == 1
+    assert "is one of the input images" in done.output
+    assert contents(pictures) == before
+
+
+def test_originals_are_not_replaced_through_links(model, pictures, tmp_path) -> None:
+    links = tmp_path / "links"
+    links.mkdir()
+    for path in sorted(pictures.rglob("*.png")):
+        os.symlink(path, links / path.name)
+    before = contents(pictures)
+    targets = {path.parent for path in before}
+    for target in targets:
+        done = call("reconstruct", model, links, "-o", target)
+        assert done.exit_code == 1
+        assert "is one of the input images" in done.output
+    assert contents(pictures) == before
+
+
+def test_other_peoples_files_need_overwrite(model, pictures, tmp_path) -> None:
+    notes = tmp_path / "notes.csv"
+    notes.write_text("do not lose this")
+    done = call("score", model, pictures, "-o", notes)
+    assert done.exit_code == 1
+    assert "convae did not write it" in done.output
+    assert notes.read_text() == "do not lose this"
+    assert call("score", model, pictures, "-o", notes, "--overwrite").exit_code == 0
+    assert notes.read_text().startswith("image,error")
+
+
+def test_results_of_convae_are_replaced(model, pictures, tmp_path) -> None:
+    for _ in range(2):
+        assert call("score", model, pictures, "-o", tmp_path / "s.csv").exit_code == 0
+        assert call("encode", model, pictures, "-o", tmp_path / "c.npy").exit_code == 0
+        assert call("reconstruct", model, pictures, "-o", tmp_path / "out").exit_code == 0
+    picture = next((tmp_path / "out").rglob("*.png"))
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(picture)
+    assert call("reconstruct", model, pictures, "-o", tmp_path / "out").exit_code == 1
+
+
+def test_errors_that_are_nan_are_anomalies(pictures, tmp_path) -> None:
+    broken = convae.Autoencoder((3, 12, 12), [convae.Layer(2, 3, padding="same")])
+    broken.flat_parameters[...] = np.nan
+    broken.save(tmp_path / "best.safetensors")
+    (tmp_path / "summary.json").write_text('{"threshold": 0.5}')
+    assert call("score", tmp_path, pictures, "-o", tmp_path / "s.csv").exit_code == 0
+    rows = (tmp_path / "s.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1:] for row in rows] == [["nan", "1"]] * 3
+    done = call("reconstruct", tmp_path, pictures, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "reconstruction is not finite" in done.output
+
+
+def test_scores_without_a_threshold_say_so(model, pictures, tmp_path) -> None:
+    done = call("score", model, pictures, "-o", tmp_path / "s.csv")
+    assert "no column anomaly" in done.output

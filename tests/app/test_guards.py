@@ -47,6 +47,7 @@ def test_a_used_folder_is_refused_and_untouched(run) -> None:
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_used_folder_is_refused_by_sweeps_too(tmp_path) -> None:
     arguments = ("-m", *QUICK, "trainer.epochs=1", "seed=1", f"hydra.sweep.dir={tmp_path}")
     assert run_train(*arguments).returncode == 0
@@ -131,7 +132,14 @@ def test_a_prolonged_schedule_says_how_the_rate_jumps(tmp_path, capsys) -> None:
     assert "the learning rate goes from 0 to 0.00" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [n for n in SIGNALS if n != signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(n, marks=() if n == signal.SIGTERM else pytest.mark.slow)
+        for n in SIGNALS
+        if n != signal.SIGINT
+    ],
+)
 def test_signals_save_the_state(tmp_path, number: signal.Signals) -> None:
     command = [sys.executable, "train.py", *QUICK, "trainer.epochs=500"]
     command += [f"hydra.run.dir={tmp_path}", "trainer.checkpoint_every=500"]

@@ -75,6 +75,7 @@ class DatasetConfig:
         """Check the ranges."""
         check_range("dataset.holdout", self.holdout, over=0, below=0.5)
         check_range("dataset.workers", self.workers, at_least=0, integer=True)
+        check_range("dataset.memory_mb", self.memory_mb, at_least=0, integer=True)
         if self.channels not in (None, 1, 3):
             raise UserError(
                 f"dataset.channels: {self.channels!r} is neither 1 (grey) nor 3 (colour)"

@@ -120,6 +120,8 @@ def spans(kernel: Integers, dilation: Integers) -> Integers:
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, minimum: int = 1) -> Integers:
     """Normalise one integer, or one per axis, to a checked tuple."""
+    if isinstance(value, bool):
+        raise UserTypeError(f"{name}: {value!r}; expected an integer, or {axes} of them")
     try:
         if isinstance(value, Sequence) and not isinstance(value, str):
             entries = tuple(operator.index(entry) for entry in value)

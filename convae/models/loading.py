@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from convae.engine import Backend
+from convae.engine import ArrayBackend, Backend
 from convae.errors import UserError
 from convae.models import checkpoint
 from convae.models.autoencoder import Autoencoder
+from convae.models.layers import stack
 
 BEST = "best.safetensors"
 """Name of the best model's file in a run's folder."""
@@ -51,10 +54,30 @@ def load(
         raise UserError(f"path: {os.fspath(file)!r} is a run's state; load the run's folder")
     if "model" not in description:
         raise UserError(f"path: {os.fspath(file)!r} holds no model")
-    model = Autoencoder(**description["model"], device=device, backend=backend)
-    expected = {name: array.shape for name, array in model.parameters.items()}
-    if {name: array.shape for name, array in arrays.items()} != expected:
-        raise UserError(f"path: {os.fspath(file)!r} is damaged: its arrays do not match the model")
+    damaged = f"path: {os.fspath(file)!r} is damaged, or written by a newer version"
+    try:
+        shapes = parameter_shapes(description["model"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{damaged}: {error}") from None
+    if {name: array.shape for name, array in arrays.items()} != shapes:
+        raise UserError(f"{damaged}: its arrays do not match the model")
+    try:
+        model = Autoencoder(**description["model"], device=device, backend=backend)
+    except TypeError as error:
+        raise UserError(f"{damaged}: {error}") from None
     for name, array in arrays.items():
         model.parameters[name][...] = model.xp.asarray(array)
     return model
+
+
+def parameter_shapes(configuration: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Derive the shapes of a model's parameters without allocating them."""
+    visible = configuration["output_activation"]
+    layers = stack(
+        configuration["layers"], tuple(configuration["input_shape"]), visible, ArrayBackend()
+    )
+    return {
+        f"{index}.{name}": shape
+        for index, layer in enumerate(layers)
+        for name, shape in layer.shapes.items()
+    }

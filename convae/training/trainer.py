@@ -199,9 +199,13 @@ class Trainer:
             )
 
     def _announce_schedule(self) -> None:
-        """Say how the learning rate jumps where a run that is resumed has another length."""
+        """Report how the learning rate jumps where a resumed run has another length."""
         progress = self.progress
         steps = self.epochs * self.steps_per_epoch
+        if self.schedule.warmup >= steps:
+            raise UserError(
+                f"schedule.warmup: {self.schedule.warmup} steps, but the whole run has only {steps}"
+            )
         before, progress.steps = progress.steps, steps
         if not progress.step or not before or before == steps:
             return

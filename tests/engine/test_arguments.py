@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -57,6 +61,29 @@ def test_masked_and_foreign_arrays_are_refused(examples: int) -> None:
 def test_mistakes_are_named(call, says: str) -> None:
     with pytest.raises(UserError, match=says):
         call()
+
+
+@pytest.mark.parametrize("name", ["stride", "dilation"])
+def test_truth_values_are_no_numbers(name: str) -> None:
+    with pytest.raises(UserTypeError, match=f"{name}: True; expected an integer"):
+        engine.c(K, V, **{name: True})
+
+
+def test_without_a_compiler_numpy_computes() -> None:
+    script = (
+        "import numpy as np, sys, convae\n"
+        "model = convae.Autoencoder((1, 8, 8), [convae.Layer(4, 3, padding='same')])\n"
+        "x = np.random.default_rng(0).random((64, 1, 8, 8), dtype='float32')\n"
+        "print(model.loss_and_gradients(x)[0], 'numba' in sys.modules)"
+    )
+    found = []
+    for disabled in ("0", "1"):
+        environment = {**os.environ, "NUMBA_DISABLE_JIT": disabled}
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        found.append(done.stdout.split())
+    assert float(found[0][0]) == pytest.approx(float(found[1][0]), rel=1e-6)
+    assert [numba for _, numba in found] == ["True", "False"]
 
 
 def test_an_impossible_size_is_refused_at_once() -> None:

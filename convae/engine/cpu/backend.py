@@ -6,6 +6,7 @@ Shared kernels without dilation or groups, on batches of whole blocks of example
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from types import ModuleType
@@ -109,6 +110,12 @@ class NumpyBackend(ArrayBackend):
         return threads.map_tasks(function, chunks)
 
 
+@cache
+def compiles() -> bool:
+    """Tell whether Numba may compile; with NUMBA_DISABLE_JIT everything is computed by NumPy."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
 @lru_cache(maxsize=1024)
 def compiled_operation(
     operation: str,
@@ -121,7 +128,12 @@ def compiled_operation(
 ) -> Callable[..., Array] | None:
     """Return the compiled c, h or g for a problem, or None if only `gemm` supports it."""
     blocks, rest = divmod(examples * itemsize, BLOCK_BYTES)
-    if rest or geometry.groups != 1 or {*geometry.tile, *geometry.dilation} != {1}:
+    if (
+        not compiles()
+        or rest
+        or geometry.groups != 1
+        or {*geometry.tile, *geometry.dilation} != {1}
+    ):
         return None
     from convae.engine.cpu import direct, winograd  # deferred: importing Numba is slow
 
@@ -147,6 +159,8 @@ def rows(*arrays: Array) -> list[np.ndarray[Any, Any]] | None:
     (N, C, *size) -> (prod(size), C, N)
     """
     views = []
+    if not compiles():
+        return None
     for array in arrays:
         if not isinstance(array, np.ndarray) or array.ndim < 3 or array.itemsize < 4:
             return None

@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: runs with --run-slow only")
-    examples = 200 if config.getoption("--run-slow") else 60
+    examples = 200 if config.getoption("--run-slow") else 25
     how = {"deadline": None, "derandomize": True, "max_examples": examples}
     settings.register_profile("convae", **how)
     settings.load_profile("convae")

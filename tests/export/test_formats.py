@@ -20,12 +20,8 @@ from tests.helpers import EXPORTED, exported_model
 @pytest.mark.parametrize(
     "name",
     [
-        *("shared", "tiled", "local"),
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in EXPORTED
-            if name not in ("shared", "tiled", "local")
-        ),
+        "tiled",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in EXPORTED if name != "tiled"),
     ],
 )
 def test_onnx_agrees_in_onnxruntime(rng, tmp_path, name: str) -> None:

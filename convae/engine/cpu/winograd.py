@@ -34,7 +34,7 @@ from convae.engine.cpu.threads import (
     spread,
 )
 from convae.engine.cpu.toom_cook import possible
-from convae.engine.cpu.winograd_loops import Sizes, Tiling, Two, kernel_maps, operations
+from convae.engine.cpu.winograd_loops import PlaneSizes, Tiling, Two, kernel_maps, operations
 from convae.engine.geometry import Geometry
 
 TILES = (1, 2, 3, 4)
@@ -121,9 +121,9 @@ def _two(entries: tuple[int, ...], filling: int = 1) -> Two:
     return first, second
 
 
-def _sizes(geometry: Geometry, channels: int, filters: int) -> Sizes:
+def _sizes(geometry: Geometry, channels: int, filters: int) -> PlaneSizes:
     before = _two(tuple(before for before, _ in geometry.padding), 0)
-    return Sizes(_two(geometry.size), _two(geometry.output), before, channels, filters)
+    return PlaneSizes(_two(geometry.size), _two(geometry.output), before, channels, filters)
 
 
 def _lend(tiling: Tiling, dtype: Any, **rows: int) -> list[Array]:

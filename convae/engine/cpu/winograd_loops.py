@@ -28,7 +28,7 @@ Axis: TypeAlias = tuple[int, int, int, int]
 Function: TypeAlias = Callable[..., Any]
 
 
-class Sizes(NamedTuple):
+class PlaneSizes(NamedTuple):
     """A geometry with two axes, a missing first one of size 1, and channel counts."""
 
     size: Two
@@ -106,7 +106,7 @@ def _kernel_back(one: Axis, two: Axis, K: Array, D: Array, T: Array, plane: int)
 
 @inline
 def _input_to(
-    one: Axis, two: Axis, P: Array, V: Array, N: int, v: int, y: Two, T: Array, sizes: Sizes
+    one: Axis, two: Axis, P: Array, V: Array, N: int, v: int, y: Two, T: Array, sizes: PlaneSizes
 ) -> None:
     """Transform the input tile of V that begins at position y into P."""
     (k1, s1, m1, p1), (k2, s2, m2, p2) = one, two
@@ -125,7 +125,7 @@ def _input_to(
 
 @inline
 def _input_back(
-    one: Axis, two: Axis, V: Array, N: int, v: int, y: Two, P: Array, T: Array, sizes: Sizes
+    one: Axis, two: Axis, V: Array, N: int, v: int, y: Two, P: Array, T: Array, sizes: PlaneSizes
 ) -> None:
     """Inverse-transform P and add it to the input tile of V that begins at position y."""
     (k1, s1, m1, p1), (k2, s2, m2, p2) = one, two
@@ -221,7 +221,7 @@ def _gradients(D: Array, P: Array, Q: Array, points: int, C: int, chunks: int) -
 
 
 @inline
-def _places(one: Axis, two: Axis, sizes: Sizes, j1: int, j2: int) -> tuple[int, Two, int, Two]:
+def _places(one: Axis, two: Axis, sizes: PlaneSizes, j1: int, j2: int) -> tuple[int, Two, int, Two]:
     """Return a tile's offset and position in V, its offset in Z, and its outputs in range."""
     (_, s1, _, _), (_, s2, _, _) = one, two
     y = j1 * s1 - sizes.before[0], j2 * s2 - sizes.before[1]
@@ -255,7 +255,7 @@ def operations(tiling: Tiling) -> tuple[Function, Function, Function]:
 
     @compiled
     def c(
-        Z: Array, K: Array, V: Array, N: int, first: int, last: int, sizes: Sizes,
+        Z: Array, K: Array, V: Array, N: int, first: int, last: int, sizes: PlaneSizes,
         P: Array, Q: Array, T: Array,
     ) -> None:  # fmt: skip
         C, O, width = sizes.channels, sizes.filters, sizes.output[1]
@@ -270,7 +270,7 @@ def operations(tiling: Tiling) -> tuple[Function, Function, Function]:
 
     @compiled
     def h(
-        V: Array, K: Array, G: Array, N: int, first: int, last: int, sizes: Sizes,
+        V: Array, K: Array, G: Array, N: int, first: int, last: int, sizes: PlaneSizes,
         P: Array, Q: Array, T: Array,
     ) -> None:  # fmt: skip
         columns, O, width = BLOCK_BYTES // V.itemsize, sizes.filters, sizes.output[1]
@@ -287,7 +287,7 @@ def operations(tiling: Tiling) -> tuple[Function, Function, Function]:
 
     @compiled
     def g(
-        D: Array, U: Array, G: Array, V: Array, N: int, first: int, last: int, sizes: Sizes,
+        D: Array, U: Array, G: Array, V: Array, N: int, first: int, last: int, sizes: PlaneSizes,
         P: Array, Q: Array, T: Array,
     ) -> None:  # fmt: skip
         columns, O, width = BLOCK_BYTES // V.itemsize, sizes.filters, sizes.output[1]

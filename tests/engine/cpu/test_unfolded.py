@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from convae import engine
 from convae.engine.cpu import unfolded
@@ -21,7 +21,6 @@ def tiny_tasks(monkeypatch) -> None:
     monkeypatch.setattr(unfolded, "WORTH_DIVIDING", 1)
 
 
-@settings(max_examples=150)
 @given(problem=problems())
 def test_tasks_add_up_to_the_whole(problem: Problem) -> None:
     K, V, G = problem.arrays()

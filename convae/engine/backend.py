@@ -121,7 +121,12 @@ class ArrayBackend:
 
     xp: ModuleType = np
     device = "cpu"
+
     dtypes: tuple[str, ...] = ("float32", "float64")
+
+    def __deepcopy__(self, memo: object) -> Any:
+        """Copies of a model share its backend."""
+        return self
 
     @property
     def tolerance(self) -> dict[str, float]:
@@ -169,7 +174,7 @@ class ArrayBackend:
     ) -> tuple[Array, Array]:
         """See `Backend`."""
         E = R - x
-        J = self.xp.square(E).sum(dtype=self.xp.float64) / count
+        J = self.xp.asarray(self.xp.square(E).sum(dtype=self.xp.float64) / count)
         E *= 2 / count
         return J, self.activation_gradient(E, R, f_out)
 

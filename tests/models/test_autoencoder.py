@@ -170,3 +170,8 @@ def test_copies_and_pickles_are_models_of_their_own(rng) -> None:
 def test_repr_says_what_the_model_is() -> None:
     model = convae.Autoencoder((1, 8, 8), [Layer(4, 3)])
     assert repr(model) == "Autoencoder((1, 8, 8) -> (4, 6, 6), 41 parameters, float32, cpu)"
+
+
+def test_copies_share_the_backend() -> None:
+    model = convae.Autoencoder((1, 8, 8), [Layer(2, 3)])
+    assert copy.deepcopy(model).backend is model.backend

@@ -26,9 +26,28 @@ def compiled(function: Function) -> Function:
     # Sums may be reordered to vectorise, identically on every run; NaN and infinity are honoured.
     how = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "contract"}}
     try:
-        return numba.njit(function, cache=True, **how)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither the package folder nor the user's cache is writable
+        dispatcher = numba.njit(function, cache=True, **how)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(function, **how)  # type: ignore[no-any-return]
+    _discard_unreadable(dispatcher)
+    return dispatcher  # type: ignore[no-any-return]
+
+
+def _discard_unreadable(dispatcher: Any) -> None:
+    """Empty a function's cache if it is damaged, or of a version with other types.
+
+    Numba notices changed sources and versions, but fails on what it cannot unpickle.
+    """
+    file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if file is None:
+        return
+    try:
+        for name in file._load_index().values():
+            file._load_data(name)
+    except FileNotFoundError:  # Numba compiles what is missing
+        return
+    except Exception:  # whatever unpickling raises
+        file.flush()
 
 
 def inline(function: Function) -> Function:

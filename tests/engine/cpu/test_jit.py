@@ -50,3 +50,27 @@ def test_bits_are_the_same_where_nothing_can_be_cached(tmp_path) -> None:
     nowhere = {"HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null"}
     uncached = parameters_after_three_steps(tmp_path, **nowhere)
     assert uncached == parameters_after_three_steps(REPOSITORY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [lambda content: content[:50], lambda content: b"", bytes.upper])
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_a_damaged_cache_is_rebuilt(tmp_path, damage, suffix: str) -> None:
+    script = (
+        "import numpy as np\n"
+        "from convae import engine\n"
+        "print(engine.c(np.ones((2, 1, 3, 3), 'f4'), np.ones((32, 1, 8, 8), 'f4')).sum())"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+
+    def run() -> str:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    expected = run()
+    files = list(tmp_path.rglob(f"*{suffix}"))
+    assert files
+    for file in files:
+        file.write_bytes(damage(file.read_bytes()))
+    assert run() == expected

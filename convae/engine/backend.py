@@ -121,11 +121,10 @@ class ArrayBackend:
 
     xp: ModuleType = np
     device = "cpu"
-
     dtypes: tuple[str, ...] = ("float32", "float64")
 
-    def __deepcopy__(self, memo: object) -> Any:
-        """Copies of a model share its backend."""
+    def __deepcopy__(self, memo: object) -> ArrayBackend:
+        """Let the copies of a model share its backend."""
         return self
 
     @property

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import os
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,19 +15,9 @@ import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from convae.data.datasets import load_dataset
-from convae.data.sources import named
+from convae.data.sources import is_by_product, named
 from convae.data.splits import Pixels, Split, to_pixels
 from convae.errors import UserError
-
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises for damaged files, by format."""
 
 
 class ImageArguments:
@@ -48,7 +37,7 @@ class ImageArguments:
     conversions : collections.Counter
         How many pictures were converted, by kind of conversion.
     unreadable : list of (str, str)
-        Names of pictures that could not be read, and why.
+        Names of pictures, and arguments, that could not be read, and why.
     folder : Path or None
         The folder that all files have in common; None if there are no files.
     inputs : frozenset of str
@@ -56,10 +45,8 @@ class ImageArguments:
 
     Raises
     ------
-    UserError
-        If the model does not take pictures, or an argument names none.
-    FileNotFoundError
-        If a folder holds no pictures, or a dataset is missing.
+    UserError, OSError
+        If the model does not take pictures, or no argument names any.
     """
 
     def __init__(self, arguments: Iterable[str], shape: tuple[int, ...], root: str) -> None:
@@ -70,10 +57,16 @@ class ImageArguments:
         self.unreadable: list[tuple[str, str]] = []
         if "" in list(arguments):
             raise UserError("IMAGES: an empty name; expected files, folders, patterns or a dataset")
-        self._sources: list[list[Path] | tuple[str, Split]] = [
-            found_files(argument) or (argument.lower(), load_dataset(named(argument, root)).test)
-            for argument in arguments
-        ]
+        self._sources: list[list[Path] | tuple[str, Split]] = []
+        arguments, errors = list(arguments), []
+        for argument in arguments:
+            try:
+                self._sources.append(_source(argument, root))
+            except (OSError, UserError) as error:
+                errors.append(error)
+                self.unreadable.append((argument, _reason(error)))
+        if len(errors) == len(arguments):  # nothing at all to read
+            raise errors[0]
         files = [path for source in self._sources if isinstance(source, list) for path in source]
         folders = {os.path.abspath(path.parent) for path in files}
         self.folder = Path(os.path.commonpath(folders)) if folders else None
@@ -117,7 +110,9 @@ class ImageArguments:
             try:
                 with Image.open(path) as image:
                     yield str(path), self._convert(image)
-            except UNREADABLE as error:
+            except MemoryError:
+                raise
+            except Exception as error:  # of a decoder: it is that file's, and the others are read
                 self.unreadable.append((str(path), _reason(error)))
 
     def _of_split(self, name: str, split: Split) -> Iterator[tuple[str, Pixels]]:
@@ -152,12 +147,18 @@ class ImageArguments:
         return pixels
 
 
+def _source(argument: str, root: str) -> list[Path] | tuple[str, Split]:
+    """Find the files of an argument, or the test images of the dataset that it names."""
+    return found_files(argument) or (argument.lower(), load_dataset(named(argument, root)).test)
+
+
 def found_files(argument: str) -> list[Path]:
     """Find the files that an argument names; none if it is not a file, a folder or a pattern."""
     path = Path(argument)
     if path.is_dir():
         endings = {e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+        found = (p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+        files = sorted(p for p in found if not is_by_product(p, path))
         if not files:
             raise FileNotFoundError(f"no pictures in the folder {argument!r}")
         return files

@@ -6,6 +6,8 @@ torch and torchvision are imported only where they are used.
 from __future__ import annotations
 
 import inspect
+import struct
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +22,12 @@ from convae.errors import UserError
 
 EXTRA_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
 """Arguments that a dataset of torchvision needs beside those that select a half."""
+
+BY_PRODUCTS = ("__MACOSX", "@eaDir")
+"""Folders with copies that macOS and network storage make."""
+
+UNREADABLE = (ValueError, EOFError, LookupError, AssertionError, struct.error, zlib.error)
+"""What torchvision raises for files that are not what they should be."""
 
 SAMPLED = 20
 """Images, evenly spaced, that decide whether a dataset without `channels` is grey."""
@@ -117,16 +125,42 @@ def _torchvision(config: DatasetConfig, arguments: dict[str, Any]) -> Any:
             f"dataset: {config.name} rejects the arguments {arguments} ({error}); "
             "set dataset.train and dataset.test to what its constructor takes"
         ) from None
-    except (RuntimeError, OSError):  # torchvision's way to report missing files
-        pass
+    except (RuntimeError, OSError) as error:  # torchvision's way to report missing files
+        reason = str(error)
+    except UNREADABLE as error:
+        raise _damaged(config, error) from None
+    root = Path(config.root)
+    before = set(root.rglob("*")) if root.is_dir() else set()
     try:
         return build(config.root, **arguments, download=True)
+    except UNREADABLE as error:
+        raise _damaged(config, error) from None
     except (RuntimeError, OSError, TypeError) as error:
+        if str(error) == reason:  # the files are there, so that nothing was downloaded
+            raise _damaged(config, error) from None
+        _remove_empty_folders(root, before)
         raise FileNotFoundError(
             f"dataset: {config.name} was not found under {config.root!r} and cannot be downloaded "
             f"({error}). Put its files there as torchvision keeps them, or point to them with "
             "dataset.root=<folder> (convae: --root <folder>); dataset=digits needs no download"
         ) from None
+
+
+def _damaged(config: DatasetConfig, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(
+        f"dataset: {config.name}'s files under {config.root!r} are damaged ({reason}); remove them "
+        "to have them downloaded again, or replace them by whole ones"
+    )
+
+
+def _remove_empty_folders(root: Path, before: set[Path]) -> None:
+    """Remove the folders that a download that failed has left."""
+    for path in sorted(set(root.rglob("*")) - before, reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    if root.is_dir() and not before and not any(root.iterdir()):
+        root.rmdir()
 
 
 def _image_folder(config: DatasetConfig) -> Parts:
@@ -136,7 +170,11 @@ def _image_folder(config: DatasetConfig) -> Parts:
         raise FileNotFoundError(f"dataset.root: there is no folder {config.root!r}")
     names = ["train", "val", "test"] if (root / "train").is_dir() else ["."]
     folders = [root / name for name in names if (root / name).is_dir()]
-    others = sorted(p.name for p in root.iterdir() if p.is_dir() and p not in folders)
+    others = sorted(
+        path.name
+        for path in root.iterdir()
+        if path.is_dir() and path not in folders and not is_by_product(path, root)
+    )
     if len(names) > 1 and others:
         raise UserError(
             f"dataset.root: beside train/, {config.root!r} may hold val/ and test/, and nothing "
@@ -180,13 +218,21 @@ def _files(folder: Path) -> list[Path]:
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     found = (path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
-    paths = sorted(path for path in found if path.is_file())
+    paths = sorted(path for path in found if path.is_file() and not is_by_product(path, folder))
     if not paths:
         raise FileNotFoundError(
             f"dataset.root: no pictures under {str(folder)!r} (files ending in "
             f"{', '.join(IMG_EXTENSIONS)})"
         )
     return paths
+
+
+def is_by_product(path: Path, root: Path) -> bool:
+    """Tell whether a path below a root is hidden, or what a system or a tool left beside pictures.
+
+    Such as ``.ipynb_checkpoints``, ``._picture.png``, ``__MACOSX`` and ``@eaDir``.
+    """
+    return any(part.startswith(".") or part in BY_PRODUCTS for part in path.relative_to(root).parts)
 
 
 def _class_of(path: Path, folder: Path) -> str:

@@ -41,7 +41,8 @@ def export(model: Autoencoder, path: Path) -> float:
     model : Autoencoder
         The model.
     path : Path
-        ``.onnx``: inputs ``images``, outputs ``code`` and ``reconstruction``, any batch size.
+        ``.onnx``: input ``images``, outputs ``code`` and ``reconstruction``, float32, any number
+        of images (the axis ``batch``).
         ``.pt2``: the same as a `torch.export` program. ``.safetensors``: the state dict of
         `convae.to_torch`'s module.
 
@@ -128,7 +129,7 @@ def _metadata(model: Autoencoder, error: float) -> dict[str, str]:
 def _program(model: Autoencoder) -> Any:
     import torch
 
-    batch = torch.export.Dim("N", min=1)
+    batch = torch.export.Dim("batch", min=1)
     example = torch.zeros((2, *model.input_shape), dtype=getattr(torch, model.dtype))
     return torch.export.export(
         to_torch(model).eval(), (example,), dynamic_shapes=({0: batch},), strict=False
@@ -148,7 +149,7 @@ def _onnx(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     exported = torch.onnx.export(
-        _program(model),
+        _program(_in_float32(model)),  # ONNX Runtime's CPU has no other convolution
         input_names=["images"],
         output_names=["code", "reconstruction"],
         dynamo=True,
@@ -156,13 +157,35 @@ def _onnx(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     )
     assert exported is not None
     proto = exported.model_proto
+    _name_batch(proto.graph)
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    error = difference(model, session.run(["code", "reconstruction"], {"images": x}), x)
+    error = difference(
+        model, session.run(["code", "reconstruction"], {"images": x.astype("float32")}), x
+    )
     onnx.helper.set_model_props(proto, _metadata(model, error))
     onnx.checker.check_model(proto)
     return proto.SerializeToString(), error
+
+
+def _in_float32(model: Autoencoder) -> Autoencoder:
+    """Copy a model of float64 to float32; return any other as it is."""
+    if model.dtype == "float32":
+        return model
+    copy = Autoencoder(**{**model.configuration(), "dtype": "float32"})
+    for name, array in model.parameters.items():
+        copy.parameters[name][...] = to_numpy(array)
+    return copy
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the first axis of images, codes and reconstructions ``batch``."""
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param == symbol:
+                axis.dim_param = "batch"
 
 
 def _pt2(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:

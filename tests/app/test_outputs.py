@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     layer = convae.Layer(2, 3, padding="same")
     convae.Autoencoder((3, 12, 12), [layer]).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def slow_model(tmp_path) -> str:
+    """A model of large pictures, with which a dataset takes long."""
+    path = tmp_path / "slow.safetensors"
+    convae.Autoencoder((3, 512, 512), [convae.Layer(16, 5, stride=2, padding="same")]).save(path)
     return str(path)
 
 
@@ -99,3 +111,16 @@ def test_errors_that_are_nan_are_anomalies(pictures, tmp_path) -> None:
 def test_scores_without_a_threshold_say_so(model, pictures, tmp_path) -> None:
     done = call("score", model, pictures, "-o", tmp_path / "s.csv")
     assert "no column anomaly" in done.output
+
+
+def test_a_terminated_command_leaves_nothing_half_written(slow_model, tmp_path) -> None:
+    command = [sys.executable, "-c", "from convae.app.cli import main; main()"]
+    command += ["encode", slow_model, "photos", "-o", str(tmp_path / "out" / "codes.npy")]
+    command += ["--batch-size", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "out").glob(".*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert list((tmp_path / "out").iterdir()) == []

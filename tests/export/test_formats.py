@@ -93,3 +93,13 @@ def test_a_file_that_does_not_agree_is_not_written(tmp_path, monkeypatch) -> Non
     with pytest.raises(RuntimeError, match=r"model.pt2: not written, as its results differ by"):
         export(exported_model("shared"), tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
+
+
+def test_onnx_of_a_float64_model_computes_in_float32(tmp_path) -> None:
+    layers = [convae.Layer(3, 3, stride=2, padding="same"), convae.Layer(2, "input")]
+    model = convae.Autoencoder((1, 8, 8), layers, dtype="float64")
+    assert export(model, tmp_path / "m.onnx") < 1e-6
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    for value in (*graph.input, *graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+        assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT

@@ -14,6 +14,8 @@ from convae.errors import UserError
 TEMPORARY = ".tmp"
 """Suffix of temporary files, whose names begin with a dot."""
 
+_unfinished: set[str] = set()
+
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
@@ -37,6 +39,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(TEMPORARY, f".{target.name}.", target.parent)
+    _unfinished.add(temporary)
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
@@ -52,6 +55,14 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             # a full disk names no file
             raise OSError(error.errno, f"{error.strerror}, writing", os.fspath(target)) from None
         raise
+    finally:
+        _unfinished.discard(temporary)
+
+
+def discard_unfinished() -> None:
+    """Remove the temporary files that are being written, for a process that is about to end."""
+    for temporary in tuple(_unfinished):
+        Path(temporary).unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

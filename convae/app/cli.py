@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import numpy as np
@@ -22,7 +23,7 @@ from convae.data.splits import to_floats
 from convae.engine import Array, to_numpy
 from convae.errors import UserError
 from convae.export.formats import export
-from convae.files import write_bytes
+from convae.files import discard_unfinished, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, load
 from convae.report.anomaly import image_errors
@@ -41,9 +42,9 @@ class Commands(click.Group):
     """Commands whose user errors end in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; SIGTERM ends it like an exception, so that nothing half-written stays."""
+        """Run a command; SIGTERM leaves nothing half-written."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+            signal.signal(signal.SIGTERM, _end)
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -84,6 +85,12 @@ def train(arguments: tuple[str, ...]) -> None:
     from convae.app import entry  # here, since importing Hydra takes time
 
     entry.main(arguments)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """End the process at once: an exception could be swallowed where the signal arrives."""
+    discard_unfinished()
+    os._exit(128 + number)
 
 
 def with_model(command: Command) -> Command:

@@ -213,9 +213,7 @@ class Config:
 
 
 GROUPS = [
-    field.name
-    for field in dataclasses.fields(Config)
-    if field.name.islower() and dataclasses.is_dataclass(typing.get_type_hints(Config)[field.name])
+    name for name, hint in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(hint)
 ]
 """Keys whose values are chosen by a file."""
 

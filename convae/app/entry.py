@@ -31,7 +31,7 @@ from convae.configuration import Config, unknown_key
 from convae.errors import UserError
 from convae.training.pretraining import STAGES
 from convae.training.signals import Interrupted
-from convae.training.state import has_state, read_state
+from convae.training.state import has_state, read_state, used_folder
 
 log = logging.getLogger("convae")
 
@@ -192,12 +192,9 @@ def _used_folder(arguments: Sequence[str]) -> str | None:
     """Refuse a folder that holds a run, before Hydra writes its files into it."""
     key = "hydra.run.dir="
     for argument in arguments:
-        if argument.startswith(key) and has_state(Path(argument.removeprefix(key).strip("'\""))):
-            folder = argument.removeprefix(key)
-            return (
-                f"hydra.run.dir: {folder} holds a run already; resume it with resume={folder}, or "
-                "choose another folder"
-            )
+        folder = argument.removeprefix(key).strip("'\"")
+        if argument.startswith(key) and has_state(Path(folder)):
+            return used_folder(folder)
     return None
 
 

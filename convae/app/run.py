@@ -31,6 +31,7 @@ from convae.training.state import (
     has_state,
     read_state,
     restore,
+    used_folder,
 )
 
 log = logging.getLogger("convae")
@@ -67,10 +68,7 @@ def run(config: Config, directory: Path) -> Result:
 
 def _run(config: Config, directory: Path) -> Result:
     if config.resume is None and has_state(directory):
-        raise UserError(
-            f"hydra.run.dir: {str(directory)!r} holds a run already; resume it with "
-            f"resume={directory}, or choose another folder"
-        )
+        raise UserError(used_folder(directory))
     parts = build_parts(config)
     data = load_dataset(config.dataset, config.seed)
     model = build_model(config, data.train.shape)

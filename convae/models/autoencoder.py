@@ -17,7 +17,7 @@ from convae.errors import UserError, UserTypeError, check_choice
 from convae.models import backpropagation, checkpoint, losses
 from convae.models.activations import activation
 from convae.models.backpropagation import Backpropagation, Batch
-from convae.models.layers import Layer, stack
+from convae.models.layers import Layer, parameter_shapes, stack
 from convae.models.parameters import Arrays, allocate, per_layer
 from convae.models.penalties import NONE, Penalty
 
@@ -164,13 +164,13 @@ class Autoencoder:
 
     def _allocate(self) -> tuple[Array, Arrays]:
         """Make a zeroed buffer of the parameters' layout, with named views."""
-        shapes, kernels = {}, []
-        for index, layer in enumerate(self.layers):
-            for name, shape in layer.shapes.items():
-                shapes[f"{index}.{name}"] = shape
-                if name.endswith("kernel") and layer.spec.sharing == "shared":
-                    kernels.append(f"{index}.{name}")
-        return allocate(self.backend, shapes, self.dtype, kernels)
+        shared = [
+            f"{index}.{name}"
+            for index, layer in enumerate(self.layers)
+            for name in layer.shapes
+            if name.endswith("kernel") and layer.spec.sharing == "shared"
+        ]
+        return allocate(self.backend, parameter_shapes(self.layers), self.dtype, shared)
 
     @property
     def xp(self) -> Any:

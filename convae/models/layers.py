@@ -350,6 +350,15 @@ def layer_from(value: Layer | Mapping[str, Any]) -> Layer:
     return Layer(**value)
 
 
+def parameter_shapes(layers: Sequence[TiedConvolution]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a stack's parameters by the model's names, such as "0.kernel"."""
+    return {
+        f"{index}.{name}": shape
+        for index, layer in enumerate(layers)
+        for name, shape in layer.shapes.items()
+    }
+
+
 def _plain(value: Any) -> Any:
     """Turn arrays and lists into tuples, and NumPy's numbers into Python's."""
     if isinstance(value, np.ndarray):

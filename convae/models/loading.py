@@ -11,7 +11,7 @@ from convae.engine import ArrayBackend, Backend
 from convae.errors import UserError
 from convae.models import checkpoint
 from convae.models.autoencoder import Autoencoder
-from convae.models.layers import stack
+from convae.models.layers import parameter_shapes, stack
 
 BEST = "best.safetensors"
 """Name of the best model's file in a run's folder."""
@@ -56,7 +56,7 @@ def load(
         raise UserError(f"path: {os.fspath(file)!r} holds no model")
     damaged = f"path: {os.fspath(file)!r} is damaged, or written by a newer version"
     try:
-        shapes = parameter_shapes(description["model"])
+        shapes = _shapes(description["model"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{damaged}: {error}") from None
     if {name: array.shape for name, array in arrays.items()} != shapes:
@@ -70,14 +70,9 @@ def load(
     return model
 
 
-def parameter_shapes(configuration: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _shapes(configuration: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Derive the shapes of a model's parameters without allocating them."""
-    visible = configuration["output_activation"]
-    layers = stack(
-        configuration["layers"], tuple(configuration["input_shape"]), visible, ArrayBackend()
+    input_shape, visible = configuration["input_shape"], configuration["output_activation"]
+    return parameter_shapes(
+        stack(configuration["layers"], tuple(input_shape), visible, ArrayBackend())
     )
-    return {
-        f"{index}.{name}": shape
-        for index, layer in enumerate(layers)
-        for name, shape in layer.shapes.items()
-    }

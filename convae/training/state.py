@@ -178,6 +178,15 @@ def has_state(directory: Path) -> bool:
     return bool(_states(directory))
 
 
+def used_folder(directory: str | os.PathLike[str]) -> str:
+    """Say that a folder holds a run already, and what to do."""
+    folder = os.fspath(directory)
+    return (
+        f"hydra.run.dir: {folder!r} holds a run already; resume it with resume={folder}, or choose "
+        "another folder"
+    )
+
+
 def read_state(
     directory: str | os.PathLike[str],
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
@@ -241,8 +250,8 @@ def check_resumable(progress: Progress, data: Splits, loss: str) -> None:
     images. Another loss makes the best loss so far meaningless, so the search for the best epoch
     starts again.
     """
-    if progress.data and progress.data != data.fingerprints():
-        found = data.fingerprints()
+    found = data.fingerprints()  # reads every pixel in memory: once
+    if progress.data and progress.data != found:
         changed = [name for name in found if progress.data.get(name) != found[name]]
         raise UserError(
             f"resume: the {', '.join(changed)} images are not those of the run's beginning (files, "
@@ -255,4 +264,4 @@ def check_resumable(progress: Progress, data: Splits, loss: str) -> None:
             "searched for from here on"
         )
         progress.best_loss, progress.best_epoch, progress.best = inf, 0, None
-    progress.data, progress.loss = data.fingerprints(), loss
+    progress.data, progress.loss = found, loss

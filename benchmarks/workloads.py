@@ -6,7 +6,7 @@ import numpy as np
 
 import convae
 from convae import Layer
-from convae.data.splits import to_floats
+from convae.data.pictures import to_floats
 
 Workload = tuple[int, tuple[int, int, int], list[tuple[int, int, int]]]
 """Batch size, image shape, and (filters, kernel, stride) of each layer."""

@@ -64,6 +64,9 @@ class DatasetConfig:
     transposed: bool = False  # rows and columns are exchanged in the files, as in EMNIST
     image_size: int | None = None  # resize the short side to this and crop the centre square
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
+    background: str = "white"  # what shows through transparent pictures
+    skip_broken: bool = False  # leave out pictures that cannot be read
+    check: bool = True  # read every picture once before training, also those that are streamed
     holdout: float = 0.1  # fraction set aside for validation (and for test, if there is none)
     normal: list[Any] | None = None  # train on these classes only; all others are anomalies
     limit: int | None = None  # use only so many training images
@@ -89,6 +92,8 @@ class DatasetConfig:
             if getattr(self, name) is not None:
                 value = getattr(self, name)
                 check_range(f"dataset.{name}", value, at_least=least, at_most=most, integer=True)
+        if self.skip_broken and not self.check:
+            raise UserError("dataset.skip_broken: broken pictures are found by dataset.check=true")
         for name in ("image_size", "channels"):
             if self.name in BUILT_IN and getattr(self, name) is not None:
                 raise UserError(

@@ -18,10 +18,10 @@ from convae.app.outputs import PictureFolder, Targets, codes_file, csv_file, pri
 from convae.app.summary import read_figures
 from convae.data.datasets import load_dataset
 from convae.data.image_arguments import ImageArguments
+from convae.data.pictures import Preprocessing, to_floats
 from convae.data.sources import named
-from convae.data.splits import to_floats
 from convae.engine import Array, to_numpy
-from convae.errors import UserError
+from convae.errors import UserError, check_range
 from convae.export.formats import export
 from convae.files import discard_unfinished, write_bytes
 from convae.models.autoencoder import Autoencoder
@@ -161,7 +161,7 @@ class Work:
             if not listed:
                 raise UserError("IMAGES: standard input lists no files")
             images = (*(name for name in images if name != "-"), *listed)
-        self.images = ImageArguments(images, self.model.input_shape, root)
+        self.images = ImageArguments(images, Preprocessing.of_model(self.model), root)
         self.targets = Targets(self.images, overwrite)
         self.batch_size = batch_size
         self.done = 0
@@ -178,8 +178,10 @@ class Work:
         """Report what was done and converted; exit with 1 if pictures could not be read."""
         images = self.images
         click.echo(f"{self.done:,} images: {what}", err=True)
-        for conversion, count in images.conversions.most_common():
-            click.echo(f"  {count:,} {conversion}", err=True)
+        for line in images.conversions.lines():
+            click.echo(f"  {line}", err=True)
+        for line in images.left_out:
+            click.echo(f"  left out of {line}", err=True)
         if images.unreadable:
             click.echo(f"{len(images.unreadable):,} could not be read:", err=True)
             for name, reason in images.unreadable:
@@ -264,12 +266,14 @@ def score(output: Path, maps: Path | None, **how: Any) -> None:
     """
     work = Work(**how)
     work.targets.check(output)
-    threshold = read_figures(how["run"]).get("threshold")
+    threshold = work.model.metadata.get("threshold")
+    if threshold is not None:
+        check_range("the model's threshold", threshold)
     written = None if maps is None else PictureFolder(maps, work.targets)
     if threshold is None:
         click.echo(
-            f"{how['run']} has no summary with a threshold, so there is no column anomaly; "
-            "score the folder of a finished run for that",
+            f"the model of {how['run']} has no threshold, so there is no column anomaly; the best "
+            "model of a finished run has one",
             err=True,
         )
     anomalies = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import uuid
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -31,6 +30,7 @@ from convae.training.state import (
     has_state,
     read_state,
     restore,
+    run_id,
     used_folder,
 )
 
@@ -86,9 +86,14 @@ def _run(config: Config, directory: Path) -> Result:
         log.info(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     else:
         progress = Progress.fresh(config.seed)
-        progress.run = uuid.uuid4().hex
         check_resumable(progress, data, model.loss.name)
+        progress.run = run_id(configuration, progress.data)
         states.save(model, parts.optimizer, progress)
+    model.metadata = {
+        "run": progress.run,
+        "classes": list(data.classes),
+        "preprocessing": None if data.how is None else data.how.plain(),
+    }
     if config.trainer.pretrain_epochs and progress.step == 0:
         pretrain(model, data, config, directory)
     with Board(directory, configuration, after=progress.step) as board:
@@ -100,6 +105,8 @@ def _run(config: Config, directory: Path) -> Result:
 
 def _announce(config: Config, model: Autoencoder, data: Splits) -> None:
     """Log what will be trained on what."""
+    for note in data.notes:
+        log.info(note)
     log.info(
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test images\n{describe(model)}"

@@ -11,11 +11,13 @@ import numpy as np
 
 from convae.configuration import TrainerConfig
 from convae.data.corruption import Corruption, Use
-from convae.data.splits import Splits, to_floats
+from convae.data.pictures import to_floats
+from convae.data.splits import Splits
 from convae.engine import to_numpy
 from convae.errors import UserError
 from convae.files import write_bytes
 from convae.models.autoencoder import Autoencoder
+from convae.models.loading import BEST
 from convae.report.anomaly import judge, score
 from convae.report.evaluation import mean_image_error, measure, pca_error
 from convae.report.fixed_images import FixedImages
@@ -61,13 +63,16 @@ class Summary:
             "validation_loss": self.progress.best_loss,
             **self._measure(),
         }
+        self.model.metadata["threshold"] = figures["threshold"]
+        self.model.save(directory / BEST)
         rows = FixedImages(self.data.test, self.trainer.probe, self.corruption).rows(self.model)
         if self.data.anomalous is not None:
             rows.append(error_maps(rows[0], rows[-1]))
         write_bytes(directory / "reconstructions.png", png(reconstruction_grid(*rows)))
         if self.trainer.embeddings:
             self._show_embeddings(directory)
-        write_bytes(directory / SUMMARY, json.dumps(figures, indent=2).encode())
+        content = {"run": self.progress.run, **figures}
+        write_bytes(directory / SUMMARY, json.dumps(content, indent=2).encode())
         log.info(
             f"{self._report(figures)}\n"
             f"Run: {directory}\n"
@@ -136,6 +141,7 @@ def read_figures(run: Path) -> dict[str, float]:
     if not file.is_file():
         return {}
     try:
-        return {name: float(value) for name, value in json.loads(file.read_text()).items()}
+        content = json.loads(file.read_text())
+        return {name: float(value) for name, value in content.items() if name != "run"}
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}); remove it to continue without it") from None

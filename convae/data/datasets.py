@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,17 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     Raises `UserError` where the configuration or an image is at fault, and `FileNotFoundError` if
     files are neither there nor can be downloaded.
     """
-    train, validation, test, classes = read_parts(config)
+    parts = read_parts(config)
+    train, validation, test = parts.train, parts.validation, parts.test
+    for name, part in (("training", train), ("validation", validation), ("test", test)):
+        if part is not None and not len(part):
+            raise UserError(f"dataset: none of the {name} images can be read")
     rng = np.random.default_rng([seed, 1])
     train, test = _divide(train, test, config.holdout, rng)
     train, validation = _divide(train, validation, config.holdout, rng)
     normal = None
     if config.normal is not None:
-        normal = _class_numbers(config.normal, train, classes)
+        normal = _class_numbers(config.normal, train, parts.classes)
         train, validation = _of_classes(train, normal), _of_classes(validation, normal)
         if not len(train) or not len(validation):
             raise UserError(
@@ -43,7 +49,9 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
                 f"images {part.shape}; set dataset.image_size and dataset.channels"
             )
     anomalous = None if normal is None else _anomalous(test, normal, config)
-    return Splits(config.name, train, validation, test, anomalous)
+    how = replace(parts.how, channels=train.shape[0], size=train.shape[1:])
+    classes = tuple(parts.classes)
+    return Splits(config.name, train, validation, test, anomalous, classes, how, tuple(parts.notes))
 
 
 def _divide(
@@ -73,7 +81,7 @@ def _of_classes(split: Split, classes: list[int]) -> Split:
     return split.select(np.flatnonzero(np.isin(split.labels, classes)))
 
 
-def _class_numbers(normal: list[Any], split: Split, classes: list[str]) -> list[int]:
+def _class_numbers(normal: list[Any], split: Split, classes: Sequence[str]) -> list[int]:
     """Look up the numbers of classes given by their names or numbers."""
     if split.labels is None:
         raise UserError("dataset.normal: this dataset has no classes; leave it at null")

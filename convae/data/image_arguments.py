@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image
 
 from convae.data.datasets import load_dataset
-from convae.data.sources import is_by_product, named
-from convae.data.splits import Pixels, Split, to_pixels
+from convae.data.folders import find_pictures
+from convae.data.pictures import Conversions, Pixels, Preprocessing, reason
+from convae.data.sources import named
+from convae.data.splits import Split
 from convae.errors import UserError
 
 
@@ -27,15 +29,17 @@ class ImageArguments:
     ----------
     arguments : iterable of str
         Files, folders (searched at any depth), patterns with ``*``, and names of datasets.
-    shape : (C, H, W) tuple of int
-        Shape of the model's input; other pictures are converted to it.
+    how : Preprocessing
+        How they become pixels of the one size that the model takes.
     root : str
         The folder in which torchvision looks for datasets.
 
     Attributes
     ----------
-    conversions : collections.Counter
-        How many pictures were converted, by kind of conversion.
+    conversions : Conversions
+        What was done to the pictures read so far.
+    left_out : list of str
+        For each folder, which of its files were left out.
     unreadable : list of (str, str)
         Names of pictures, and arguments, that could not be read, and why.
     folder : Path or None
@@ -46,14 +50,13 @@ class ImageArguments:
     Raises
     ------
     UserError, OSError
-        If the model does not take pictures, or no argument names any.
+        If no argument names any.
     """
 
-    def __init__(self, arguments: Iterable[str], shape: tuple[int, ...], root: str) -> None:
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise UserError(f"the model's input has the shape {shape}, which is not a picture's")
-        self.shape = shape
-        self.conversions: Counter[str] = Counter()
+    def __init__(self, arguments: Iterable[str], how: Preprocessing, root: str) -> None:
+        self.how = how
+        self.conversions = Conversions()
+        self.left_out: list[str] = []
         self.unreadable: list[tuple[str, str]] = []
         if "" in list(arguments):
             raise UserError("IMAGES: an empty name; expected files, folders, patterns or a dataset")
@@ -61,16 +64,29 @@ class ImageArguments:
         arguments, errors = list(arguments), []
         for argument in arguments:
             try:
-                self._sources.append(_source(argument, root))
+                self._sources.append(self._source(argument, root))
             except (OSError, UserError) as error:
                 errors.append(error)
-                self.unreadable.append((argument, _reason(error)))
+                self.unreadable.append((argument, reason(error)))
         if len(errors) == len(arguments):  # nothing at all to read
             raise errors[0]
         files = [path for source in self._sources if isinstance(source, list) for path in source]
         folders = {os.path.abspath(path.parent) for path in files}
         self.folder = Path(os.path.commonpath(folders)) if folders else None
         self.inputs = frozenset(os.path.realpath(path) for path in files)
+
+    def _source(self, argument: str, root: str) -> list[Path] | tuple[str, Split]:
+        """Find the files of an argument, or the test images of the dataset that it names."""
+        path = Path(argument)
+        if path.is_dir():
+            found = find_pictures(path)
+            self.unreadable += found.unreadable
+            if left_out := found.describe_left_out():
+                self.left_out.append(f"{argument}: {left_out}")
+            if not found.files:
+                raise FileNotFoundError(f"no pictures in the folder {argument!r}")
+            return found.files
+        return _files(argument) or (argument.lower(), load_dataset(named(argument, root)).test)
 
     def __len__(self) -> int:
         """Return the number of pictures, readable or not."""
@@ -109,59 +125,32 @@ class ImageArguments:
         for path in paths:
             try:
                 with Image.open(path) as image:
-                    yield str(path), self._convert(image)
+                    pixels, done = self.how(image)
             except MemoryError:
                 raise
             except Exception as error:  # of a decoder: it is that file's, and the others are read
-                self.unreadable.append((str(path), _reason(error)))
+                self.unreadable.append((str(path), reason(error)))
+                continue
+            self.conversions.add(done)
+            yield str(path), pixels
 
     def _of_split(self, name: str, split: Split) -> Iterator[tuple[str, Pixels]]:
+        how = replace(self.how, transposed=False)
         number = 0
         for batch in split.batches(256):
             for pixels in batch:
-                if pixels.shape != self.shape:
-                    channels_last = pixels.transpose(1, 2, 0)
-                    grey = len(pixels) == 1
-                    image = Image.fromarray(channels_last[:, :, 0] if grey else channels_last)
-                    pixels = self._convert(image)
-                yield f"{name}/{number:05d}", pixels
+                image = Image.fromarray(
+                    pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+                )
+                converted, done = how(image)
+                self.conversions.add(done)
+                yield f"{name}/{number:05d}", converted
                 number += 1
 
-    def _convert(self, image: Image.Image) -> Pixels:
-        """Convert a picture to the model's shape, and record how."""
-        channels, rows, columns = self.shape
-        if getattr(image, "n_frames", 1) > 1:
-            image = next(iter(ImageSequence.Iterator(image))).copy()
-            self.conversions["with several frames, of which the first is used"] += 1
-        image.load()
-        wanted, mode = ("L", "grey") if channels == 1 else ("RGB", "colour")
-        if image.mode.startswith("I"):
-            self.conversions["of 16 bits, of which the upper 8 are used"] += 1
-        elif image.mode != wanted:
-            self.conversions[f"of mode {image.mode} converted to {mode}"] += 1
-        pixels = to_pixels(image, channels)
-        if pixels.shape != self.shape:
-            size = f"{pixels.shape[2]}x{pixels.shape[1]} to {columns}x{rows} pixels"
-            self.conversions[f"scaled, and cropped to the centre where needed, from {size}"] += 1
-            pixels = to_pixels(image, channels, (rows, columns))
-        return pixels
 
-
-def _source(argument: str, root: str) -> list[Path] | tuple[str, Split]:
-    """Find the files of an argument, or the test images of the dataset that it names."""
-    return found_files(argument) or (argument.lower(), load_dataset(named(argument, root)).test)
-
-
-def found_files(argument: str) -> list[Path]:
-    """Find the files that an argument names; none if it is not a file, a folder or a pattern."""
+def _files(argument: str) -> list[Path]:
+    """Find the file or the files of a pattern that an argument names; none if it is neither."""
     path = Path(argument)
-    if path.is_dir():
-        endings = {e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-        found = (p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
-        files = sorted(p for p in found if not is_by_product(p, path))
-        if not files:
-            raise FileNotFoundError(f"no pictures in the folder {argument!r}")
-        return files
     if path.exists():
         return [path]
     if glob.has_magic(argument):
@@ -172,9 +161,3 @@ def found_files(argument: str) -> list[Path]:
     if len(path.parts) > 1 or path.suffix:
         raise FileNotFoundError(f"there is no file {argument!r}")
     return []
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture of a known format"
-    return " ".join(str(error).split()) or type(error).__name__

@@ -6,37 +6,79 @@ torch and torchvision are imported only where they are used.
 from __future__ import annotations
 
 import inspect
+import os
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from convae.configuration import BUILT_IN, DatasetConfig
-from convae.data.splits import InMemory, Labels, Pixels, Split, Streamed, readable
+from convae.data.folders import (
+    Found,
+    PictureFiles,
+    class_of,
+    endings,
+    find_pictures,
+    halves,
+    is_by_product,
+)
+from convae.data.pictures import (
+    DEEP_WHITE,
+    Conversions,
+    Pixels,
+    Preprocessing,
+    is_grey,
+    largest_level,
+)
+from convae.data.splits import InMemory, Labels, Split, Streamed, Unreadable, several
 from convae.errors import UserError
 
 EXTRA_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
 """Arguments that a dataset of torchvision needs beside those that select a half."""
 
-BY_PRODUCTS = ("__MACOSX", "@eaDir")
-"""Folders with copies that macOS and network storage make."""
-
 UNREADABLE = (ValueError, EOFError, LookupError, AssertionError, struct.error, zlib.error)
 """What torchvision raises for files that are not what they should be."""
 
 SAMPLED = 20
-"""Images, evenly spaced, that decide whether a dataset without `channels` is grey."""
+"""Images, evenly spaced, that stand for all of a dataset of torchvision, which decodes each."""
+
+MOST_CLASSES = 20
+"""Classes of which each is reported with its number of pictures."""
 
 PHOTO_PATCH = 32
 """Side of the patches cut from the two photographs, in pixels."""
 
-Parts: TypeAlias = tuple[Split, "Split | None", "Split | None", list[str]]
-"""Training, validation and test images, as far as a dataset has them, and names of its classes."""
+
+@dataclass(frozen=True)
+class Parts:
+    """What a dataset itself distinguishes.
+
+    Parameters
+    ----------
+    train : Split
+        Images to train on.
+    validation, test : Split or None
+        Others, as far as the dataset has them.
+    classes : sequence of str
+        Names of the classes.
+    how : Preprocessing
+        How pictures like these become pixels.
+    notes : sequence of str
+        What is worth knowing of how they were found and read.
+    """
+
+    train: Split
+    validation: Split | None = None
+    test: Split | None = None
+    classes: Sequence[str] = ()
+    how: Preprocessing = field(default_factory=Preprocessing)
+    notes: Sequence[str] = ()
 
 
 def named(name: str, root: str = "data") -> DatasetConfig:
@@ -52,14 +94,12 @@ def named(name: str, root: str = "data") -> DatasetConfig:
     parameters = inspect.signature(getattr(datasets, found)).parameters
     extra = EXTRA_ARGUMENTS.get(found, {})
     if "train" in parameters or found == "EMNIST":
-        halves: list[dict[str, Any]] = [{"train": True}, {"train": False}]
+        both: list[dict[str, Any]] = [{"train": True}, {"train": False}]
     elif "split" in parameters:
-        halves = [{"split": "train"}, {"split": "test"}]
-    elif "what" in parameters:  # QMNIST
-        halves = [{"what": "train"}, {"what": "test"}]
+        both = [{"split": "train"}, {"split": "test"}]
     else:
         raise UserError(f"{found} of torchvision has no test images that its name alone selects")
-    train, test = (extra | half for half in halves)
+    train, test = (extra | half for half in both)
     transposed = found == "EMNIST"
     return DatasetConfig(name=found, root=root, train=train, test=test, transposed=transposed)
 
@@ -67,9 +107,9 @@ def named(name: str, root: str = "data") -> DatasetConfig:
 def read_parts(config: DatasetConfig) -> Parts:
     """Read the parts that a dataset itself distinguishes."""
     if config.name == "photos":
-        return *_photos(), []
+        return Parts(*_photos())
     if config.name == "digits":
-        return _digits(), None, None, [str(digit) for digit in range(10)]
+        return Parts(_digits(), classes=[str(digit) for digit in range(10)])
     if config.name == "ImageFolder":
         return _image_folder(config)
     if config.test is not None and config.train == config.test:
@@ -78,9 +118,12 @@ def read_parts(config: DatasetConfig) -> Parts:
             "what distinguishes them, as in +dataset.train.split=train +dataset.test.split=test, "
             "or dataset.test=null to set part of the training images aside"
         )
-    whole = _torchvision(config, config.train)
-    test = None if config.test is None else _wrap(_torchvision(config, config.test), config)
-    return _wrap(whole, config), None, test, list(getattr(whole, "classes", []))
+    datasets = {"train": _torchvision(config, config.train)}
+    if config.test is not None:
+        datasets["test"] = _torchvision(config, config.test)
+    return _read(
+        datasets, config, [str(name) for name in getattr(datasets["train"], "classes", [])]
+    )
 
 
 def _digits() -> InMemory:
@@ -164,117 +207,201 @@ def _remove_empty_folders(root: Path, before: set[Path]) -> None:
 
 
 def _image_folder(config: DatasetConfig) -> Parts:
-    """Read a folder of pictures, with or without train/, val/ and test/ inside."""
+    """Read a folder of pictures, with or without folders for training and test images inside."""
     root = Path(config.root)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset.root: there is no folder {config.root!r}")
-    names = ["train", "val", "test"] if (root / "train").is_dir() else ["."]
-    folders = [root / name for name in names if (root / name).is_dir()]
-    others = sorted(
-        path.name
-        for path in root.iterdir()
-        if path.is_dir() and path not in folders and not is_by_product(path, root)
-    )
-    if len(names) > 1 and others:
-        raise UserError(
-            f"dataset.root: beside train/, {config.root!r} may hold val/ and test/, and nothing "
-            f"else; it holds {', '.join(others)}. Move them elsewhere, or into these"
+    folders = halves(root)
+    found = {part: _find(folder, config) for part, folder in folders.items()}
+    _refuse_shared({part: each.files for part, each in found.items()})
+    names = {
+        part: [class_of(path, folders[part]) for path in each.files] for part, each in found.items()
+    }
+    classes = sorted({name for of_part in names.values() for name in of_part})
+    datasets = {
+        part: PictureFiles(
+            [(str(path), classes.index(n)) for path, n in zip(each.files, names[part], strict=True)]
         )
-    files = {folder: _files(folder) for folder in folders}
-    classes = sorted({_class_of(path, folder) for folder in folders for path in files[folder]})
-    parts: dict[str, Split] = {}
-    for folder in folders:
-        labels = [classes.index(_class_of(path, folder)) for path in files[folder]]
-        samples = [(str(path), label) for path, label in zip(files[folder], labels, strict=True)]
-        parts[folder.name if len(names) > 1 else "train"] = _wrap(PictureFiles(samples), config)
-    return parts["train"], parts.get("val"), parts.get("test"), classes
+        for part, each in found.items()
+    }
+    notes = [note for part in found for note in _describe(folders[part], found[part], names[part])]
+    return _read(datasets, config, classes, notes)
 
 
-@dataclass(frozen=True)
-class PictureFiles:
-    """The picture files of a folder, at any depth, in the order of their names.
-
-    Parameters
-    ----------
-    samples : list of (str, int)
-        Path and class of each, as torchvision's folder datasets have them.
-    """
-
-    samples: list[tuple[str, int]]
-
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Read one picture."""
-        path, label = self.samples[index]
-        with Image.open(path) as image:
-            image.load()
-        return image, label
-
-
-def _files(folder: Path) -> list[Path]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
-    paths = sorted(path for path in found if path.is_file() and not is_by_product(path, folder))
-    if not paths:
+def _find(folder: Path, config: DatasetConfig) -> Found:
+    """Find the pictures of a folder; what cannot be read is an error, or skipped if told to."""
+    found = find_pictures(folder)
+    if found.unreadable and not config.skip_broken:
+        raise _broken(found.unreadable)
+    if not found.files:
+        left_out = found.describe_left_out()
         raise FileNotFoundError(
-            f"dataset.root: no pictures under {str(folder)!r} (files ending in "
-            f"{', '.join(IMG_EXTENSIONS)})"
+            f"dataset.root: no pictures under {str(folder)!r}, of the endings "
+            f"{' '.join(sorted(endings()))}{f'; it holds {left_out}' if left_out else ''}"
         )
-    return paths
+    return found
 
 
-def is_by_product(path: Path, root: Path) -> bool:
-    """Tell whether a path below a root is hidden, or what a system or a tool left beside pictures.
+def _refuse_shared(files: dict[str, list[Path]]) -> None:
+    """Refuse pictures that links put into two halves of a dataset."""
+    of_part = {part: {os.path.realpath(path) for path in paths} for part, paths in files.items()}
+    parts = list(of_part)
+    for n, first in enumerate(parts):
+        for second in parts[n + 1 :]:
+            if shared := of_part[first] & of_part[second]:
+                raise UserError(
+                    f"dataset.root: {len(shared)} pictures, such as {min(shared)!r}, are among the "
+                    f"{first} and the {second} images through links; remove them from one of them"
+                )
 
-    Such as ``.ipynb_checkpoints``, ``._picture.png``, ``__MACOSX`` and ``@eaDir``.
-    """
-    return any(part.startswith(".") or part in BY_PRODUCTS for part in path.relative_to(root).parts)
 
-
-def _class_of(path: Path, folder: Path) -> str:
-    """Name the subfolder of the root that contains a picture."""
-    first, *rest = path.relative_to(folder).parts
-    return first if rest else "."
-
-
-def _wrap(dataset: Any, config: DatasetConfig) -> Split:
-    """Keep a torchvision dataset in memory if it fits, or stream it."""
-    pixels, labels = _raw_pixels(dataset), _labels(dataset)
-    asked = (config.image_size, config.channels)
-    if pixels is not None and asked in ((None, None), (None, pixels.shape[1])):
-        return InMemory(pixels.swapaxes(2, 3) if config.transposed else pixels, labels)
-    everything = np.arange(len(dataset))
-    first = Streamed(
-        dataset, everything, 3, config.image_size, config.transposed, config.workers, labels
+def _describe(folder: Path, found: Found, names: list[str]) -> list[str]:
+    """Report how many pictures of which class a folder holds, and what was left out."""
+    counts = Counter(names)
+    shown = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())[:MOST_CLASSES])
+    more = len(counts) - MOST_CLASSES
+    classes = f" in {len(counts)} classes: {shown}{f' and {more} more' if more > 0 else ''}"
+    notes = [f"{folder}: {len(names):,} pictures{'' if set(counts) == {'.'} else classes}"]
+    empty = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_dir() and path.name not in counts and not is_by_product(path.name)
     )
-    channels = config.channels
-    if channels is None:
-        some = np.linspace(0, len(dataset) - 1, min(len(dataset), SAMPLED)).astype(int)
-        for index in some:
-            readable(first[int(index)])
-        modes = {dataset[int(index)][0].mode for index in some}
-        is_grey = all(mode in ("1", "L") or mode.startswith("I") for mode in modes)
-        channels = 1 if is_grey else 3
-    stream = replace(first, channels=channels)
-    size = len(stream) * int(np.prod(stream.shape))
-    if size > config.memory_mb * 2**20:
-        return stream
-    with tqdm(total=len(stream), desc="reading images", unit=" images", disable=None) as bar:
-        read = []
-        for batch in stream.batches(256):
-            read.append(batch)
-            bar.update(len(batch))
-    shapes = {batch.shape[1:] for batch in read}
-    if len(shapes) > 1:
-        raise UserError(
-            f"dataset.image_size: images differ in size, such as {sorted(shapes)[:2]}; "
-            "set it, for example dataset.image_size=64"
+    if empty:
+        notes.append(f"without pictures: {', '.join(empty)}")
+    if left_out := found.describe_left_out():
+        notes.append(f"left out: {left_out}")
+    notes += _skipped(found.unreadable)
+    return notes
+
+
+def _broken(broken: Sequence[tuple[str, str]]) -> UserError:
+    """Name all files that cannot be read."""
+    listed = "\n".join(f"  {name}: {why}" for name, why in broken)
+    return UserError(
+        f"dataset: {len(broken):,} images cannot be read:\n{listed}\n"
+        "Repair or remove them, or leave them out with dataset.skip_broken=true"
+    )
+
+
+def _skipped(broken: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"skipped, as it cannot be read: {name} ({why})" for name, why in broken]
+
+
+def _read(
+    datasets: dict[str, Any],
+    config: DatasetConfig,
+    classes: Sequence[str],
+    notes: Sequence[str] = (),
+) -> Parts:
+    """Keep the parts of a dataset in memory if they fit, or stream them."""
+    raw = {part: _raw_pixels(dataset) for part, dataset in datasets.items()}
+    asked = (config.image_size, config.channels)
+    splits: dict[str, Any] = {}
+    if all(p is not None and asked in ((None, None), (None, p.shape[1])) for p in raw.values()):
+        for part, pixels in raw.items():
+            assert pixels is not None
+            turned = pixels.swapaxes(2, 3) if config.transposed else pixels
+            splits[part] = InMemory(turned, _labels(datasets[part]))
+        channels, *size = splits["train"].shape
+        how = Preprocessing(channels, (size[0], size[1]), config.background)
+        return Parts(classes=classes, how=how, **splits)
+    how, said = _survey(list(datasets.values()), config)
+    done = Conversions()
+    broken: list[tuple[str, str]] = []
+    for part, dataset in datasets.items():
+        stream = Streamed(dataset, np.arange(len(dataset)), how, config.workers, _labels(dataset))
+        splits[part] = _checked(stream, config, done, broken)
+    if broken and not config.skip_broken:
+        raise _broken(broken)
+    notes = [*notes, *said, *done.lines(), *_skipped(broken)]
+    return Parts(classes=classes, how=how, notes=notes, **splits)
+
+
+def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, list[str]]:
+    """Decide how a dataset's pictures are read: grey or in colour, and what is white in 16 bits."""
+    notes, brightest = [], 0
+    colours: Counter[bool] = Counter()
+    with tqdm(
+        _samples(datasets), desc="looking at images", unit=" images", disable=None, leave=False
+    ) as bar:
+        for dataset, index in bar:
+            try:
+                with dataset[index][0] as image:
+                    colours[not is_grey(image.mode)] += 1
+                    brightest = max(brightest, largest_level(image) or 0)
+            except MemoryError:
+                raise
+            except Exception:  # of a decoder: named when all images are read
+                continue
+    channels = config.channels or (3 if colours[True] else 1)
+    if config.channels is None and colours[True] and colours[False]:
+        notes.append(
+            f"{colours[True]:,} pictures in colour and {colours[False]:,} grey ones: all are read "
+            "in colour; dataset.channels=1 makes all grey"
         )
-    return InMemory(np.concatenate(read), labels)
+    white = DEEP_WHITE
+    if brightest:
+        white = 2 ** max(8, brightest.bit_length()) - 1
+        notes.append(
+            f"the brightest value of 16 bits is {brightest:,}: white is {white:,}, the largest of "
+            f"{white.bit_length()} bits"
+        )
+    size = None if config.image_size is None else (config.image_size, config.image_size)
+    return Preprocessing(channels, size, config.background, white, config.transposed), notes
+
+
+def _samples(datasets: list[Any]) -> list[tuple[Any, int]]:
+    """Name the images to look at: all files, whose headers are read fast, or some of the others."""
+    chosen = []
+    for dataset in datasets:
+        count = len(dataset)
+        some = count if isinstance(dataset, PictureFiles) else min(count, SAMPLED)
+        chosen += [(dataset, int(n)) for n in np.linspace(0, count - 1, some).round()]
+    return chosen
+
+
+def _checked(
+    stream: Streamed, config: DatasetConfig, done: Conversions, broken: list[tuple[str, str]]
+) -> Split:
+    """Read a stream once: keep its images in memory if they fit, and find those that are broken."""
+    limit = config.memory_mb * 2**20
+    if not config.check and not _fits(stream, limit):
+        return stream
+    kept: list[Pixels] = []
+    intact: list[int] = []
+    shapes: Counter[tuple[int, ...]] = Counter()
+    size = 0
+    with tqdm(total=len(stream), desc="reading images", unit=" images", disable=None) as bar:
+        for position, item in enumerate(_items(stream)):
+            bar.update()
+            if isinstance(item, Unreadable):
+                broken.append((item.name, item.reason))
+                continue
+            done.add(item.conversions)
+            intact.append(position)
+            shapes[item.pixels.shape] += 1
+            size += item.pixels.nbytes
+            if size <= limit:
+                kept.append(item.pixels)
+    if len(shapes) > 1:
+        raise UserError(f"dataset.image_size: images differ in size, {several(shapes)}")
+    if not intact:
+        return stream.select(np.arange(0))
+    if size > limit:
+        return stream.select(np.array(intact))
+    labels = None if stream.labels is None else stream.labels[intact]
+    return InMemory(np.stack(kept), labels)
+
+
+def _items(stream: Streamed) -> Iterator[Any]:
+    for items in stream.read(np.arange(len(stream)), 64):
+        yield from items
+
+
+def _fits(stream: Streamed, limit: int) -> bool:
+    """Guess from its first image whether a split fits into memory."""
+    return len(stream) * int(np.prod(stream.shape)) <= limit
 
 
 def _raw_pixels(dataset: Any) -> Pixels | None:

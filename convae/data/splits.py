@@ -1,25 +1,22 @@
 """Images in batches: in memory where they fit, streamed from disk where they do not.
 
-A split yields uint8 batches ``(N, C, H, W)``; `to_floats` scales them to [0, 1]. torch is imported
-only to stream.
+A split yields uint8 batches ``(N, C, H, W)``; `convae.data.pictures.to_floats` scales them to
+[0, 1]. torch is imported only to stream.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from convae.engine import Array, Backend
+from convae.data.pictures import Conversions, Pixels, Preprocessing, reason
 from convae.errors import UserError
 
-Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 Labels: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -96,16 +93,17 @@ class InMemory:
             yield self.pixels[order[start : start + size]]
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """What a worker process sends instead of an image that it could not read.
+class Read(NamedTuple):
+    """An image, and what was done to it."""
 
-    Parameters
-    ----------
-    reason : str
-        Which image, and why.
-    """
+    pixels: Pixels
+    conversions: Conversions
 
+
+class Unreadable(NamedTuple):
+    """What stands for an image that cannot be read, and passes from one process to another."""
+
+    name: str
     reason: str
 
 
@@ -119,12 +117,8 @@ class Streamed:
         Its items are pairs (PIL image, label).
     indices : (N,) ndarray of int
         Which of its items belong to the split.
-    channels : int
-        1 for grey, 3 for colour.
-    image_size : int or None
-        Side of the square to which images are resized and cropped.
-    transposed : bool
-        Whether rows and columns are exchanged in the files.
+    how : Preprocessing
+        How they become pixels.
     workers : int
         Processes that read images.
     labels : (N,) ndarray of int, optional
@@ -133,32 +127,36 @@ class Streamed:
 
     dataset: Any
     indices: np.ndarray[Any, Any]
-    channels: int
-    image_size: int | None
-    transposed: bool
+    how: Preprocessing
     workers: int
     labels: Labels | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of one image."""
-        channels, rows, columns = readable(self[0]).shape
+        (first,) = _pixels([self[0]])
+        channels, rows, columns = first.shape
         return channels, rows, columns
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> Pixels | Unreadable:
-        """Read one image ``(C, H, W)``, or report why it cannot be read."""
+    def __getitem__(self, position: int) -> Read | Unreadable:
+        """Read one image, or report why it cannot be read."""
         index = int(self.indices[position])
         try:
-            image = self.dataset[index][0]
-            return to_pixels(image, self.channels, self.image_size, self.transposed)
-        except (OSError, SyntaxError, ValueError, struct.error) as error:
-            samples = getattr(self.dataset, "samples", None)
-            which = samples[index][0] if samples else f"number {index}"
-            return Unreadable(f"image {which} cannot be read ({error}); repair or remove the file")
+            with self.dataset[index][0] as image:
+                return Read(*self.how(image))
+        except MemoryError:
+            raise
+        except Exception as error:  # of a decoder: it is that image's
+            return Unreadable(self.name(index), reason(error))
+
+    def name(self, index: int) -> str:
+        """Name an item of the dataset by its file, or by its number."""
+        samples = getattr(self.dataset, "samples", None)
+        return str(samples[index][0]) if samples else f"number {index}"
 
     def select(self, indices: np.ndarray[Any, Any]) -> Streamed:
         """See `Split`."""
@@ -169,34 +167,54 @@ class Streamed:
         """See `Split`; of files their names and sizes, since reading them takes long."""
         samples = getattr(self.dataset, "samples", None)
         if samples is None:
-            return _digest(f"{len(self.dataset)} {self.image_size}", self.indices.tobytes())
+            return _digest(f"{len(self.dataset)} {self.how}", self.indices.tobytes())
         paths = [Path(samples[int(index)][0]) for index in self.indices]
         listed = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths]
-        return _digest(f"{self.channels} {self.image_size}", "\n".join(listed).encode())
+        return _digest(str(self.how), "\n".join(listed).encode())
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
     ) -> Iterator[Pixels]:
         """See `Split`; an image that cannot be read, or of another size, is a `UserError`."""
+        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        for items in self.read(order[skip * size :], size):
+            images = _pixels(items)
+            shapes = {image.shape for image in images}
+            if len(shapes) > 1:
+                raise UserError(f"dataset.image_size: images differ in size, {several(shapes)}")
+            yield np.stack(images)
+
+    def read(self, order: np.ndarray[Any, Any], size: int) -> Iterator[list[Read | Unreadable]]:
+        """Iterate over images in an order of their positions, in lists of `size`."""
         from torch.utils.data import DataLoader
 
-        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
-        loader: Any = DataLoader(
+        yield from DataLoader(
             self,  # type: ignore[arg-type]
             batch_size=size,
-            sampler=order[skip * size :].tolist(),
+            sampler=order.tolist(),
             num_workers=self.workers,
             collate_fn=list,
         )
-        for items in loader:
-            images = [readable(item) for item in items]
-            shapes = sorted({image.shape[1:] for image in images})
-            if len(shapes) > 1:
-                raise UserError(
-                    f"dataset.image_size: images differ in size, {shapes[0]} and {shapes[-1]} "
-                    "(rows, columns) among others; set it, for example dataset.image_size=64"
-                )
-            yield np.stack(images)
+
+
+def _pixels(items: Iterable[Read | Unreadable]) -> list[Pixels]:
+    """Return the pixels of images, or raise the error of one that cannot be read."""
+    for item in items:
+        if isinstance(item, Unreadable):
+            raise UserError(
+                f"dataset: image {item.name} cannot be read ({item.reason}); repair or remove the "
+                "file"
+            )
+    return [item.pixels for item in items if isinstance(item, Read)]
+
+
+def several(shapes: Iterable[tuple[int, ...]]) -> str:
+    """Say which sizes there are and what to do, for images that have to have one."""
+    sizes = sorted({shape[1:] for shape in shapes})
+    return (
+        f"such as {' and '.join(f'{columns}x{rows}' for rows, columns in sizes[:2])} pixels; set "
+        "it, for example dataset.image_size=64"
+    )
 
 
 def _digest(*parts: str | bytes | memoryview) -> str:
@@ -204,13 +222,6 @@ def _digest(*parts: str | bytes | memoryview) -> str:
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()
-
-
-def readable(item: Pixels | Unreadable) -> Pixels:
-    """Return what `Streamed` yields for one position, a (C, H, W) image, or raise its error."""
-    if isinstance(item, Unreadable):
-        raise UserError(f"dataset: {item.reason}")
-    return item
 
 
 @dataclass(frozen=True)
@@ -225,6 +236,12 @@ class Splits:
         For fitting, for choosing, for reporting.
     anomalous : (N,) ndarray of bool, optional
         Which test images belong to no class that was trained on, where only some were.
+    classes : tuple of str
+        Names of the classes, by their numbers; empty if there are none.
+    how : Preprocessing, optional
+        How pictures like these become pixels.
+    notes : tuple of str
+        What is worth knowing of how they were found and read.
     """
 
     name: str
@@ -232,44 +249,11 @@ class Splits:
     validation: Split
     test: Split
     anomalous: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    classes: tuple[str, ...] = ()
+    how: Preprocessing | None = None
+    notes: tuple[str, ...] = ()
 
     def fingerprints(self) -> dict[str, str]:
         """Return a digest of each part; see `Split.fingerprint`."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split.fingerprint() for name, split in parts.items()}
-
-
-def to_floats(pixels: Pixels, backend: Backend, dtype: str) -> Array:
-    """Scale a uint8 batch to [0, 1], as an array of the backend.
-
-    pixels (N, C, H, W); floats, the codes of pretraining, are not scaled -> (N, C, H, W)
-    """
-    floats = backend.empty_batch(pixels.shape, dtype)
-    floats[...] = backend.xp.asarray(pixels)
-    if pixels.dtype == np.uint8:
-        floats *= 1 / 255
-    return floats
-
-
-def to_pixels(
-    image: Image.Image,
-    channels: int,
-    image_size: int | tuple[int, int] | None = None,
-    transposed: bool = False,
-) -> Pixels:
-    """Convert a picture of any mode to uint8 pixels (C, H, W); of 16 bits the upper 8 are kept.
-
-    An integer `image_size` scales the short side to it and crops the centre square; a pair scales
-    and crops to (rows, columns). `transposed` exchanges rows and columns.
-    """
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        raise UserError("32 bits per channel, of unknown range; convert it to 8 or 16 bits")
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-    if image_size is not None:
-        rows, columns = (image_size,) * 2 if isinstance(image_size, int) else image_size
-        image = ImageOps.fit(image, (columns, rows), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, np.uint8)
-    pixels = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-    return pixels.swapaxes(1, 2) if transposed else pixels

@@ -65,6 +65,9 @@ class Autoencoder:
         The layers, from the image upwards.
     backend : Backend
         What computes.
+    metadata : dict
+        What its file keeps beside all this, in plain values; of a run's model its ``run``, its
+        ``epoch``, how pictures become its input (``preprocessing``), ``classes`` and ``threshold``.
     code_shape : (O, *output) tuple of int
         Shape of one example's code.
     lock : threading.RLock
@@ -112,6 +115,7 @@ class Autoencoder:
         self.dtype = dtype
         self.backend = backend_for(device) if backend is None else backend
         self.storage = storage
+        self.metadata: dict[str, Any] = {}
         self._check_storage()
         self.layers = stack(layers, self.input_shape, self.output_activation.name, self.backend)
         self.flat_parameters, self.parameters = self._allocate()
@@ -160,7 +164,13 @@ class Autoencoder:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle a model by its configuration and its parameters."""
         parameters = to_numpy(self.flat_parameters)
-        return _revive, (self.configuration(), self.storage, self.backend, parameters)
+        return _revive, (
+            self.configuration(),
+            self.storage,
+            self.backend,
+            parameters,
+            dict(self.metadata),
+        )
 
     def _allocate(self) -> tuple[Array, Arrays]:
         """Make a zeroed buffer of the parameters' layout, with named views."""
@@ -485,6 +495,17 @@ class Autoencoder:
             "dtype": self.dtype,
         }
 
+    def description(self) -> dict[str, Any]:
+        """Describe what a file of the model holds beside its arrays.
+
+        Returns
+        -------
+        dict
+            ``model``, its configuration, and ``metadata``, if there is any.
+        """
+        described = {"model": self.configuration()}
+        return described | {"metadata": dict(self.metadata)} if self.metadata else described
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, parameters and configuration, to one safetensors file, atomically.
 
@@ -499,7 +520,7 @@ class Autoencoder:
             If it cannot be written; an earlier file of that name is then untouched.
         """
         arrays = {name: to_numpy(array) for name, array in self.parameters.items()}
-        checkpoint.write(path, arrays, {"model": self.configuration()})
+        checkpoint.write(path, arrays, self.description())
 
 
 def _hint(array: Array, shape: tuple[int, ...]) -> str:
@@ -523,7 +544,9 @@ def _revive(
     storage: str | None,
     backend: Backend,
     parameters: np.ndarray[Any, Any],
+    metadata: dict[str, Any],
 ) -> Autoencoder:
     model = Autoencoder(**configuration, storage=storage, backend=backend)
+    model.metadata = metadata
     model.flat_parameters[...] = model.xp.asarray(parameters)
     return model

@@ -61,12 +61,15 @@ def load(
         raise UserError(f"{damaged}: {error}") from None
     if {name: array.shape for name, array in arrays.items()} != shapes:
         raise UserError(f"{damaged}: its arrays do not match the model")
+    if not isinstance(description.get("metadata", {}), dict):
+        raise UserError(f"{damaged}: its metadata is no mapping")
     try:
         model = Autoencoder(**description["model"], device=device, backend=backend)
     except TypeError as error:
         raise UserError(f"{damaged}: {error}") from None
     for name, array in arrays.items():
         model.parameters[name][...] = model.xp.asarray(array)
+    model.metadata = description.get("metadata", {})
     return model
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from convae.data.splits import Split, to_floats
+from convae.data.pictures import to_floats
+from convae.data.splits import Split
 from convae.engine import Array, to_numpy
 from convae.errors import UserError
 from convae.models.autoencoder import Autoencoder

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from convae.data.corruption import Corruption, Use
-from convae.data.splits import Split, to_floats
+from convae.data.pictures import to_floats
+from convae.data.splits import Split
 from convae.engine import backend_for
 from convae.models.autoencoder import Autoencoder
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from convae.data.corruption import Corruption, Use
-from convae.data.splits import Split, to_floats
+from convae.data.pictures import to_floats
+from convae.data.splits import Split
 from convae.engine import Array
 from convae.models.autoencoder import Autoencoder
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from convae.data.splits import Split, Splits, to_floats
+from convae.data.pictures import to_floats
+from convae.data.splits import Split, Splits
 from convae.engine import to_numpy
 from convae.errors import UserError
 from convae.models.autoencoder import Autoencoder

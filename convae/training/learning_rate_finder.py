@@ -12,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from convae.data.corruption import Corruption, Use
-from convae.data.splits import Split, to_floats
+from convae.data.pictures import to_floats
+from convae.data.splits import Split
 from convae.errors import DivergenceError
 from convae.report.pictures import figure_png
 from convae.training.step import TrainingStep

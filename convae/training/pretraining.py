@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from convae.configuration import Config, CorruptionConfig
-from convae.data.splits import Labels, Split, Splits, to_floats
+from convae.data.pictures import to_floats
+from convae.data.splits import Labels, Split, Splits
 from convae.engine import Array, to_numpy
 from convae.models import backpropagation
 from convae.models.autoencoder import Autoencoder

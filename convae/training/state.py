@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import re
@@ -80,7 +82,7 @@ class Progress:
     schedule : dict
         State of the learning-rate schedule.
     run : str
-        The run's id, which all its states carry.
+        The run's id, which its states, its models and its summary carry; see `run_id`.
     steps : int
         Steps of the whole run, as planned.
     data : dict
@@ -165,6 +167,15 @@ class StateFolder:
         for old in _states(self.directory)[KEPT:]:
             old.unlink(missing_ok=True)
         return path
+
+
+def run_id(configuration: Mapping[str, Any], data: Mapping[str, str]) -> str:
+    """Identify a run by all that decides its result, so that a repeated run has equal files.
+
+    These are its configuration and the fingerprints of its images -> 16 hexadecimal digits
+    """
+    content = json.dumps([configuration, data], sort_keys=True).encode()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def _states(directory: Path) -> list[Path]:

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convae.data.corruption import Corruption, Use
-from convae.data.splits import Pixels, Splits, to_floats
+from convae.data.pictures import Pixels, to_floats
+from convae.data.splits import Splits
 from convae.engine import Array, to_numpy
 from convae.errors import DivergenceError, UserError
 from convae.models import checkpoint
@@ -230,7 +231,9 @@ class Trainer:
             kept = {}
         if kept.keys() == best.keys() and all((kept[name] == best[name]).all() for name in best):
             return
-        checkpoint.write(path, best, {"model": self.model.configuration()})
+        description = self.model.description()
+        description["metadata"] = {**self.model.metadata, "epoch": self.progress.best_epoch}
+        checkpoint.write(path, best, description)
 
     def _train_batch(self, pixels: Pixels) -> Array:
         """Do one step on (N, C, H, W) pixels; returns its loss, on the device."""
@@ -313,6 +316,7 @@ class Trainer:
         self._check_finite(loss)
         self.board.validation(progress.step, loss)
         self.schedule.observe(loss)
+        model.metadata["epoch"] = epoch
         if loss < progress.best_loss:
             progress.best_loss, progress.best_epoch = loss, epoch
             progress.best = {name: to_numpy(a).copy() for name, a in model.parameters.items()}

@@ -212,7 +212,7 @@ def test_a_damaged_summary_is_named(trained, tmp_path) -> None:
     shutil.copy(trained / "best.safetensors", tmp_path)
     for content in ("{bad", "[1]", '{"threshold": null}'):
         (tmp_path / "summary.json").write_text(content)
-        done = use("score", tmp_path, "digits")
+        done = use("show", tmp_path)
         assert done.exit_code == 1
         assert "summary.json is damaged" in done.stderr
 

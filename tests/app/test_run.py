@@ -88,7 +88,9 @@ def test_a_run_in_a_script_gives_the_same_numbers(finished, tmp_path) -> None:
     for tag in ("loss/train", "loss/validation"):
         assert curve(folder, tag) == curve(result.directory, tag)
     assert (convae.load(folder).flat_parameters == result.model.flat_parameters).all()
-    assert result.figures == json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary.pop("run") == result.model.metadata["run"]
+    assert result.figures == summary
 
 
 def test_the_curve_of_a_gpu_follows_the_cpus(finished, tmp_path) -> None:
@@ -167,7 +169,7 @@ def test_a_broken_backend_is_found_before_training(tmp_path, monkeypatch) -> Non
 def test_an_unreadable_image_is_named(tmp_path) -> None:
     write_pictures(tmp_path / "images", 10)
     (tmp_path / "images" / "003.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"003.png cannot be read"):
+    with pytest.raises(ValueError, match=r"003.png: not a picture"):
         train(tmp_path, "dataset=imagefolder", f"dataset.root={tmp_path / 'images'}")
 
 

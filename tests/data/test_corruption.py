@@ -9,7 +9,7 @@ import pytest
 
 from convae import engine
 from convae.data.corruption import CORRUPTIONS, Corruption, Use
-from convae.data.splits import to_floats
+from convae.data.pictures import to_floats
 from tests.helpers import device_of
 
 

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from convae.data.image_arguments import ImageArguments
+from convae.data.pictures import Preprocessing
 from tests.helpers import write_pictures
 
-SHAPE = (3, 12, 12)
+HOW = Preprocessing(3, (12, 12))
 
 
 def names_read(images: ImageArguments) -> list[str]:
@@ -29,7 +30,7 @@ def test_errors_of_any_decoder_are_the_files_own(tmp_path, good) -> None:
     page = Image.fromarray(np.zeros((12, 12, 3), np.uint8))
     page.save(tiff, save_all=True, append_images=[page])
     tiff.write_bytes(tiff.read_bytes()[:-40])  # the second page's directory is cut
-    images = ImageArguments([good[0], str(dds), good[1], str(tiff), good[2]], SHAPE, "data")
+    images = ImageArguments([good[0], str(dds), good[1], str(tiff), good[2]], HOW, "data")
     read = names_read(images)
     assert [name for name in read if name in good] == good
     assert str(dds) in dict(images.unreadable)
@@ -39,8 +40,8 @@ def test_errors_of_any_decoder_are_the_files_own(tmp_path, good) -> None:
 def test_arguments_that_name_nothing_are_listed(tmp_path, good, missing: str) -> None:
     (tmp_path / "empty").mkdir()
     argument = str(tmp_path / missing)
-    images = ImageArguments([good[0], argument, good[1]], SHAPE, "data")
+    images = ImageArguments([good[0], argument, good[1]], HOW, "data")
     assert names_read(images) == good[:2]
     assert [name for name, _ in images.unreadable] == [argument]
     with pytest.raises(OSError):  # noqa: PT011 - of whatever kind, if there is nothing else
-        ImageArguments([argument], SHAPE, "data")
+        ImageArguments([argument], HOW, "data")

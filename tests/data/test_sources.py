@@ -130,7 +130,9 @@ def test_folders_beside_train_are_not_passed_over(tmp_path) -> None:
 
 def test_a_folder_without_pictures_is_refused(tmp_path) -> None:
     (tmp_path / "note.txt").write_text("no picture")
-    with pytest.raises(FileNotFoundError, match=r"no pictures under .*png"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no pictures .*png .*it holds 1 files ending in .txt"
+    ):
         load_dataset(DatasetConfig("ImageFolder", str(tmp_path)))
 
 
@@ -153,7 +155,7 @@ def test_an_unreadable_picture_is_named(tmp_path, memory_mb: int, workers: int) 
         for split in (splits.train, splits.validation, splits.test):
             pixels_of(split)
 
-    with pytest.raises(ValueError, match=r"image .*005\.png cannot be read .*; repair or remove"):
+    with pytest.raises(ValueError, match=r"(?s)1 images cannot be read:.*005\.png: .*skip_broken"):
         read_all()
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from convae import engine
-from convae.data.splits import InMemory, Streamed, to_floats, to_pixels
+from convae.data.pictures import Preprocessing, to_floats
+from convae.data.splits import InMemory, Streamed
 from tests.helpers import device_of, pixels_of
 
 
@@ -42,7 +43,7 @@ def test_streamed_images_are_those_of_the_dataset(rng, workers: int) -> None:
     pixels = rng.integers(0, 256, (10, 6, 5), dtype=np.uint8)
     dataset = [(Image.fromarray(image), 0) for image in pixels]
     chosen = np.array([3, 1, 4, 9, 5])
-    split = Streamed(dataset, chosen, 1, None, False, workers)
+    split = Streamed(dataset, chosen, Preprocessing(channels=1), workers)
     assert split.shape == (1, 6, 5)
     assert (pixels_of(split)[:, 0] == pixels[chosen]).all()
     order = np.random.default_rng(1).permutation(5)
@@ -62,25 +63,3 @@ def test_to_floats_scales_and_keeps_examples_innermost(xp: ModuleType, rng) -> N
 def test_to_floats_leaves_codes_as_they_are(rng) -> None:
     codes = rng.standard_normal((5, 3, 4, 6), dtype="float32")
     assert (to_floats(codes, engine.backend_for("cpu"), "float32") == codes).all()
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_of_any_mode_become_pixels(mode: str, channels: int) -> None:
-    if mode == "I;16":
-        image = Image.fromarray(np.full((6, 9), 200 * 257, np.uint16))
-    else:
-        image = Image.new("RGB", (9, 6), (200, 200, 200)).convert(mode)
-    array = to_pixels(image, channels)
-    assert array.shape == (channels, 6, 9)
-    assert array.dtype == np.uint8
-    assert abs(array.astype(int).mean() - 200) <= (255 if mode == "1" else 8)
-    assert to_pixels(image, channels, image_size=4).shape == (channels, 4, 4)
-    assert to_pixels(image, channels, transposed=True).shape == (channels, 9, 6)
-
-
-@pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_pictures_of_32_bits_are_refused(tmp_path, kind: type) -> None:
-    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "deep.tif")
-    with Image.open(tmp_path / "deep.tif") as image, pytest.raises(ValueError, match="32 bits"):
-        to_pixels(image, 1)

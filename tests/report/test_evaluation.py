@@ -8,7 +8,8 @@ import pytest
 import convae
 from convae import engine
 from convae.data.corruption import Corruption, Use
-from convae.data.splits import InMemory, to_floats
+from convae.data.pictures import to_floats
+from convae.data.splits import InMemory
 from convae.report.evaluation import mean_image_error, measure, pca_error
 
 

@@ -1,0 +1,180 @@
+"""Folders of pictures: which files are found in them, and how they are divided."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from convae.errors import UserError
+
+BY_PRODUCTS = ("__MACOSX", "@eaDir")
+"""Folders with copies that macOS and network storage make."""
+
+RECOGNISED_ONLY = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+"""Formats that Pillow recognises and cannot read by itself."""
+
+HALVES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Names of folders, in any case, that hold the parts of a dataset."""
+
+
+@dataclass
+class Found:
+    """What a folder holds.
+
+    Parameters
+    ----------
+    files : list of Path
+        The pictures, at any depth, in the order of their names.
+    left_out : collections.Counter
+        Other files, by kind.
+    unreadable : list of (str, str)
+        Folders that cannot be read, and why.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    def describe_left_out(self) -> str:
+        """Put what was left out into words; empty if nothing was."""
+        counts = self.left_out.most_common()
+        return ", ".join(f"{count:,} {kind}" for kind, count in counts if count)
+
+
+def endings() -> set[str]:
+    """Return the endings of files that may be pictures, such as ".png"."""
+    Image.init()
+    return {
+        ending
+        for ending, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in RECOGNISED_ONLY
+    }
+
+
+def find_pictures(root: Path) -> Found:
+    """Search a folder at any depth, through links to other folders too.
+
+    Hidden files, and what systems and tools leave beside pictures, such as ``.ipynb_checkpoints``,
+    ``._picture.png`` and ``__MACOSX``, are left out.
+    """
+    found, known = Found(), endings()
+
+    def cannot_read(error: OSError) -> None:
+        found.unreadable.append((str(error.filename), error.strerror or type(error).__name__))
+
+    for folder, subfolders, files in os.walk(root, onerror=cannot_read, followlinks=True):
+        above = _real_parents(folder)
+        for name in tuple(subfolders):
+            if is_by_product(name):
+                subfolders.remove(name)
+                found.left_out["hidden folders or by-products of systems"] += 1
+            elif os.path.realpath(os.path.join(folder, name)) in above:
+                subfolders.remove(name)
+                found.left_out["links to a folder above them"] += 1
+        for name in files:
+            path, ending = Path(folder, name), os.path.splitext(name)[1].lower()
+            if is_by_product(name):
+                found.left_out["hidden files"] += 1
+            elif ending not in known:
+                found.left_out[
+                    f"files ending in {ending}" if ending else "files without ending"
+                ] += 1
+            elif not path.is_file():
+                found.unreadable.append((str(path), _not_a_file(path)))
+            else:
+                found.files.append(path)
+    found.files = _each_once(sorted(found.files), found.left_out)
+    return found
+
+
+def _each_once(paths: list[Path], left_out: Counter[str]) -> list[Path]:
+    """Leave out further links to a picture: copies could end in different halves of a dataset."""
+    chosen: dict[str, Path] = {}
+    for path in paths:
+        real = os.path.realpath(path)
+        if real not in chosen or os.path.abspath(path) == real:
+            chosen[real] = path
+    left_out["links to pictures that are there already"] += len(paths) - len(chosen)
+    return [path for path in paths if chosen[os.path.realpath(path)] is path]
+
+
+def _real_parents(folder: str) -> set[str]:
+    """Return the real paths of a folder and of all folders through which it was reached."""
+    path = Path(os.path.abspath(folder))
+    return {os.path.realpath(parent) for parent in (path, *path.parents)}
+
+
+def _not_a_file(path: Path) -> str:
+    return "a link to nothing" if path.is_symlink() and not path.exists() else "not a file"
+
+
+def is_by_product(name: str) -> bool:
+    """Tell whether the name of a file or folder is hidden or that of a system's by-product."""
+    return name.startswith(".") or name in BY_PRODUCTS
+
+
+def halves(root: Path) -> dict[str, Path]:
+    """Return the folders of a dataset's parts; only "train", the root itself, if it has no halves.
+
+    Raises `UserError` if there are other folders beside them, or two for the same part.
+    """
+    part_of = {name: part for part, names in HALVES.items() for name in names}
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_by_product(p.name))
+    found: dict[str, Path] = {}
+    others = []
+    for folder in folders:
+        part = part_of.get(folder.name.lower())
+        if part is None:
+            others.append(folder.name)
+        elif part in found:
+            raise UserError(
+                f"dataset.root: {str(root)!r} holds {found[part].name} and {folder.name}, which "
+                "mean the same; move one into the other"
+            )
+        else:
+            found[part] = folder
+    if "train" not in found:
+        return {"train": root}
+    if others:
+        raise UserError(
+            f"dataset.root: beside {found['train'].name}/, {str(root)!r} may hold val/ and test/, "
+            f"and nothing else; it holds {', '.join(others)}. Move them elsewhere, or into these"
+        )
+    return {part: found[part] for part in HALVES if part in found}
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Picture files and their classes, as torchvision's folder datasets have them.
+
+    Parameters
+    ----------
+    samples : sequence of (str, int)
+        Path and class of each.
+    """
+
+    samples: Sequence[tuple[str, int]]
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Open one picture."""
+        path, label = self.samples[index]
+        return Image.open(path), label
+
+
+def class_of(path: Path, folder: Path) -> str:
+    """Name the subfolder that contains a picture; "." for the folder itself."""
+    first, *rest = path.relative_to(folder).parts
+    return first if rest else "."

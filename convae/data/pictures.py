@@ -1,0 +1,282 @@
+"""Pictures of any kind become pixels, by the same rules wherever they are read.
+
+`Preprocessing` states the rules; a run keeps them in its model's file, so that other pictures are
+read as the training images were.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
+
+from convae.engine import Array, Backend
+from convae.errors import UserError, check_range
+
+Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
+
+DEEP_WHITE = 65_535
+"""The largest value of 16 bits."""
+
+NOTICEABLE_CUT = 0.02
+"""Fraction of a picture below which a crop to another shape is not worth a word."""
+
+
+@dataclass
+class Conversions:
+    """What had to be done to pictures, summed up.
+
+    Parameters
+    ----------
+    counts : collections.Counter
+        Pictures by kind of conversion.
+    cut : float
+        The largest fraction of a picture that a crop cut off.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    cut: float = 0.0
+
+    def add(self, other: Conversions) -> None:
+        """Add those of more pictures."""
+        self.counts += other.counts
+        self.cut = max(self.cut, other.cut)
+
+    def lines(self) -> list[str]:
+        """Put them into words, the most frequent first."""
+        cut = f", by up to {self.cut:.0%} of a picture" if self.cut else ""
+        return [
+            f"{count:,} {kind}{cut if kind == CROPPED else ''}"
+            for kind, count in self.counts.most_common()
+        ]
+
+
+CROPPED = "cropped at the sides to the shape that the model takes"
+SEVERAL = "with several frames or pages, of which the first is used"
+TOO_BRIGHT = "brighter than any of the training images, which set white: clipped"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes pixels.
+
+    The first frame is turned as its camera says, put on a background where it is transparent, made
+    grey or coloured, scaled and cropped around its centre.
+
+    Parameters
+    ----------
+    channels : {1, 3}
+        Grey or colour.
+    size : (int, int), optional
+        Rows and columns; pictures keep their own size if not given.
+    background : str
+        What shows through transparent pictures: a colour as Pillow names it, such as "white" or
+        "#804020".
+    white : int
+        The value that is white in pictures of 16 bits; 65,535, or less where none of the training
+        images uses all bits.
+    transposed : bool
+        Whether rows and columns are exchanged in the files.
+
+    Raises
+    ------
+    UserError
+        If a value is out of range.
+    """
+
+    channels: int = 3
+    size: tuple[int, ...] | None = None
+    background: str = "white"
+    white: int = DEEP_WHITE
+    transposed: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values, which may come from a file."""
+        if self.channels not in (1, 3):
+            raise UserError(f"channels: {self.channels!r} is neither 1 (grey) nor 3 (colour)")
+        if self.size is not None:
+            if len(self.size) != 2:
+                raise UserError(f"size: {self.size!r} is not a pair of rows and columns")
+            for value in self.size:
+                check_range("size", value, at_least=1, integer=True)
+            object.__setattr__(self, "size", tuple(self.size))
+        check_range("white", self.white, at_least=1, at_most=DEEP_WHITE, integer=True)
+        try:
+            ImageColor.getrgb(self.background)
+        except (AttributeError, TypeError, ValueError):
+            raise UserError(
+                f"background: {self.background!r} is no colour; expected a name such as white, or "
+                "#rrggbb"
+            ) from None
+
+    def plain(self) -> dict[str, Any]:
+        """Describe it in plain values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of_model(cls, model: TakesPictures) -> Preprocessing:
+        """Return how a model's pictures are read: as its training images were, as far as known.
+
+        Raises `UserError` if the model takes no pictures, or its file describes this wrongly.
+        """
+        shape = model.input_shape
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise UserError(f"the model's input has the shape {shape}, which is not a picture's")
+        known = model.metadata.get("preprocessing") or {}
+        try:
+            return cls(**{**known, "channels": shape[0], "size": shape[1:], "transposed": False})
+        except (TypeError, UserError) as error:
+            raise UserError(
+                f"the model's file describes its preprocessing wrongly: {error}"
+            ) from None
+
+    def __call__(self, image: Image.Image) -> tuple[Pixels, Conversions]:
+        """Convert a picture: -> (C, rows, columns) of uint8, and what was done to it.
+
+        Raises `UserError` if the range of its values is unknown; Pillow raises errors of any kind.
+        """
+        if isinstance(image, ImageFile.ImageFile):
+            image.filename = ""  # else Pillow maps the file into memory, which garbles turned TIFFs
+        image.load()
+        done = Conversions()
+        upright = ImageOps.exif_transpose(image)  # a copy: what follows cannot lose the first frame
+        if _is_deep(image):
+            upright = self._to_eight_bits(upright, done)
+        if _has_more(image):
+            done.counts[SEVERAL] += 1
+        if upright.has_transparency_data:
+            upright = self._on_background(upright, done)
+        mode, name = ("L", "grey") if self.channels == 1 else ("RGB", "colour")
+        if upright.mode != mode:
+            done.counts[f"of mode {upright.mode} converted to {name}"] += 1
+            upright = upright.convert(mode)
+        if self.size is not None and upright.size != tuple(reversed(self.size)):
+            upright = self._scaled(upright, self.size, done)
+        pixels = np.asarray(upright, np.uint8)
+        pixels = pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
+        return pixels.swapaxes(1, 2) if self.transposed else pixels, done
+
+    def _to_eight_bits(self, image: Image.Image, done: Conversions) -> Image.Image:
+        """Scale 16 bits so that `white` becomes 255."""
+        levels = np.asarray(image).astype(np.int64)
+        if levels.max() > self.white:
+            done.counts[TOO_BRIGHT] += 1
+        done.counts[f"of 16 bits, whose range from 0 to {self.white:,} became black to white"] += 1
+        return Image.fromarray(
+            np.rint(levels.clip(0, self.white) * (255 / self.white)).astype("u1")
+        )
+
+    def _on_background(self, image: Image.Image, done: Conversions) -> Image.Image:
+        layer = image.convert("RGBA")
+        if layer.getchannel("A").getextrema() == (255, 255):  # opaque after all
+            return layer.convert("L" if image.mode in ("L", "LA") else "RGB")
+        done.counts[f"with transparent parts, put on {self.background}"] += 1
+        ground = Image.new("RGBA", layer.size, self.background)
+        return Image.alpha_composite(ground, layer).convert("RGB")
+
+    @staticmethod
+    def _scaled(image: Image.Image, size: tuple[int, ...], done: Conversions) -> Image.Image:
+        """Scale, and crop around the centre where the shapes differ."""
+        rows, columns = size
+        done.counts[f"scaled to {columns}x{rows} pixels"] += 1
+        wanted, own = columns / rows, image.width / image.height
+        cut = 1 - min(wanted / own, own / wanted)
+        if cut > NOTICEABLE_CUT:
+            done.counts[CROPPED] += 1
+            done.cut = cut
+        return ImageOps.fit(image, (columns, rows), Image.Resampling.BILINEAR)
+
+
+class TakesPictures(Protocol):
+    """What has to be known of a model to read pictures for it; see `Autoencoder`."""
+
+    input_shape: tuple[int, ...]
+    metadata: dict[str, Any]
+    backend: Backend
+    dtype: str
+
+
+def read_image(path: str | os.PathLike[str], model: TakesPictures) -> Array:
+    """Read a picture as the command line does: converted to what a model takes.
+
+    Parameters
+    ----------
+    path : path
+        A file of any format that Pillow reads.
+    model : Autoencoder
+        The model; if a run has trained it on pictures, its file says how they were read.
+
+    Returns
+    -------
+    (1, C, H, W) ndarray
+        The picture in [0, 1], of the model's dtype and on its device.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    UserError
+        If it is not a readable picture, or the model does not take pictures.
+    """
+    how = Preprocessing.of_model(model)
+    try:
+        with Image.open(path) as image:
+            pixels, _ = how(image)
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # of a decoder
+        raise UserError(f"path: {os.fspath(path)!r} cannot be read: {reason(error)}") from error
+    return to_floats(pixels[None], model.backend, model.dtype)
+
+
+def to_floats(pixels: Pixels, backend: Backend, dtype: str) -> Array:
+    """Scale a uint8 batch to [0, 1], as an array of the backend.
+
+    pixels (N, C, H, W); floats, the codes of pretraining, are not scaled -> (N, C, H, W)
+    """
+    floats = backend.empty_batch(pixels.shape, dtype)
+    floats[...] = backend.xp.asarray(pixels)
+    if pixels.dtype == np.uint8:
+        floats *= 1 / 255
+    return floats
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line why a picture could not be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture of a known format"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def largest_level(image: Image.Image) -> int | None:
+    """Return the largest value of a picture of 16 bits; None for others."""
+    return int(np.asarray(image).max()) if _is_deep(image) else None
+
+
+def is_grey(mode: str) -> bool:
+    """Tell whether pictures of one of Pillow's modes have no colour."""
+    return mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Tell whether a picture has 16 bits per channel; refuse those of unknown range."""
+    if image.mode.startswith("I;16"):
+        return True
+    bits = getattr(image, "tag_v2", {}).get(258)  # TIFF's BitsPerSample
+    if image.mode == "I" and (image.format in ("PNG", "PPM") or bits == (16,)):
+        return True
+    if image.mode in ("I", "F"):
+        raise UserError("32 bits per channel, of unknown range; convert it to 8 or 16 bits")
+    return False
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Tell whether a file has several frames; one whose others are damaged has."""
+    try:
+        return getattr(image, "n_frames", 1) > 1
+    except Exception:  # of a decoder
+        return True

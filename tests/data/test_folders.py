@@ -1,0 +1,214 @@
+"""Folders as people have them: links, by-products, other files, halves under several names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convae.configuration import DatasetConfig
+from convae.data.datasets import load_dataset
+from convae.data.folders import find_pictures, halves
+from convae.data.splits import InMemory, Splits, Streamed
+from convae.errors import UserError
+from tests.helpers import pixels_of, write_pictures
+
+needs_rights = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the administrator reads every folder"
+)
+
+
+def load(root: Path, **config: object) -> Splits:
+    return load_dataset(
+        DatasetConfig(**{"name": "ImageFolder", "root": str(root), "workers": 0, **config})
+    )
+
+
+def test_every_ending_that_can_be_read_is_found_and_others_are_counted(tmp_path) -> None:
+    image = Image.new("RGB", (8, 8), (10, 200, 30))
+    for ending in ("png", "JPG", "gif", "avif", "jp2", "webp", "tiff", "bmp", "ppm"):
+        image.save(tmp_path / f"picture.{ending}")
+    for name in ("notes.txt", "more.txt", "film.mpg", "LICENSE", ".DS_Store"):
+        (tmp_path / name).write_text("no picture")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    found = find_pictures(tmp_path)
+    assert len(found.files) == 9
+    assert dict(found.left_out) == {
+        "files ending in .txt": 2,
+        "files ending in .mpg": 1,
+        "files without ending": 1,
+        "hidden files": 1,
+        "hidden folders or by-products of systems": 1,
+        "links to pictures that are there already": 0,
+    }
+    assert "0 links" not in found.describe_left_out()
+
+
+def test_links_to_folders_are_followed_once(tmp_path) -> None:
+    store, root = tmp_path / "store", tmp_path / "root"
+    write_pictures(store / "cats", 3)
+    write_pictures(root / "dogs", 2)
+    (root / "cats").symlink_to(store / "cats")
+    (root / "dogs" / "above").symlink_to(root)
+    (root / "again").symlink_to(root / "dogs")
+    found = find_pictures(root)
+    assert [str(path.relative_to(root)) for path in found.files] == [
+        *(f"cats/{n:03}.png" for n in range(3)),
+        *(f"dogs/{n:03}.png" for n in range(2)),
+    ]
+    assert found.left_out["links to a folder above them"] >= 1
+    assert found.left_out["links to pictures that are there already"] == 2
+
+
+def test_links_to_nothing_and_pipes_are_named(tmp_path) -> None:
+    write_pictures(tmp_path, 1)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    unreadable = dict(find_pictures(tmp_path).unreadable)
+    assert unreadable[str(tmp_path / "gone.png")] == "a link to nothing"
+    assert unreadable[str(tmp_path / "pipe.png")] == "not a file"
+
+
+@needs_rights
+def test_folders_that_cannot_be_read_are_named(tmp_path) -> None:
+    write_pictures(tmp_path / "closed", 2)
+    write_pictures(tmp_path / "open", 12)
+    (tmp_path / "closed").chmod(0)
+    try:
+        with pytest.raises(UserError, match=r"closed: Permission denied"):
+            load(tmp_path)
+        assert any("closed" in note for note in load(tmp_path, skip_broken=True).notes)
+    finally:
+        (tmp_path / "closed").chmod(0o755)
+
+
+def test_an_error_of_the_walk_is_not_swallowed(tmp_path, monkeypatch) -> None:
+    """As above, for those who run the tests as the administrator."""
+    write_pictures(tmp_path / "closed", 2)
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert find_pictures(tmp_path).unreadable == [(str(tmp_path / "closed"), "Permission denied")]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val", "test"), ("Train", "Valid", "Test"), ("training", "VALIDATION", "testing")],
+)
+def test_halves_are_known_by_their_usual_names(tmp_path, names: tuple[str, ...]) -> None:
+    for name, count in zip(names, (10, 3, 4), strict=True):
+        write_pictures(tmp_path / name / "class", count)
+    splits = load(tmp_path)
+    assert [len(s) for s in (splits.train, splits.validation, splits.test)] == [10, 3, 4]
+
+
+def test_two_names_for_one_half_are_refused(tmp_path) -> None:
+    for name in ("train", "val", "valid"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"holds val and valid, which mean the same"):
+        halves(tmp_path)
+
+
+def test_valid_and_invalid_may_be_classes(tmp_path) -> None:
+    for name in ("valid", "invalid"):
+        write_pictures(tmp_path / name, 12)
+    assert load(tmp_path).classes == ("invalid", "valid")
+
+
+def test_pictures_linked_into_two_halves_are_refused(tmp_path) -> None:
+    write_pictures(tmp_path / "train", 12)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "same.png").symlink_to(tmp_path / "train" / "003.png")
+    with pytest.raises(UserError, match=r"1 pictures, such as .*003\.png.*train and the test"):
+        load(tmp_path)
+
+
+def test_what_was_found_and_left_out_is_reported(tmp_path) -> None:
+    write_pictures(tmp_path / "cats", 12)
+    write_pictures(tmp_path / "dogs", 8)
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "cats" / "list.csv").write_text("")
+    assert load(tmp_path).notes == (
+        f"{tmp_path}: 20 pictures in 2 classes: cats 12, dogs 8",
+        "without pictures: birds",
+        "left out: 1 files ending in .csv",
+    )
+
+
+@pytest.mark.parametrize("memory_mb", [100, 0])
+def test_conversions_are_reported_summed_up(tmp_path, memory_mb: int) -> None:
+    for index in range(12):
+        Image.new("L", (10 + index, 10), index).save(tmp_path / f"{index:02}.png")
+    Image.new("RGBA", (10, 10), (9, 9, 200, 100)).save(tmp_path / "zz.png")
+    notes = load(tmp_path, image_size=8, memory_mb=memory_mb).notes
+    assert "1 pictures in colour and 12 grey ones: all are read in colour" in notes[1]
+    assert "12 of mode L converted to colour" in notes
+    assert "13 scaled to 8x8 pixels" in notes
+    assert "1 with transparent parts, put on white" in notes
+    assert any(
+        note.startswith("11 cropped") and note.endswith("52% of a picture") for note in notes
+    )
+
+
+def test_the_range_of_16_bits_is_the_datasets(tmp_path) -> None:
+    for index in range(20):
+        level = np.full((8, 8), 200 * index, np.uint16)
+        Image.fromarray(level).save(tmp_path / f"{index:02}.png")
+    data = load(tmp_path)
+    assert data.how is not None
+    assert data.how.white == 4095
+    assert any("brightest value of 16 bits is 3,800: white is 4,095" in note for note in data.notes)
+    levels = np.concatenate([pixels_of(s) for s in (data.train, data.validation, data.test)])
+    assert levels.max() == round(3800 / 4095 * 255)
+
+
+@pytest.fixture
+def partly_broken(tmp_path) -> Path:
+    write_pictures(tmp_path / "a", 20)
+    for name in ("003", "017"):
+        damaged = tmp_path / "a" / f"{name}.png"
+        damaged.write_bytes(damaged.read_bytes()[:40])
+    (tmp_path / "a" / "wrong.dds").write_bytes(
+        b"DDS " + (124).to_bytes(4, "little") + b"\x07" * 120
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("memory_mb", [100, 0])
+def test_all_broken_pictures_are_listed_before_training(partly_broken, memory_mb: int) -> None:
+    with pytest.raises(UserError) as error:
+        load(partly_broken, memory_mb=memory_mb)
+    for part in ("3 images", "003.png: ", "017.png: ", "wrong.dds: ", "dataset.skip_broken=true"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("memory_mb", [100, 0])
+def test_broken_pictures_are_skipped_if_told_to(partly_broken, memory_mb: int) -> None:
+    data = load(partly_broken, memory_mb=memory_mb, skip_broken=True)
+    assert isinstance(data.train, InMemory if memory_mb else Streamed)
+    levels = np.concatenate([pixels_of(s) for s in (data.train, data.validation, data.test)])
+    assert sorted(levels[:, 0, 0, 0]) == [5 * n for n in range(20) if n not in (3, 17)]
+    assert sum("skipped, as it cannot be read: " in note for note in data.notes) == 3
+
+
+def test_streams_can_go_unchecked(partly_broken) -> None:
+    data = load(partly_broken, memory_mb=0, check=False)
+    parts = (data.train, data.validation, data.test)
+    with pytest.raises(UserError, match=r"image .* cannot be read .*; repair or remove"):
+        [pixels_of(split) for split in parts]
+    with pytest.raises(UserError, match=r"dataset.skip_broken: .* dataset.check=true"):
+        DatasetConfig(skip_broken=True, check=False)
+
+
+def test_a_dataset_of_broken_pictures_only_says_so(tmp_path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(UserError, match="none of the training images can be read"):
+        load(tmp_path, skip_broken=True)

@@ -1,0 +1,157 @@
+"""Pictures of every kind: modes, ranges, transparency, orientation, frames, shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import convae
+from convae.data.pictures import Preprocessing, read_image
+
+ROTATED = 6
+"""The orientation of a camera held upright: the picture has to be turned by 90 degrees."""
+
+
+def pixels(image: Image.Image, **how: object) -> np.ndarray:
+    return Preprocessing(**how)(image)[0]
+
+
+def said(image: Image.Image, **how: object) -> list[str]:
+    return Preprocessing(**how)(image)[1].lines()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_of_any_mode_become_pixels(mode: str, channels: int) -> None:
+    if mode.startswith("I"):
+        order = ">u2" if mode.endswith("B") else "<u2"
+        image = Image.frombytes(mode, (9, 6), np.full((6, 9), 200 * 257, order).tobytes())
+    else:
+        image = Image.new("RGB", (9, 6), (200, 200, 200)).convert(mode)
+    array = pixels(image, channels=channels)
+    assert array.shape == (channels, 6, 9)
+    assert array.dtype == np.uint8
+    assert abs(array.astype(int).mean() - 200) <= (255 if mode == "1" else 8)
+    assert pixels(image, channels=channels, size=(4, 5)).shape == (channels, 4, 5)
+    assert pixels(image, channels=channels, transposed=True).shape == (channels, 9, 6)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_pictures_of_32_bits_are_refused(tmp_path, kind: type) -> None:
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "deep.tif")
+    with Image.open(tmp_path / "deep.tif") as image, pytest.raises(ValueError, match="32 bits"):
+        pixels(image, channels=1)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".pgm", ".jp2"])
+def test_16_bits_keep_their_range_and_their_orientation(tmp_path, ending: str) -> None:
+    levels = (np.arange(6 * 9, dtype=np.uint16) * 1200).reshape(6, 9)
+    path = tmp_path / f"deep{ending}"
+    exif = Image.Exif()
+    exif[0x0112] = ROTATED
+    turned = ending in (".png", ".tif")
+    if ending == ".pgm":
+        path.write_bytes(b"P5 9 6 65535\n" + levels.astype(">u2").tobytes())
+    else:
+        kwargs = {"exif": exif} if turned else {"irreversible": False} if ending == ".jp2" else {}
+        Image.fromarray(levels).save(path, **kwargs)
+    with Image.open(path) as image:
+        array = pixels(image, channels=1)[0]
+    expected = np.rint(levels / 257).astype(np.uint8)
+    assert (array == (np.rot90(expected, -1) if turned else expected)).all()
+
+
+def test_12_bits_in_16_are_not_black() -> None:
+    image = Image.fromarray(np.array([[0, 2048, 4095, 5000]], np.uint16))
+    assert pixels(image, channels=1, white=4095).ravel().tolist() == [0, 128, 255, 255]
+    assert sum("brighter than any" in line for line in said(image, channels=1, white=4095)) == 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_show_the_background_and_no_hidden_colours(mode: str) -> None:
+    hidden = np.zeros((4, 4, 4), np.uint8)
+    hidden[..., 0] = 250  # red where nobody sees it
+    hidden[:2] = (10, 10, 10, 255)
+    image = Image.fromarray(hidden).convert("RGBA" if mode == "P" else mode)
+    if mode == "P":
+        image = image.convert("RGB").quantize(4)
+        image.info["transparency"] = image.getpixel((0, 3))
+    array = pixels(image, background="#0000ff")
+    assert np.abs(array[:, 0].astype(int) - 10).max() <= 2
+    assert (array[:, 3] == np.array([0, 0, 255])[:, None]).all()
+    assert (pixels(image, channels=1)[0, 3] == 255).all()
+    assert "1 with transparent parts, put on white" in said(image)
+
+
+def test_opaque_pictures_with_an_alpha_channel_are_not_mentioned() -> None:
+    assert said(Image.new("RGBA", (4, 4), (9, 8, 7, 255))) == []
+
+
+def test_the_first_page_counts_even_if_the_second_is_broken(tmp_path) -> None:
+    path = tmp_path / "pages.tif"
+    pages = [Image.new("L", (6, 4), level) for level in (90, 10)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    path.write_bytes(path.read_bytes()[:-60])
+    with Image.open(path) as image:
+        array, done = Preprocessing(1)(image)
+    assert (array == 90).all()
+    assert any("several frames or pages" in line for line in done.lines())
+
+
+def test_a_crop_that_cuts_parts_off_is_said() -> None:
+    wide, almost = Image.new("RGB", (40, 20)), Image.new("RGB", (40, 40))
+    assert any("by up to 50% of a picture" in line for line in said(wide, size=(8, 8)))
+    assert said(almost, size=(8, 8)) == ["1 scaled to 8x8 pixels"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"channels": 2}, "channels"),
+        ({"size": (0, 4)}, "size"),
+        ({"size": (4,)}, "size"),
+        ({"white": 0}, "white"),
+        ({"white": float("nan")}, "white"),
+        ({"background": "no colour"}, "background"),
+        ({"background": None}, "background"),
+    ],
+)
+def test_wrong_rules_are_refused(wrong: dict, name: str) -> None:
+    with pytest.raises(convae.UserError, match=name):
+        Preprocessing(**wrong)
+
+
+@pytest.fixture
+def model() -> convae.Autoencoder:
+    return convae.Autoencoder((1, 4, 6), [convae.Layer(filters=2, kernel=3)])
+
+
+def test_read_image_reads_as_the_models_file_says(tmp_path, model) -> None:
+    Image.fromarray(np.full((4, 6), 2048, np.uint16)).save(tmp_path / "dark.png")
+    model.metadata["preprocessing"] = Preprocessing(1, (4, 6), white=4095).plain()
+    model.save(tmp_path / "model.safetensors")
+    x = read_image(tmp_path / "dark.png", convae.load(tmp_path / "model.safetensors"))
+    assert x.shape == (1, 1, 4, 6)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, 128 / 255, rtol=1e-6)
+
+
+def test_read_image_names_what_it_cannot_read(tmp_path, model) -> None:
+    damaged = tmp_path / "text.png"
+    damaged.write_text("no picture")
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "missing.png", model)
+    with pytest.raises(convae.UserError, match=r"text\.png.*not a picture"):
+        read_image(damaged, model)
+    model.metadata["preprocessing"] = {"white": "x"}
+    with pytest.raises(convae.UserError, match="preprocessing wrongly: white"):
+        read_image(damaged, model)
+
+
+def test_models_of_other_arrays_take_no_pictures() -> None:
+    model = convae.Autoencoder((2, 9), [convae.Layer(filters=2, kernel=3)])
+    with pytest.raises(convae.UserError, match=r"shape \(2, 9\), which is not a picture's"):
+        read_image(Path("any.png"), model)

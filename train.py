@@ -1,6 +1,6 @@
 """Train a convolutional autoencoder: ``python train.py [group=option] [key=value] ...``."""
 
-from convae.app.entry import main
+from convae.app.start import train
 
 if __name__ == "__main__":
-    main()
+    train()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from convae import engine
-from convae.errors import UserError
-from convae.export.formats import to_torch
-from convae.models.autoencoder import Autoencoder
-from convae.models.layers import Layer
-from convae.models.loading import load
-from convae.models.penalties import Penalty
-from convae.training.optimizers import SGD, Adam, AdamW
-from convae.training.step import TrainingStep
 from convae.version import __version__
 
 if TYPE_CHECKING:
+    from convae import engine
     from convae.app.entry import train
+    from convae.data.pictures import read_image
+    from convae.errors import UserError
+    from convae.export.formats import to_torch
+    from convae.models.autoencoder import Autoencoder
+    from convae.models.layers import Layer
+    from convae.models.loading import load
+    from convae.models.penalties import Penalty
+    from convae.training.optimizers import SGD, Adam, AdamW
+    from convae.training.step import TrainingStep
 
 __all__ = [
     "SGD",
@@ -30,15 +32,38 @@ __all__ = [
     "__version__",
     "engine",
     "load",
+    "read_image",
     "to_torch",
     "train",
 ]
 
+HOMES = {
+    "convae.app.entry": ["train"],
+    "convae.data.pictures": ["read_image"],
+    "convae.errors": ["UserError"],
+    "convae.export.formats": ["to_torch"],
+    "convae.models.autoencoder": ["Autoencoder"],
+    "convae.models.layers": ["Layer"],
+    "convae.models.loading": ["load"],
+    "convae.models.penalties": ["Penalty"],
+    "convae.training.optimizers": ["SGD", "Adam", "AdamW"],
+    "convae.training.step": ["TrainingStep"],
+}
+"""Where the public names are; each is imported when it is first used, so that commands start at
+once and a script loads no more than it needs."""
+
 
 def __getattr__(name: str) -> Any:
-    """Import `train` when it is first used, since Hydra and the datasets take time to import."""
-    if name == "train":
-        from convae.app.entry import train
-
-        return train
+    """Import a public name."""
+    if name == "engine":
+        return import_module("convae.engine")
+    for module, names in HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(module), name)
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

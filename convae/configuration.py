@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
+import shlex
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -57,10 +59,8 @@ class DatasetConfig:
 
     name: str = MISSING  # "digits", "photos", "ImageFolder" or a class of torchvision.datasets
     root: str = "data"  # the folder of its files; missing ones are downloaded to it
-    train: dict[str, Any] = field(
-        default_factory=dict
-    )  # constructor arguments that select the training images
-    test: dict[str, Any] | None = None  # and the test images, where there are any
+    train: dict[str, Any] = field(default_factory=dict)  # arguments that select training images
+    test: Any = None  # and test images, where there are any: a mapping, too
     transposed: bool = False  # rows and columns are exchanged in the files, as in EMNIST
     image_size: int | None = None  # resize the short side to this and crop the centre square
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
@@ -92,13 +92,17 @@ class DatasetConfig:
             if getattr(self, name) is not None:
                 value = getattr(self, name)
                 check_range(f"dataset.{name}", value, at_least=least, at_most=most, integer=True)
+        if not isinstance(self.test, dict | None):
+            raise UserError(f"dataset.test: {self.test!r} is no mapping such as {{train: false}}")
+        if self.name in (*BUILT_IN, "ImageFolder") and (self.train or self.test):
+            raise UserError(
+                f"dataset.train, dataset.test: {self.name!r} takes no arguments; leave them out"
+            )
         if self.skip_broken and not self.check:
             raise UserError("dataset.skip_broken: broken pictures are found by dataset.check=true")
-        for name in ("image_size", "channels"):
-            if self.name in BUILT_IN and getattr(self, name) is not None:
-                raise UserError(
-                    f"dataset.{name}: {self.name!r} has a fixed size; leave this at null"
-                )
+        for name in ("image_size", "channels", "transposed"):
+            if self.name in BUILT_IN and getattr(self, name) not in (None, False):
+                raise UserError(f"dataset.{name}: {self.name!r} has a fixed form; leave this out")
 
 
 @dataclass
@@ -173,6 +177,8 @@ class TrainerConfig:
     clip_norm: float | None = None  # scale longer gradients down to this norm
     checkpoint_every: int = 1  # epochs between two states to resume from
     checkpoint_minutes: float = 10.0  # and minutes, within a long epoch
+    keep_states: int = 2  # how many of them stay
+    drop_states: bool = False  # remove them at the end of the run, which then cannot be prolonged
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -180,7 +186,8 @@ class TrainerConfig:
             check_range(f"trainer.{name}", getattr(self, name), at_least=1, integer=True)
         for name in ("pretrain_epochs", "embeddings"):
             check_range(f"trainer.{name}", getattr(self, name), at_least=0, integer=True)
-        check_range("trainer.checkpoint_every", self.checkpoint_every, at_least=1, integer=True)
+        for name in ("checkpoint_every", "keep_states"):
+            check_range(f"trainer.{name}", getattr(self, name), at_least=1, integer=True)
         check_range("trainer.checkpoint_minutes", self.checkpoint_minutes, at_least=0)
         check_range("trainer.threshold_quantile", self.threshold_quantile, over=0, below=1)
         if self.patience is not None:
@@ -217,6 +224,15 @@ class Config:
         check_range("seed", self.seed, at_least=0, integer=True)
 
 
+def override(key: str, value: Any) -> str:
+    """Write an override as it can be pasted into a shell, whatever characters the value has."""
+    text = str(value)
+    if re.fullmatch(r"[\w./~-]+", text, re.ASCII) is None:
+        escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + m[2].replace('"', '\\"'), text)
+        return shlex.quote(f'{key}="{escaped}"')
+    return f"{key}={text}"
+
+
 GROUPS = [
     name for name, hint in typing.get_type_hints(Config).items() if dataclasses.is_dataclass(hint)
 ]
@@ -230,11 +246,9 @@ def unknown_key(arguments: Iterable[str]) -> str | None:
     a key that nothing would ever read.
     """
     for argument in arguments:
-        key, equals, value = argument.lstrip("+").partition("=")
-        if not equals or key.startswith(("-", "~", "hydra")):
+        key, equals, _ = argument.lstrip("+~").partition("=")
+        if not (equals or argument.startswith("~")) or key.startswith(("-", "hydra")):
             continue
-        if value in ("", "null") and key in GROUPS:
-            return f"{key}: {value or 'nothing'} is not an option; expected one of configs/{key}"
         message = _unknown_part(Config, key.partition("@")[0].split("."), [])
         if message:
             return message
@@ -246,6 +260,9 @@ def _unknown_part(node: Any, parts: list[str], above: list[str]) -> str | None:
         return None
     if typing.get_origin(node) is list:
         (node,) = typing.get_args(node)
+        if not parts[0].isdigit():
+            where = ".".join(above)
+            return f"{'.'.join([*above, *parts])}: {where} is a list; number its entries, {where}.0"
         return _unknown_part(node, parts[1:], [*above, parts[0]])
     if not dataclasses.is_dataclass(node):
         return None

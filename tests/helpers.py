@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ from convae.engine import ArrayBackend
 from convae.engine.definition import terms
 from convae.report.tensorboard import Board
 from convae.training.build import build_parts, build_trainer
-from convae.training.state import Progress, StateFolder, read_state, restore
+from convae.training.state import StateFolder, begin, read_state, restore
 from convae.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -325,10 +326,11 @@ def open_trainer(
 ) -> Iterator[Trainer]:
     """A trainer around `noise_model`, fresh or restored from the folder's state."""
     model, parts = noise_model(), build_parts(config)
-    progress = Progress.fresh(config.seed)
+    configuration = dataclasses.asdict(config)
+    progress = begin(configuration, data, model.loss.name)
     if resume:
         progress = restore(*read_state(folder), model, parts.optimizer)
-    states = StateFolder(folder, {})
+    states = StateFolder(folder, configuration)
     with Board(folder, after=progress.step) as board:
         yield build_trainer(config, model, parts, data, board, states, progress)
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from itertools import count
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_module
@@ -21,17 +24,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from convae.app.run import Result, run
-from convae.configuration import Config, unknown_key
+from convae.configuration import GROUPS, Config, override, unknown_key
 from convae.errors import UserError
 from convae.training.pretraining import STAGES
 from convae.training.signals import Interrupted
-from convae.training.state import has_state, read_state, used_folder
+from convae.training.state import has_state, is_used, read_state, used_folder
 
 log = logging.getLogger("convae")
 
@@ -69,8 +73,9 @@ def train(
         If SIGINT or SIGTERM was received; the state is saved.
     """
     given = list(overrides)
-    if message := unknown_key(given):
+    if message := mistake(given):
         raise UserError(message)
+    _fresh_folders.clear()
     if config_dir is not None:
         given.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
     with _hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
@@ -79,15 +84,21 @@ def train(
             HydraConfig.instance().cfg = composed  # type: ignore[assignment]
             wanted = Path(composed.hydra.run.dir)
             hydra_files = composed.hydra.output_subdir
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_message(error)) from error
-    directory = wanted if composed.resume is not None else _new_folder(wanted)
-    with open_dict(composed):
-        hydra_node = composed.pop("hydra")
-    for name, content in {"config": composed, "overrides": hydra_node.overrides.task}.items():
-        file = directory / hydra_files / f"{name}.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(content, file)
+            with open_dict(composed):
+                hydra_node = composed.pop("hydra")
+            if composed.resume is None:
+                OmegaConf.to_object(composed)  # so that mistakes show before a folder is made
+        except (UserError, FileNotFoundError):
+            raise
+        except Exception as error:  # Hydra raises what Python does, for overrides of wrong types
+            raise UserError(_culprit(given) or _message(error)) from error
+    is_chosen = composed.resume is not None or str(wanted) in _fresh_folders.values()
+    directory = wanted if is_chosen else new_folder(wanted)
+    if hydra_files is not None:
+        for name, content in {"config": composed, "overrides": hydra_node.overrides.task}.items():
+            file = directory / hydra_files / f"{name}.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(content, file)
     with _logging_to(directory / "train.log"):
         return _run_composed(composed, directory, given)
 
@@ -96,22 +107,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: ``[group=option] [key=value] ... [-m] [hydra's flags]``."""
     if arguments is not None:
         sys.argv = ["convae train", *arguments]
-    message = (
-        unknown_key(sys.argv[1:]) or _used_folder(sys.argv[1:]) or _resumed_sweep(sys.argv[1:])
-    )
-    if message:
+    given = sys.argv[1:]
+    if message := mistake(given) or _used_folder(given) or _resumed_sweep(given):
         sys.exit(f"error: {message}")
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on; what is shown is decided here
     try:
         _hydra_main()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more is no reason for a traceback
         print("stopped; a run that has begun resumes with resume=<its folder>", file=sys.stderr)
         sys.exit(130)
     except MISTAKES as error:
         if full:
             raise
-        sys.exit(f"error: {_message(error)}\n(HYDRA_FULL_ERROR=1 shows where it was raised)")
+        of_hydra = isinstance(error, (HydraException, OmegaConfBaseException))
+        message = (_culprit(given) if of_hydra else None) or _message(error)
+        sys.exit(f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where it was raised)")
+    except Exception:
+        culprit = _culprit(given)
+        if full or culprit is None:  # a bug of ours
+            raise
+        sys.exit(f"error: {culprit}")
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name="config")
@@ -125,7 +142,8 @@ def _hydra_main(composed: DictConfig) -> float:
         result = _run_composed(composed, directory, HydraConfig.get().overrides.task)
         return result.figures["validation_loss"]
     except Interrupted as stop:  # not an error for Hydra, which would start the next job
-        print(f"{stop}; to resume: {command()} resume={directory}", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the state is saved
+        print(f"{stop}; to resume: {command()} {override('resume', directory)}", file=sys.stderr)
         sys.exit(128 + stop.number)
     except MISTAKES as error:
         if not is_sweep:
@@ -149,28 +167,44 @@ def _run_composed(composed: DictConfig, directory: Path, overrides: Sequence[str
 
 def _saved_configuration(directory: Path, overrides: Sequence[str]) -> DictConfig:
     """Take a run's configuration from its state, with this command's overrides applied."""
-    _, description = read_state(directory)
-    saved = OmegaConf.merge(OmegaConf.structured(Config), description["configuration"])
-    assert isinstance(saved, DictConfig)
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.key_or_group
+    _, description = read_state(directory, _configuration_of)
+    saved = _configuration_of(description)
+    for change in OverridesParser.create().parse_overrides(list(overrides)):
+        key = change.key_or_group
         if key.startswith("hydra"):
             continue
         if OmegaConf.is_dict(OmegaConf.select(saved, key)):
             raise UserError(
-                f"{override.input_line}: a resumed run keeps its {key}; "
+                f"{change.input_line}: a resumed run keeps its {key}; "
                 f"change single values of it, such as {key}.<key>=..."
             )
-        OmegaConf.update(saved, key, override.value())
+        OmegaConf.update(saved, key, change.value())
         if key != "resume":
-            log.info(f"resuming with {override.input_line}")
+            log.info(f"resuming with {change.input_line}")
     return saved
 
 
+def _configuration_of(description: dict[str, Any]) -> DictConfig:
+    """Return the configuration in a state's description; a `UserError` says if it is none."""
+    try:
+        saved = OmegaConf.merge(OmegaConf.structured(Config), description["configuration"])
+        OmegaConf.to_object(saved)
+    except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"its configuration is wrong: {_message(error)}") from None
+    assert isinstance(saved, DictConfig)
+    return saved
+
+
+_fresh_folders: dict[str, str] = {}
+"""The folders made for the run that begins, by the names that they were to have."""
+
+
 def _run_directory(resume: str | None, fresh: str) -> str:
-    """Choose the folder of a run: that of the run to resume, or a new one."""
+    """Choose the folder of a run: that of the run to resume, or a new one, made at once."""
     if resume is None:
-        return fresh
+        if fresh not in _fresh_folders:  # Hydra asks several times
+            _fresh_folders[fresh] = str(new_folder(Path(fresh)))
+        return _fresh_folders[fresh]
     if not resume or not has_state(Path(resume)):
         raise FileNotFoundError(
             f"resume: {resume!r} holds no state of a run; expected the folder of a run, such as "
@@ -188,13 +222,100 @@ OmegaConf.register_new_resolver(
 )
 
 
+def mistake(arguments: Sequence[str]) -> str | None:
+    """Find an argument that is no good override, and return a message that says what would do."""
+    if message := unknown_key(arguments):
+        return message
+    for argument in arguments:
+        if argument.startswith("-") or not ("=" in argument or argument.startswith("~")):
+            continue
+        try:
+            (parsed,) = OverridesParser.create().parse_overrides([argument])
+        except HydraException as error:
+            key, _, value = argument.partition("=")
+            return (
+                f"{key}: {value!r} cannot be read ({_message(error).splitlines()[0]}); a value "
+                f"with spaces or special characters needs quotes: {override(key, value)}"
+            )
+        if message := _wrong_override(parsed):
+            return message
+    return None
+
+
+def _wrong_override(parsed: Override) -> str | None:
+    """Say what is wrong with an override that can be read."""
+    key, value = parsed.key_or_group, parsed.value()
+    if key == "hydra.run.dir":
+        if not isinstance(value, str) or not value:
+            return f"{key}: {value!r} is no folder"
+        return None
+    if key.startswith("hydra"):
+        return None
+    if parsed.is_delete():
+        return f"~{key}: nothing can be removed from the configuration; give {key} another value"
+    if key in (*GROUPS, "experiment", "debug") and parsed.is_add():
+        return f"+{key}: omit the +, as in {key}={value}"
+    is_option = isinstance(value, str) and value != ""
+    if key in GROUPS and not (is_option or parsed.is_sweep_override()):
+        shown = "null" if value is None else repr(value)
+        return f"{key}: {shown} is not an option; expected one of {', '.join(_options(key))}"
+    return None
+
+
+def _options(group: str) -> list[str]:
+    """List the files of a group."""
+    return sorted(
+        file.name.removesuffix(".yaml") for file in files(CONFIGS).joinpath(group).iterdir()
+    )
+
+
+def _culprit(arguments: Sequence[str]) -> str | None:
+    """Name the override that cannot be composed, and why; None if all can."""
+    overrides = [argument for argument in arguments if "=" in argument and argument[0] != "-"]
+    error = _error_of(overrides)
+    if error is None:
+        return None
+    for argument in overrides:
+        others = [other for other in overrides if other is not argument]
+        if _error_of(others) is None:
+            explanation = _explanation(others, argument.partition("=")[0])
+            return f"{argument}: {explanation or _message(error)}"
+    return _message(error)
+
+
+def _error_of(overrides: Sequence[str]) -> Exception | None:
+    """Compose a configuration, and return the error that this raises, if any."""
+    with _hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
+        try:
+            OmegaConf.to_object(compose("config", overrides=list(overrides)))
+        except Exception as error:  # Hydra raises what Python does, for overrides of wrong types
+            return error
+    return None
+
+
+def _explanation(others: Sequence[str], key: str) -> str | None:
+    """Say what Hydra's own message does not, of a key that could not be set beside others."""
+    with _hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
+        composed = compose("config", overrides=list(others))
+    *above, _ = key.lstrip("+").split(".")
+    for depth in range(len(above), 0, -1):
+        name = ".".join(above[:depth])
+        node = OmegaConf.select(composed, name)
+        if OmegaConf.is_list(node):
+            return (
+                f"{name} has {len(node)} entries, numbered from 0; for more of them set the whole "
+                f"list, {name}=[...]"
+            )
+    return None
+
+
 def _used_folder(arguments: Sequence[str]) -> str | None:
     """Refuse a folder that holds a run, before Hydra writes its files into it."""
-    key = "hydra.run.dir="
     for argument in arguments:
-        folder = argument.removeprefix(key).strip("'\"")
-        if argument.startswith(key) and has_state(Path(folder)):
-            return used_folder(folder)
+        if argument.startswith("hydra.run.dir="):
+            (parsed,) = OverridesParser.create().parse_overrides([argument])
+            if is_used(Path(str(parsed.value()))):
+                return used_folder(str(parsed.value()))
     return None
 
 
@@ -233,7 +354,7 @@ def _hydra_of_its_own() -> Iterator[None]:
         HydraConfig.instance().cfg = config
 
 
-def _new_folder(wanted: Path) -> Path:
+def new_folder(wanted: Path) -> Path:
     """Create a run's folder; a number is added to the name if it exists."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):

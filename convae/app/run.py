@@ -24,13 +24,12 @@ from convae.training.build import Parts, build_model, build_parts, build_step, b
 from convae.training.learning_rate_finder import find_learning_rate
 from convae.training.pretraining import pretrain
 from convae.training.state import (
-    Progress,
     StateFolder,
+    begin,
     check_resumable,
-    has_state,
+    is_used,
     read_state,
     restore,
-    run_id,
     used_folder,
 )
 
@@ -67,7 +66,7 @@ def run(config: Config, directory: Path) -> Result:
 
 
 def _run(config: Config, directory: Path) -> Result:
-    if config.resume is None and has_state(directory):
+    if config.resume is None and is_used(directory):
         raise UserError(used_folder(directory))
     parts = build_parts(config)
     data = load_dataset(config.dataset, config.seed)
@@ -79,15 +78,13 @@ def _run(config: Config, directory: Path) -> Result:
     if config.find_learning_rate:
         return _search(config, model, parts, data, directory)
     configuration = dataclasses.asdict(config)
-    states = StateFolder(directory, configuration)
+    states = StateFolder(directory, configuration, config.trainer.keep_states)
     if config.resume is not None:
         progress = restore(*read_state(directory), model, parts.optimizer)
         check_resumable(progress, data, model.loss.name)
         log.info(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     else:
-        progress = Progress.fresh(config.seed)
-        check_resumable(progress, data, model.loss.name)
-        progress.run = run_id(configuration, progress.data)
+        progress = begin(configuration, data, model.loss.name)
         states.save(model, parts.optimizer, progress)
     model.metadata = {
         "run": progress.run,
@@ -100,7 +97,10 @@ def _run(config: Config, directory: Path) -> Result:
         build_trainer(config, model, parts, data, board, states, progress).fit()
     best = load(directory / BEST, backend=model.backend)
     summary = Summary(best, data, progress, parts.corruption, config.trainer)
-    return Result(directory, best, summary.write(directory))
+    figures = summary.write(directory)
+    if config.trainer.drop_states:
+        states.drop()
+    return Result(directory, best, figures)
 
 
 def _announce(config: Config, model: Autoencoder, data: Splits) -> None:

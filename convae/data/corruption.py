@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from convae.engine import Array, array_module
-from convae.errors import check_choice, check_range, prefixed
+from convae.errors import UserError, check_choice, check_range, prefixed
 
 Noise: TypeAlias = np.ndarray[Any, Any]
 
@@ -86,6 +86,12 @@ class Corruption:
     def __post_init__(self) -> None:
         """Check name and amount."""
         check_choice("corruption.name", self.name, CORRUPTIONS)
+        if self.name == "none" and self.amount != 0:
+            kinds = ", ".join(name for name in CORRUPTIONS if name != "none")
+            raise UserError(
+                f"corruption.amount: {self.amount!r}, but there is no noise; choose a corruption "
+                f"among {kinds}"
+            )
         with prefixed("corruption."):
             check_range(
                 f"amount of {self.name!r}",

@@ -11,7 +11,7 @@ import numpy as np
 from convae.configuration import DatasetConfig
 from convae.data.sources import read_parts
 from convae.data.splits import Split, Splits
-from convae.errors import UserError
+from convae.errors import UserError, prefixed
 
 
 def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
@@ -49,7 +49,9 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
                 f"images {part.shape}; set dataset.image_size and dataset.channels"
             )
     anomalous = None if normal is None else _anomalous(test, normal, config)
-    how = replace(parts.how, channels=train.shape[0], size=train.shape[1:])
+    channels, *size = train.shape
+    with prefixed("dataset."):
+        how = replace(parts.how, channels=channels, size=tuple(size), background=config.background)
     classes = tuple(parts.classes)
     return Splits(config.name, train, validation, test, anomalous, classes, how, tuple(parts.notes))
 

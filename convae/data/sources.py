@@ -37,7 +37,7 @@ from convae.data.pictures import (
     largest_level,
 )
 from convae.data.splits import InMemory, Labels, Split, Streamed, Unreadable, several
-from convae.errors import UserError
+from convae.errors import UserError, prefixed
 
 EXTRA_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
 """Arguments that a dataset of torchvision needs beside those that select a half."""
@@ -161,6 +161,8 @@ def _torchvision(config: DatasetConfig, arguments: dict[str, Any]) -> Any:
             f"or a class of torchvision.datasets: {', '.join(known)}"
         )
     build = getattr(datasets, config.name)
+    if next(iter(inspect.signature(build).parameters)) != "root":
+        raise UserError(f"dataset.name: {config.name} reads no files from a folder; choose another")
     try:
         return build(config.root, **arguments)
     except TypeError as error:
@@ -303,9 +305,7 @@ def _read(
             assert pixels is not None
             turned = pixels.swapaxes(2, 3) if config.transposed else pixels
             splits[part] = InMemory(turned, _labels(datasets[part]))
-        channels, *size = splits["train"].shape
-        how = Preprocessing(channels, (size[0], size[1]), config.background)
-        return Parts(classes=classes, how=how, **splits)
+        return Parts(classes=classes, **splits)
     how, said = _survey(list(datasets.values()), config)
     done = Conversions()
     broken: list[tuple[str, str]] = []
@@ -348,7 +348,9 @@ def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, 
             f"{white.bit_length()} bits"
         )
     size = None if config.image_size is None else (config.image_size, config.image_size)
-    return Preprocessing(channels, size, config.background, white, config.transposed), notes
+    with prefixed("dataset."):
+        how = Preprocessing(channels, size, config.background, white, config.transposed)
+    return how, notes
 
 
 def _samples(datasets: list[Any]) -> list[tuple[Any, int]]:

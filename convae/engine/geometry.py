@@ -23,6 +23,12 @@ from convae.errors import UserError, UserTypeError
 Integers: TypeAlias = tuple[int, ...]
 Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]
 
+LARGEST = 2**31 - 1
+"""Largest size, stride and so on along an axis."""
+
+MOST_POSITIONS = 2**36
+"""Most positions of a padded input."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -139,6 +145,8 @@ def per_axis(name: str, value: int | Sequence[int], axes: int, minimum: int = 1)
         )
     if min(entries) < minimum:
         raise UserError(f"{name}: {value!r} is too small; expected at least {minimum}")
+    if max(entries) > LARGEST:
+        raise UserError(f"{name}: {value!r} is too large; expected at most {LARGEST}")
     return entries
 
 
@@ -273,6 +281,11 @@ def _resolve(
                 f"has {geometry.output[axis]} positions; expected at most {geometry.output[axis]}, "
                 "which makes the kernel local"
             )
+    if math.prod(geometry.padded) > MOST_POSITIONS:
+        raise UserError(
+            f"padding: with {padding!r} and dilation {dilations}, the padded input would have the "
+            f"size {geometry.padded}; expected less"
+        )
     return geometry
 
 

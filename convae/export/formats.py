@@ -42,9 +42,11 @@ def export(model: Autoencoder, path: Path) -> float:
         The model.
     path : Path
         ``.onnx``: input ``images``, outputs ``code`` and ``reconstruction``, float32, any number
-        of images (the axis ``batch``).
+        of images (the axis ``batch``); where all kernels are shared and every stride divides its
+        input, of any height and width that the strides divide, too.
         ``.pt2``: the same as a `torch.export` program. ``.safetensors``: the state dict of
-        `convae.to_torch`'s module.
+        `convae.to_torch`'s module. The file's metadata has the model's configuration and, of a
+        run's model, how pictures become its input, its classes and its threshold for anomalies.
 
     Returns
     -------
@@ -123,17 +125,20 @@ def _metadata(model: Autoencoder, error: float) -> dict[str, str]:
         "producer": f"convae {__version__}",
         "configuration": json.dumps(model.configuration()),
         "maximal_difference": f"{error:.3e}",
+        **{name: json.dumps(value) for name, value in model.metadata.items()},
     }
 
 
 def _program(model: Autoencoder) -> Any:
     import torch
 
-    batch = torch.export.Dim("batch", min=1)
+    module = to_torch(model).eval()
+    dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    for axis, multiple in enumerate(module.size_multiples or (), start=2):
+        units = torch.export.Dim(f"units{axis}", min=1)
+        dynamic[axis] = multiple * units if multiple > 1 else units
     example = torch.zeros((2, *model.input_shape), dtype=getattr(torch, model.dtype))
-    return torch.export.export(
-        to_torch(model).eval(), (example,), dynamic_shapes=({0: batch},), strict=False
-    )
+    return torch.export.export(module, (example,), dynamic_shapes=(dynamic,), strict=False)
 
 
 def _onnx(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
@@ -157,7 +162,7 @@ def _onnx(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     )
     assert exported is not None
     proto = exported.model_proto
-    _name_batch(proto.graph)
+    _name_axes(proto.graph)
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -179,13 +184,26 @@ def _in_float32(model: Autoencoder) -> Autoencoder:
     return copy
 
 
-def _name_batch(graph: Any) -> None:
-    """Call the first axis of images, codes and reconstructions ``batch``."""
-    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+AXES = {
+    3: ["batch", "length"],
+    4: ["batch", "height", "width"],
+    5: ["batch", "depth", "height", "width"],
+}
+"""Names of the dynamic axes of images, but for the channels, by their number."""
+
+
+def _name_axes(graph: Any) -> None:
+    """Name the dynamic axes of the images, and wherever the same symbol stands alone."""
+    shape = graph.input[0].type.tensor_type.shape.dim
+    symbols = [axis.dim_param for n, axis in enumerate(shape) if n != 1]
+    names = dict(zip(symbols, AXES[len(shape)], strict=True))
+    code = graph.output[0].type.tensor_type.shape.dim
+    for name, axis in zip(AXES[len(shape)][1:], code[2:], strict=True):
+        names.setdefault(axis.dim_param, f"code_{name}")
     for value in (*graph.input, *graph.output, *graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param == symbol:
-                axis.dim_param = "batch"
+            if axis.dim_param:
+                axis.dim_param = names.get(axis.dim_param, axis.dim_param)
 
 
 def _pt2(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:

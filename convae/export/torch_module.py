@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from convae.engine import to_numpy
+from convae.engine.geometry import spans
 from convae.models.activations import LEAK
 from convae.models.autoencoder import Autoencoder
 from convae.models.layers import TiedConvolution
@@ -53,6 +54,7 @@ class TorchLayer(nn.Module):
         geometry, channels = layer.geometry, layer.input_shape[0]
         self.axes = geometry.axes
         self.is_shared = layer.spec.sharing == "shared"
+        self.is_resizable = _is_resizable(layer)
         if not self.is_shared:
             elements = prod(geometry.kernel)
             one_hot = (
@@ -65,7 +67,7 @@ class TorchLayer(nn.Module):
     def encode(self, V: Tensor) -> Tensor:
         """Encode (N, C, *size) images to (N, O, *output) codes."""
         layer, geometry = self.layer, self.layer.geometry
-        _check(V, layer.input_shape)
+        self._check(V, layer.input_shape, geometry.stride)
         V = functional.pad(V, _reversed([n for pair in geometry.padding for n in pair]))
         K, how = self.get_parameter("kernel"), (geometry.stride, 0, geometry.dilation)
         if self.is_shared:
@@ -80,7 +82,7 @@ class TorchLayer(nn.Module):
     def decode(self, H: Tensor) -> Tensor:
         """Decode (N, O, *output) codes to (N, C, *size) reconstructions."""
         layer, geometry = self.layer, self.layer.geometry
-        _check(H, layer.output_shape)
+        self._check(H, layer.output_shape, (1,) * self.axes)
         K = self.get_parameter(self.decoder_kernel_name)
         channels = layer.input_shape[0]
         how = (geometry.stride, 0, 0)
@@ -92,12 +94,28 @@ class TorchLayer(nn.Module):
                 self._whole(columns), self._one_hot(), None, *how, channels, geometry.dilation
             )
         crop = []
-        for (before, _), size, full in zip(
-            geometry.padding, geometry.size, A.shape[2:], strict=True
+        for (before, _), size, output, span, stride in zip(
+            geometry.padding,
+            geometry.size,
+            geometry.output,
+            spans(geometry.kernel, geometry.dilation),
+            geometry.stride,
+            strict=True,
         ):
+            full = (output - 1) * stride + span
             crop += [-before, size + before - full]  # negative: cut off; positive: never reached
         A = functional.pad(A, _reversed(crop))
         return self._finish(A, "visible_bias", layer.visible_activation.name)
+
+    def _check(self, array: Tensor, shape: tuple[int, ...], multiple: tuple[int, ...]) -> None:
+        """Refuse what the layer does not take; a resizable one takes multiples of its stride."""
+        fits = array.ndim == len(shape) + 1 and array.shape[1] == shape[0]
+        if self.is_resizable:
+            fits = fits and all(n % m == 0 for n, m in zip(array.shape[2:], multiple, strict=True))
+        else:
+            fits = fits and tuple(array.shape[1:]) == shape
+        if not fits:
+            raise ValueError(f"shape {tuple(array.shape)}, but the layer takes (N, *{shape})")
 
     def _one_hot(self) -> Tensor:
         return self.get_buffer("one_hot")
@@ -172,15 +190,35 @@ class TorchAutoencoder(nn.Module):
             H = layer.decode(H)
         return H
 
+    @property
+    def size_multiples(self) -> tuple[int, ...] | None:
+        """Of what the size along each axis has to be a multiple; None if it is fixed."""
+        layers = [layer for layer in self.children() if isinstance(layer, TorchLayer)]
+        if not all(layer.is_resizable for layer in layers):
+            return None
+        strides = [layer.layer.geometry.stride for layer in layers]
+        return tuple(prod(along) for along in zip(*strides, strict=True))
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return codes and reconstructions of (N, C, *size) images."""
         code = self.encode(images)
         return code, self.decode(code)
 
 
-def _check(array: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(array.shape[1:]) != shape:
-        raise ValueError(f"shape {tuple(array.shape)}, but the layer takes (N, *{shape})")
+def _is_resizable(layer: TiedConvolution) -> bool:
+    """Tell whether a layer takes any multiple of its stride, and then halves or keeps the size."""
+    spec, geometry = layer.spec, layer.geometry
+    exact = all(
+        n == out * stride
+        for n, out, stride in zip(geometry.size, geometry.output, geometry.stride, strict=True)
+    )
+    biases = [shape for name, shape in layer.shapes.items() if name.endswith("bias")]
+    return (
+        exact
+        and spec.kernel != "input"
+        and spec.sharing == "shared"
+        and all(len(shape) == 1 for shape in biases)
+    )
 
 
 def _reversed(pairs: list[int]) -> list[int]:

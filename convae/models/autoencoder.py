@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from math import prod
 from threading import RLock
@@ -303,12 +304,45 @@ class Autoencoder:
         (N, C, *size) ndarray
             Their reconstructions R.
 
+        Warns
+        -----
+        UserWarning
+            If x is outside the output activation's range, or has NaN.
+
         Raises
         ------
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        return self.decode(self.encode(x))
+        R = self.decode(self.encode(x))
+        self.compare_range("x", x)
+        return R
+
+    def compare_range(self, name: str, x: Array) -> None:
+        """Warn of images that no reconstruction can equal.
+
+        Parameters
+        ----------
+        name : str
+            What they are called in the warning.
+        x : (N, C, *size) ndarray
+            Images.
+
+        Warns
+        -----
+        UserWarning
+            If a value is outside the output activation's range, or NaN.
+        """
+        low, high = self.output_activation.range
+        least, largest = float(x.min()), float(x.max())
+        if low <= least and largest <= high:  # false where either is NaN
+            return
+        warnings.warn(
+            f"{name}: values range from {least:g} to {largest:g}, but output_activation "
+            f"{self.output_activation.name!r} only ranges from {low:g} to {high:g}; scale the "
+            "images, or use 'identity'",
+            stacklevel=3,
+        )
 
     def evaluate(self, x: Array, target: Array | None = None) -> tuple[float, Array]:
         """Reconstruct images and measure the loss, without penalties and gradients.

@@ -25,6 +25,9 @@ KEY = "convae"
 A single key, because safetensors writes several in any order; equal models have equal files.
 """
 
+FORMAT = 1
+"""Number of the files' format; it grows when older versions cannot read what newer ones write."""
+
 
 def write(
     path: str | os.PathLike[str],
@@ -33,7 +36,8 @@ def write(
 ) -> None:
     """Write arrays and a description as a safetensors file."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    metadata = {"blake2b": _digest(contiguous, description), "description": description}
+    digest = _digest(contiguous, description)
+    metadata = {"format": FORMAT, "blake2b": digest, "description": description}
     write_bytes(path, save(contiguous, {KEY: json.dumps(metadata)}))
 
 
@@ -57,16 +61,23 @@ def read(
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         ours = json.loads(metadata[KEY])
+        newer = ours.get("format", FORMAT) > FORMAT
         description: dict[str, Any] = ours["description"]
         intact = ours["blake2b"] == _digest(arrays, description)
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"path: {os.fspath(path)!r} is damaged or no safetensors file ({error})"
         ) from None
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         raise UserError(
             f"path: {os.fspath(path)!r} is a safetensors file, but convae did not write it"
         ) from None
+    if newer:
+        raise UserError(
+            f"path: {os.fspath(path)!r} was written by a newer version of convae; update convae"
+        )
+    if not isinstance(description, dict):
+        raise UserError(f"path: {os.fspath(path)!r} is damaged: its description is no mapping")
     if not intact:
         raise UserError(f"path: {os.fspath(path)!r} is damaged (its digest does not match)")
     return arrays, description

@@ -54,9 +54,9 @@ def load(
         raise UserError(f"path: {os.fspath(file)!r} is a run's state; load the run's folder")
     if "model" not in description:
         raise UserError(f"path: {os.fspath(file)!r} holds no model")
-    damaged = f"path: {os.fspath(file)!r} is damaged, or written by a newer version"
+    damaged = f"path: {os.fspath(file)!r} is damaged"
     try:
-        shapes = _shapes(description["model"])
+        shapes = parameter_shapes_of(description["model"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{damaged}: {error}") from None
     if {name: array.shape for name, array in arrays.items()} != shapes:
@@ -73,8 +73,12 @@ def load(
     return model
 
 
-def _shapes(configuration: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Derive the shapes of a model's parameters without allocating them."""
+def parameter_shapes_of(configuration: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Derive the shapes of a model's parameters from its configuration, allocating nothing.
+
+    A configuration that describes no model raises `AttributeError`, `KeyError`, `TypeError` or
+    `ValueError`.
+    """
     input_shape, visible = configuration["input_shape"], configuration["output_activation"]
     return parameter_shapes(
         stack(configuration["layers"], tuple(input_shape), visible, ArrayBackend())

@@ -45,7 +45,7 @@ def allocate(
     end = 0
     for name, shape in shapes.items():
         starts[name] = end
-        end += -(-prod(shape) // ALIGNMENT) * ALIGNMENT
+        end += _aligned(shape)
     flat = backend.xp.zeros(end, dtype)
     views = {}
     for name, shape in shapes.items():
@@ -53,6 +53,15 @@ def allocate(
         is_kernel = name in kernels
         views[name] = backend.kernel_view(elements, shape) if is_kernel else elements.reshape(shape)
     return flat, MappingProxyType(views)
+
+
+def flat_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the length of the buffer that `allocate` makes for arrays of these shapes."""
+    return sum(map(_aligned, shapes.values()))
+
+
+def _aligned(shape: tuple[int, ...]) -> int:
+    return -(-prod(shape) // ALIGNMENT) * ALIGNMENT
 
 
 def per_layer(arrays: Arrays) -> list[Arrays]:

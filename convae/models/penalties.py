@@ -23,6 +23,9 @@ from convae.errors import UserError, check_range
 from convae.models.layers import TiedConvolution
 from convae.models.parameters import Arrays
 
+STRENGTHS = ("l1", "kl", "contractive", "weight_decay")
+"""Terms that a penalty can have."""
+
 
 @dataclass(frozen=True)
 class Penalty:
@@ -56,9 +59,19 @@ class Penalty:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("l1", "kl", "contractive", "weight_decay"):
+        for name in STRENGTHS:
             check_range(f"penalty.{name}", getattr(self, name), at_least=0)
         check_range("penalty.target", self.target, over=0, below=1)
+
+    def strengths(self) -> dict[str, float]:
+        """Return the strengths that are not 0.
+
+        Returns
+        -------
+        dict
+            Strengths by name.
+        """
+        return {name: getattr(self, name) for name in STRENGTHS if getattr(self, name)}
 
     def check(self, layers: tuple[TiedConvolution, ...]) -> None:
         """Refuse a model for which a term has no meaning.

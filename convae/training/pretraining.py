@@ -26,8 +26,8 @@ from convae.report.tensorboard import Board
 from convae.training.build import build_parts, build_trainer
 from convae.training.signals import Interrupted
 from convae.training.state import (
-    Progress,
     StateFolder,
+    begin,
     check_resumable,
     has_state,
     read_state,
@@ -128,12 +128,13 @@ def pretrain(model: Autoencoder, data: Splits, config: Config, directory: Path) 
 def _fit_stage(stage: Autoencoder, data: Splits, config: Config, folder: Path) -> None:
     """Train one stage, or resume it."""
     parts = build_parts(config)
-    progress = Progress.fresh(config.seed)
+    configuration = dataclasses.asdict(config)
     if has_state(folder):
         progress = restore(*read_state(folder), stage, parts.optimizer)
-    check_resumable(progress, data, stage.loss.name)
-    configuration = dataclasses.asdict(config)
-    states = StateFolder(folder, configuration)
+        check_resumable(progress, data, stage.loss.name)
+    else:
+        progress = begin(configuration, data, stage.loss.name)
+    states = StateFolder(folder, configuration, config.trainer.keep_states)
     with Board(folder, configuration, after=progress.step) as board:
         build_trainer(config, stage, parts, data, board, states, progress).fit()
 

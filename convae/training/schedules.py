@@ -22,6 +22,13 @@ RANGES: dict[str, dict[str, Any]] = {
 """Range of each argument of a schedule, as `convae.errors.check_range` takes it."""
 
 
+REMEMBERED: dict[str, dict[str, Any]] = {
+    "waited": {"at_least": 0, "integer": True},
+    "current": {"over": 0, "at_most": 1},
+}
+"""The same for what a schedule has to remember."""
+
+
 @dataclass
 class Schedule:
     """A constant learning rate, after a linear warm-up if there is one.
@@ -186,6 +193,15 @@ class Plateau(Schedule):
         self.waited += 1
         if self.waited > self.patience:
             self.current, self.waited = self.current * self.decay, 0
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Refuse what `Schedule.state` cannot have returned."""
+    for name, value in state.items():
+        if name != "lowest":
+            check_range(f"schedule.{name}", value, **REMEMBERED[name])
+        elif value != inf:  # before the first epoch
+            check_range("schedule.lowest", value)
 
 
 def _cosine_between(first: float, last: float, part: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,6 +18,10 @@ SIGNALS = [
     if hasattr(signal, name)
 ]
 """The signals that stop a run after its current step."""
+
+
+REPEATED = 1.0
+"""Seconds within which a second SIGINT is not taken for impatience."""
 
 
 class Interrupted(Exception):  # noqa: N818 (requested, so not an error)
@@ -36,7 +41,9 @@ class Interrupted(Exception):  # noqa: N818 (requested, so not an error)
 
 
 class StopSignals:
-    """Within a ``with`` block, record the first of `SIGNALS`; a second SIGINT acts at once.
+    """Within a ``with`` block, record the first of `SIGNALS`; a SIGINT after it acts at once.
+
+    One within `REPEATED` seconds is the same wish: a shell and its job both pass Ctrl-C on.
 
     Outside the main thread, where Python allows no handlers, nothing is changed.
 
@@ -67,5 +74,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        now = time.monotonic()
+        if not self.received:
+            self.received, self._since = number, now
+        elif number == signal.SIGINT and now - self._since > REPEATED:
+            raise KeyboardInterrupt

@@ -8,28 +8,32 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from convae.configuration import override
 from convae.data.splits import Splits
 from convae.engine import to_numpy
-from convae.errors import UserError
+from convae.errors import UserError, check_range
 from convae.models import checkpoint
 from convae.models.autoencoder import Autoencoder
-from convae.training.optimizers import Optimizer
+from convae.models.loading import BEST, LAST, parameter_shapes_of
+from convae.models.parameters import flat_size
+from convae.training.optimizers import OPTIMIZERS, Optimizer
+from convae.training.schedules import SCHEDULES, check_state
 
 log = logging.getLogger("convae")
 
 LAYOUT = 2
 """Order of the parameters in the optimizer's vectors; a state of another order is refused."""
 
-KEPT = 2
-"""States kept of a run: the newest, and one to fall back on."""
+LONGEST = 10**12
+"""More steps than any run has."""
 
 
 @dataclass
@@ -82,7 +86,7 @@ class Progress:
     schedule : dict
         State of the learning-rate schedule.
     run : str
-        The run's id, which its states, its models and its summary carry; see `run_id`.
+        The run's id, which its states, its models and its summary carry; see `begin`.
     steps : int
         Steps of the whole run, as planned.
     data : dict
@@ -128,14 +132,42 @@ class Progress:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Progress:
-        """Rebuild what `plain` described."""
+        """Rebuild what `plain` described; a `UserError` names a value that no run can have."""
+        fields = {field.name for field in dataclasses.fields(cls)} - {"average", "best"}
+        if values.keys() != fields:
+            raise UserError(
+                f"progress: {', '.join(sorted(values.keys() ^ fields))} too much or missing"
+            )
         sums = {name: LossSum(**values[name]) for name in ("whole", "recent")}
-        return cls(**{**values, **sums})
+        progress = cls(**{**values, **sums})
+        progress._check()
+        return progress
+
+    def _check(self) -> None:
+        for name in ("epoch", "batch", "step", "steps_per_epoch", "best_epoch", "steps"):
+            check_range(name, getattr(self, name), at_least=0, at_most=LONGEST, integer=True)
+        if self.batch > self.steps_per_epoch or not self.best_epoch <= self.epoch <= self.step:
+            raise UserError("batch, best_epoch, epoch: not in their order")
+        if self.best_epoch or self.best_loss != inf:
+            check_range("best_loss", self.best_loss)
+        for name in ("whole", "recent"):
+            losses = getattr(self, name)
+            check_range(f"{name}.total", losses.total)
+            check_range(f"{name}.images", losses.images, at_least=0, integer=True)
+        if not re.fullmatch(r"[0-9a-f]{16}", self.run):
+            raise UserError(f"run: {self.run!r} is no id")
+        if self.data.keys() != {"train", "validation", "test"}:
+            raise UserError("data: not the fingerprints of training, validation and test images")
+        check_state(self.schedule)
+        rng = np.random.default_rng()
+        rng.bit_generator.state = self.order
+        if rng.bit_generator.state != self.order:
+            raise UserError("order: no state of a generator")
 
 
 @dataclass(frozen=True)
 class StateFolder:
-    """Where a run's states are saved: its folder, the newest `KEPT` of them.
+    """Where a run's states are saved: its folder, the newest of them.
 
     Parameters
     ----------
@@ -143,10 +175,13 @@ class StateFolder:
         The run's folder.
     configuration : mapping
         The run's configuration in plain values, kept in every state.
+    keep : int
+        How many states are kept: the newest, and others to fall back on.
     """
 
     directory: Path
     configuration: Mapping[str, Any]
+    keep: int = 2
 
     def save(self, model: Autoencoder, optimizer: Optimizer, progress: Progress) -> Path:
         """Write a state beside the earlier ones; they are untouched if it cannot be written."""
@@ -162,20 +197,44 @@ class StateFolder:
             "progress": progress.plain(),
             "configuration": self.configuration,
         }
-        path = self.directory / f"state-{progress.step:09d}.safetensors"
+        path = self.directory / _name(progress.step)
         checkpoint.write(path, arrays, description)
-        for old in _states(self.directory)[KEPT:]:
-            old.unlink(missing_ok=True)
+        self._remove(_states(self.directory)[self.keep :])
         return path
 
+    def drop(self) -> None:
+        """Remove all states of a run that has ended."""
+        self._remove(_states(self.directory))
 
-def run_id(configuration: Mapping[str, Any], data: Mapping[str, str]) -> str:
-    """Identify a run by all that decides its result, so that a repeated run has equal files.
+    @staticmethod
+    def _remove(states: list[Path]) -> None:
+        for path in states:
+            if path.is_symlink() or not path.is_dir():  # a folder is nothing that a run has written
+                path.unlink(missing_ok=True)
 
-    These are its configuration and the fingerprints of its images -> 16 hexadecimal digits
+
+def _name(step: int) -> str:
+    """Name the file of the state after so many steps."""
+    return f"state-{step:09d}.safetensors"
+
+
+def begin(configuration: Mapping[str, Any], data: Splits, loss: str) -> Progress:
+    """Return the start of a run.
+
+    Its id is a digest of all that decides its result, its configuration and its images, so that a
+    repeated run has equal files.
     """
-    content = json.dumps([configuration, data], sort_keys=True).encode()
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    progress = Progress.fresh(configuration["seed"])
+    check_resumable(progress, data, loss)
+    content = json.dumps([configuration, progress.data], sort_keys=True).encode()
+    progress.run = hashlib.blake2b(content, digest_size=8).hexdigest()
+    progress.schedule = _fresh_schedule(configuration["schedule"])
+    return progress
+
+
+def _fresh_schedule(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a schedule remembers before the first epoch."""
+    return SCHEDULES[configuration["name"]]().state()
 
 
 def _states(directory: Path) -> list[Path]:
@@ -189,19 +248,31 @@ def has_state(directory: Path) -> bool:
     return bool(_states(directory))
 
 
+def is_used(directory: Path) -> bool:
+    """Tell whether a folder holds a run: states, or what is left of one without."""
+    return has_state(directory) or any((directory / name).exists() for name in (BEST, LAST))
+
+
 def used_folder(directory: str | os.PathLike[str]) -> str:
     """Say that a folder holds a run already, and what to do."""
-    folder = os.fspath(directory)
     return (
-        f"hydra.run.dir: {folder!r} holds a run already; resume it with resume={folder}, or choose "
-        "another folder"
+        f"hydra.run.dir: {os.fspath(directory)!r} holds a run already; resume it with "
+        f"{override('resume', directory)}, or choose another folder"
     )
 
 
+Saved: TypeAlias = tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]
+"""A state's arrays, and the description beside them."""
+
+
 def read_state(
-    directory: str | os.PathLike[str],
-) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    """Read the newest intact state of a run: its arrays, and the description beside them."""
+    directory: str | os.PathLike[str], accept: Callable[[dict[str, Any]], object] | None = None
+) -> Saved:
+    """Read the newest intact state of a run.
+
+    All that is damaged, or no state at all, is stepped over with a warning, and so is a state for
+    whose description `accept` raises a `UserError`.
+    """
     folder = Path(directory)
     states = _states(folder)
     if not states:
@@ -212,13 +283,80 @@ def read_state(
     for path in states:
         try:
             arrays, description = checkpoint.read(path)
-        except ValueError as error:
-            log.warning(f"warning: {error}; trying the state before it")
+            _check_layout(description)
+            _check(arrays, description)
+            if path.name != _name(description["progress"]["step"]):
+                raise UserError("it is of another step than its name says")
+            if accept is not None:
+                accept(description)
+        except LayoutError:
+            raise
+        except (OSError, UserError) as error:
+            log.warning(f"warning: {path} is stepped over: {error}")
             continue
-        if "progress" in description:
-            return arrays, description
-        log.warning(f"warning: {path} holds no state of a run; trying the one before it")
+        return arrays, description
     raise UserError(f"resume: all states in {os.fspath(directory)!r} are damaged")
+
+
+class LayoutError(UserError):
+    """A state of another version of convae, intact as far as that one knows."""
+
+
+def _check_layout(description: Mapping[str, Any]) -> None:
+    """Refuse a state of another version: older states beside it are no better."""
+    layout = description.get("layout")
+    if type(layout) is not int or layout < 1:
+        raise UserError(f"its layout is {layout!r}")
+    if layout > LAYOUT:
+        raise LayoutError("resume: written by a newer version of convae; update convae")
+    if layout < LAYOUT:
+        raise LayoutError(
+            "resume: written by an older version of convae, whose states have another layout; "
+            "resume it with that version"
+        )
+
+
+def _check(arrays: Mapping[str, np.ndarray[Any, Any]], description: Mapping[str, Any]) -> None:
+    """Refuse a state with missing, wrong or non-finite content, before anything is built of it."""
+    known = {"layout", "model", "optimizer_steps", "progress", "configuration"}
+    if missing := known - description.keys():
+        raise UserError(f"{', '.join(sorted(missing))} missing")
+    try:
+        shapes = parameter_shapes_of(description["model"])
+        dtype = np.dtype(description["model"]["dtype"])
+        progress = Progress.from_plain(description["progress"])
+        needed = _needed_vectors(description["configuration"], progress)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"its description is wrong: {error!r}") from None
+    if progress.loss != description["model"]["loss"]:
+        raise UserError(f"its loss is {progress.loss!r}, but not its model's")
+    if description["optimizer_steps"] is True or description["optimizer_steps"] != progress.step:
+        raise UserError(f"its optimizer_steps are {description['optimizer_steps']!r}")
+    expected = {f"model.{name}": shape for name, shape in shapes.items()}
+    if progress.best_epoch:
+        expected |= {f"best.{name}": shape for name, shape in shapes.items()}
+    expected |= {name: (flat_size(shapes),) for name in needed}
+    for name, array in arrays.items():
+        if expected.pop(name, None) != array.shape or array.dtype != dtype:
+            raise UserError(f"its array {name} is {array.dtype} {array.shape}, which does not fit")
+        if not np.isfinite(array).all() or (name.endswith("second_moment") and array.min() < 0):
+            raise UserError(f"its array {name} has values that it cannot have")
+    if expected:
+        raise UserError(f"its arrays {', '.join(expected)} are missing")
+
+
+def _needed_vectors(configuration: Mapping[str, Any], progress: Progress) -> list[str]:
+    """Name the vectors that a run of a configuration has; check what its schedule remembers."""
+    schedule: Any = SCHEDULES[configuration["schedule"]["name"]]
+    fields = dataclasses.fields(schedule)
+    if progress.schedule.keys() != {field.name for field in fields if not field.init}:
+        raise UserError(f"schedule: {progress.schedule!r} is not what this schedule remembers")
+    vectors = []
+    if progress.step:
+        optimizer: Any = OPTIMIZERS[configuration["optimizer"]["name"]]
+        vectors += [f"optimizer.{name}" for name in optimizer.vectors]
+        vectors += [] if configuration["trainer"]["ema"] is None else ["average"]
+    return vectors
 
 
 def restore(
@@ -228,15 +366,14 @@ def restore(
     optimizer: Optimizer,
 ) -> Progress:
     """Restore a model and an optimizer from a state, and return how far the run had come."""
-    if description.get("layout") != LAYOUT:
-        raise UserError(
-            "resume: the state was written by another version of convae, with another layout of "
-            "the optimizer's vectors; resume it with that version"
-        )
     parameters = {f"model.{name}": array for name, array in model.parameters.items()}
     shapes = {name: array.shape for name, array in arrays.items() if name.startswith("model.")}
     if shapes != {name: array.shape for name, array in parameters.items()}:
         raise UserError("resume: the state belongs to another model; do not change the model")
+    if description["model"]["dtype"] != model.dtype:
+        raise UserError(
+            f"resume: the state is of {description['model']['dtype']}; do not change dtype"
+        )
     vectors = {name for name in arrays if name.startswith("optimizer.")}
     if not vectors <= {f"optimizer.{name}" for name in optimizer.vectors}:
         raise UserError(

@@ -5,7 +5,6 @@ The gradients are `convae.models.backpropagation`: encode up, decode down, loss,
 
 from __future__ import annotations
 
-import warnings
 from math import isfinite
 
 from convae.engine import Array
@@ -100,7 +99,7 @@ class TrainingStep:
         self._check_finite(loss)
         if self._is_first:
             self._is_first = False
-            self._compare_ranges(x if target is None else target)
+            model.compare_range("images", x if target is None else target)
         gradients = model.flat_gradients
         if self.clip_norm is not None:
             norm = model.xp.sqrt(model.xp.square(gradients).sum())
@@ -118,17 +117,4 @@ class TrainingStep:
             raise DivergenceError(
                 f"the loss is {float(loss)}, or a gradient is not finite; the parameters are "
                 "unchanged. Lower the learning rate, or set clip_norm=1"
-            )
-
-    def _compare_ranges(self, target: Array) -> None:
-        """Warn of targets outside the output activation's range."""
-        f_out = self.model.output_activation
-        low, high = f_out.range
-        least, largest = float(target.min()), float(target.max())
-        if least < low or largest > high:
-            warnings.warn(
-                f"the images range from {least:g} to {largest:g}, but output_activation "
-                f"{f_out.name!r} only ranges from {low:g} to {high:g}; scale the images, or use "
-                "'identity'",
-                stacklevel=3,
             )

@@ -112,7 +112,9 @@ class Trainer:
         self.rng.bit_generator.state = progress.order
         self.schedule.load_state(progress.schedule)
         self._announce_schedule()
-        if self.average is not None and progress.average is not None:
+        if self.average is None:
+            progress.average = None
+        elif progress.average is not None:
             self.average.parameters[...] = self.model.xp.asarray(progress.average)
         pixels = next(self.data.validation.batches(DEAD_FILTER_IMAGES))
         self._validation_images = to_floats(pixels, self.model.backend, self.model.dtype)
@@ -271,8 +273,10 @@ class Trainer:
     def _diverged(self, loss: float, step: int) -> DivergenceError:
         progress = self.progress
         kept = f". The best model, of epoch {progress.best_epoch}, and the last state are kept"
+        penalties = ", ".join(f"penalty.{name}" for name in self.step.penalty.strengths())
+        lower = f"{penalties} or " if penalties else ""
         return DivergenceError(
-            f"the loss became {loss} in epoch {progress.epoch + 1}, by step {step}; lower "
+            f"the loss became {loss} in epoch {progress.epoch + 1}, by step {step}; lower {lower}"
             f"optimizer.learning_rate (it is {self.base_rate:g}; find_learning_rate=true suggests "
             "one), or set trainer.clip_norm=1 or schedule.warmup=100"
             f"{kept if progress.best_epoch else ''}"

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import signal
+import subprocess
 import sys
+import time
 import traceback
 
 import numpy as np
@@ -17,9 +21,10 @@ from omegaconf import OmegaConf
 
 import convae
 from convae.app import entry
+from convae.configuration import override
 from convae.errors import DeviceError, UserError
 from convae.training.pretraining import STAGES
-from tests.helpers import events, run_train
+from tests.helpers import REPOSITORY, events, run_train
 
 TINY = (
     "device=cpu",
@@ -60,7 +65,9 @@ def test_two_runs_of_a_process_have_two_folders_and_the_same_numbers() -> None:
     assert (first.model.flat_parameters == second.model.flat_parameters).all()
     for result in (first, second):
         assert result.directory.parent.name == "outputs"
-        assert json.loads((result.directory / "summary.json").read_text()) == result.figures
+        summary = json.loads((result.directory / "summary.json").read_text())
+        assert summary.pop("run") == result.model.metadata["run"]
+        assert summary == result.figures
         best = convae.load(result.directory)
         assert (best.flat_parameters == result.model.flat_parameters).all()
     curves = [
@@ -260,7 +267,30 @@ def test_a_keyboard_interrupt_says_how_to_resume(main, monkeypatch, capsys) -> N
         ),
         (["hydra.run.dir=/proc/nowhere"], "/proc/nowhere"),
         (["tf32=true", "device=cpu"], "tf32: only a GPU has it"),
-        (["model.layers=[{filters: 1000000000000, kernel: 5}]"], "lower trainer.batch_size"),
+        (["model.layers=[{filters: 1000000000, kernel: 8}]"], "lower trainer.batch_size"),
+        (["model.layers=[{filters: 1000000000000, kernel: 5}]"], "filters: 1000000000000 is too"),
+        (["model.layers.0.padding=1000000000"], "the padded input would have the size"),
+        (["optimizer=1e300"], "optimizer: 1e+300 is not an option; expected one of adam, adamw"),
+        (["schedule=[null]"], "schedule: [None] is not an option; expected one of constant"),
+        (["+experiment=mnist"], "+experiment: omit the +, as in experiment=mnist"),
+        (["+dataset=mnist"], "+dataset: omit the +"),
+        (["~model.layers.0"], "~model.layers.0: nothing can be removed"),
+        (["~seed"], "~seed: nothing can be removed"),
+        (["model.layers.7.filters=3"], "model.layers has 3 entries, numbered from 0"),
+        (["model.layers.x.filters=3"], "model.layers is a list; number its entries"),
+        (["dataset.test={train:true}"], "dataset.train, dataset.test: 'digits' takes no arguments"),
+        (["dataset=mnist", "dataset.test=3"], "dataset.test: 3 is no mapping"),
+        (["dataset.name=FakeData"], "dataset.name: FakeData reads no files"),
+        (["dataset.transposed=true"], "dataset.transposed: 'digits' has a fixed form"),
+        (["dataset.background=nocolour"], "dataset.background: 'nocolour' is no colour"),
+        (["corruption.amount=0.3"], "corruption.amount: 0.3, but there is no noise; choose"),
+        (["penalty.l1=1e30"], "lower penalty.l1 or optimizer.learning_rate"),
+        (["hydra.run.dir="], "hydra.run.dir: '' is no folder"),
+        (["dataset.root=photos (1)"], "needs quotes: 'dataset.root=\"photos (1)\"'"),
+        (["loss.name=x=y"], "loss.name: 'x=y' cannot be read"),
+        (["penalty=[1"], "penalty: '[1' cannot be read"),
+        (["trainer.epochs=many"], "trainer.epochs=many: "),
+        (["dtype=${nothing}"], "dtype=${nothing}: "),
     ],
 )
 def test_mistakes_end_in_a_few_clear_lines(main, tmp_path, arguments: list[str], says: str) -> None:
@@ -303,3 +333,83 @@ def test_the_configuration_is_shown_clean() -> None:
     assert done.returncode == 0
     assert "penalty:" in done.stdout
     assert "???" not in done.stdout
+
+
+# ---- paths with odd characters
+
+
+@pytest.mark.parametrize(
+    "name", ["photos (1)", "it's", "x=y", "ü, ß", 'a "b"', "back\\slash", "$HOME"]
+)
+def test_a_path_can_be_pasted_as_it_is_printed(name: str, tmp_path) -> None:
+    (pasted,) = shlex.split(override("hydra.run.dir", tmp_path / name))
+    result = convae.train([*TINY, pasted])
+    assert result.directory == tmp_path / name
+    (again,) = shlex.split(override("resume", result.directory))
+    assert convae.train([again, "trainer.epochs=2"]).figures["best_epoch"] >= 1
+
+
+def test_the_refusal_of_a_used_folder_can_be_pasted(tmp_path, capsys) -> None:
+    folder = tmp_path / "my run"
+    convae.train([*TINY, override("hydra.run.dir", "my run").strip("'")])
+    with pytest.raises(SystemExit) as stopped:
+        entry.main([override("hydra.run.dir", folder).strip("'")])
+    command = str(stopped.value).partition("resume it with ")[2].partition(", or choose")[0]
+    assert shlex.split(command) == [f'resume="{folder}"']
+
+
+# ---- folders of runs
+
+
+def test_two_starts_in_one_second_have_two_folders(tmp_path) -> None:
+    command = [sys.executable, str(REPOSITORY / "train.py"), *TINY]
+    command.append("hydra.run.dir=${run_directory:null,runs/same}")
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "same",
+        "same_2",
+        "same_3",
+    ]
+    for folder in (tmp_path / "runs").iterdir():
+        assert (folder / "summary.json").is_file()
+
+
+def test_states_can_be_dropped_and_the_folder_stays_used(tmp_path) -> None:
+    kept = convae.train([*TINY, "trainer.epochs=3", "trainer.keep_states=3"]).directory
+    assert len(list(kept.glob("state-*"))) == 3
+    folder = convae.train([*TINY, "trainer.drop_states=true"]).directory
+    assert not list(folder.glob("state-*"))
+    assert convae.load(folder).metadata["threshold"] > 0
+    with pytest.raises(SystemExit, match="holds a run already"):
+        entry.main([f"hydra.run.dir={folder}"])
+
+
+def test_no_traceback_when_imports_are_interrupted(tmp_path) -> None:
+    """At several moments of the start, and twice at once."""
+    start = "import runpy, sys; print('up', flush=True); "
+    start += "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    for delay in (0.1, 0.3, 0.6, 1.0, 1.5):
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                start,
+                REPOSITORY / "train.py",
+                *TINY[:1],
+                "trainer.epochs=2000",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout.readline() == "up\n"
+        time.sleep(delay)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        output, _ = process.communicate()
+        assert process.returncode in (-signal.SIGINT, 130)
+        assert "Traceback" not in output

@@ -68,7 +68,7 @@ def test_no_corruption_is_the_image_itself(grey) -> None:
         ("salt", 0.1, "corruption.name: 'salt' is unknown; expected one of none, gaussian"),
         ("masking", 1.1, "corruption.amount of 'masking': 1.1 is out of range; .* at most 1"),
         ("gaussian", -1, "corruption.amount of 'gaussian': -1 is out of range; .* at least 0"),
-        ("none", 0.5, "corruption.amount of 'none': 0.5 is out of range"),
+        ("none", 0.5, "corruption.amount: 0.5, but there is no noise; choose"),
         ("gaussian", float("nan"), "corruption.amount of 'gaussian': nan"),
     ],
 )

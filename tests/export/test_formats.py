@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import convae
@@ -103,3 +104,80 @@ def test_onnx_of_a_float64_model_computes_in_float32(tmp_path) -> None:
     for value in (*graph.input, *graph.output):
         assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
         assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+
+
+def resized(model: convae.Autoencoder, *size: int) -> convae.Autoencoder:
+    """The same layers and parameters, for images of another size."""
+    layers = [layer.spec for layer in model.layers]
+    other = convae.Autoencoder((model.input_shape[0], *size), layers)
+    other.flat_parameters[...] = model.flat_parameters
+    return other
+
+
+SAME = {"padding": "same", "activation": "tanh"}
+RESIZABLE = {
+    "strided": (
+        (3, 16, 24),
+        [{"filters": 4, "kernel": 5, "stride": 2}, {"filters": 3, "kernel": 3}],
+    ),
+    "anisotropic": ((1, 12, 9), [{"filters": 4, "kernel": (3, 4), "stride": (2, 3)}]),
+    "dilated": ((2, 10, 10), [{"filters": 4, "kernel": 3, "dilation": 2, "groups": 2}]),
+}
+
+
+@pytest.mark.parametrize("name", RESIZABLE)
+def test_height_and_width_are_dynamic_where_the_model_allows_it(rng, tmp_path, name: str) -> None:
+    shape, layers = RESIZABLE[name]
+    model = convae.Autoencoder(shape, [layer | SAME for layer in layers], seed=1)
+    path = tmp_path / "model.onnx"
+    export(model, path)
+    graph = onnx.load(path).graph
+    named = [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
+    assert named == ["batch", shape[0], "height", "width"]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for size in ((24, 36), (60, 12)):
+        other = resized(model, *size)
+        x = rng.random((2, shape[0], *size), dtype="float32")
+        code, R = session.run(["code", "reconstruction"], {"images": x})
+        np.testing.assert_allclose(code, other.encode(x), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(R, other.reconstruct(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"filters": 4, "kernel": "input"},
+        {"filters": 4, "kernel": 3, "padding": "valid"},
+        {"filters": 4, "kernel": 3, "stride": 3, "padding": "same"},  # does not divide 10
+        {"filters": 4, "kernel": 3, "padding": "same", "visible_bias": "position"},
+        {"filters": 4, "kernel": 3, "padding": "same", "sharing": "tiled", "tile": 2},
+    ],
+)
+def test_other_models_have_one_size(layer: dict) -> None:
+    module = convae.to_torch(convae.Autoencoder((1, 10, 12), [layer]))
+    assert module.size_multiples is None
+    with pytest.raises(ValueError, match=r"shape \(1, 1, 20, 24\), but the layer takes"):
+        module(torch.zeros(1, 1, 20, 24))
+
+
+def test_sizes_that_a_stride_does_not_divide_are_refused() -> None:
+    shape, layers = RESIZABLE["strided"]
+    module = convae.to_torch(convae.Autoencoder(shape, [layer | SAME for layer in layers]))
+    assert module.size_multiples == (2, 2)
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 15, 16\)"):
+        module(torch.zeros(1, 3, 15, 16))
+
+
+def test_what_a_runs_model_knows_is_in_every_file(tmp_path) -> None:
+    model = exported_model("shared")
+    model.metadata = {"threshold": 0.125, "classes": ["a"], "preprocessing": {"channels": 1}}
+    for ending in ("onnx", "pt2", "safetensors"):
+        export(model, tmp_path / f"model.{ending}")
+    extra = {"metadata.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        found = file.metadata()
+    onnx_metadata = {p.key: p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props}
+    for metadata in (found, onnx_metadata, json.loads(extra["metadata.json"])):
+        for name, value in model.metadata.items():
+            assert json.loads(metadata[name]) == value

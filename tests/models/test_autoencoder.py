@@ -175,3 +175,23 @@ def test_repr_says_what_the_model_is() -> None:
 def test_copies_share_the_backend() -> None:
     model = convae.Autoencoder((1, 8, 8), [Layer(2, 3)])
     assert copy.deepcopy(model).backend is model.backend
+
+
+@pytest.mark.parametrize("wrong", [255.0, -1.0, np.nan])
+def test_reconstruct_warns_of_images_outside_the_range(wrong: float) -> None:
+    model = convae.Autoencoder((1, 6, 6), [convae.Layer(filters=2, kernel=3)])
+    x = np.full((2, 1, 6, 6), 0.5, "float32")
+    model.reconstruct(x)
+    x[1, 0, 2, 3] = wrong
+    with pytest.warns(UserWarning, match=r"x: values range .* only ranges from 0 to 1"):
+        model.reconstruct(x)
+
+
+def test_metadata_travel_with_the_model(tmp_path) -> None:
+    model = convae.Autoencoder((1, 6, 6), [convae.Layer(filters=2, kernel=3)])
+    model.metadata["threshold"] = 0.25
+    model.save(tmp_path / "model.safetensors")
+    for other in (convae.load(tmp_path / "model.safetensors"), copy.deepcopy(model)):
+        assert other.metadata == {"threshold": 0.25}
+        other.metadata["threshold"] = 1.0
+    assert model.metadata == {"threshold": 0.25}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import convae
 from convae.errors import UserError
 from convae.models import checkpoint
 from convae.training.state import (
-    KEPT,
     LossSum,
     Progress,
     StateFolder,
@@ -22,7 +22,7 @@ from convae.training.state import (
     read_state,
     restore,
 )
-from tests.helpers import noise_model
+from tests.helpers import NOISE_CONFIG, noise_model
 
 
 def optimizer_after(steps: int, model: convae.Autoencoder) -> convae.Adam:
@@ -33,18 +33,21 @@ def optimizer_after(steps: int, model: convae.Autoencoder) -> convae.Adam:
     return optimizer
 
 
+CONFIGURATION = asdict(NOISE_CONFIG)
+
+
 def progress_at(step: int) -> Progress:
-    progress = Progress.fresh(0)
-    progress.step = step
+    data = dict.fromkeys(("train", "validation", "test"), "digest")
+    progress = replace(Progress.fresh(0), step=step, run="0123456789abcdef", data=data, loss="mse")
     progress.whole.add(np.float64(0.5), 8)
-    progress.schedule = {"current": 0.25}
+    progress.schedule = {"lowest": 0.5, "waited": 1, "current": 0.25}
     return progress
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A run's folder with the states after 5 and after 10 steps."""
-    states = StateFolder(tmp_path, {"seed": 3})
+    states = StateFolder(tmp_path, CONFIGURATION)
     for step in (5, 10):
         model = noise_model()
         states.save(model, optimizer_after(step, model), progress_at(step))
@@ -56,7 +59,7 @@ def test_everything_is_restored(folder: Path) -> None:
     expected = optimizer_after(10, trained)
     model, optimizer = noise_model(), convae.Adam(0.01)
     arrays, description = read_state(folder)
-    assert description["configuration"] == {"seed": 3}
+    assert description["configuration"] == CONFIGURATION
     assert restore(arrays, description, model, optimizer) == progress_at(10)
     for name, array in model.parameters.items():
         assert (array == trained.parameters[name]).all(), name
@@ -67,20 +70,25 @@ def test_everything_is_restored(folder: Path) -> None:
 
 
 def test_the_average_is_restored(tmp_path) -> None:
-    model, progress = noise_model(), Progress.fresh(0)
+    model, progress = noise_model(), progress_at(5)
     progress.average = np.full(model.flat_parameters.size, 7.0, "float32")
-    StateFolder(tmp_path, {}).save(model, convae.Adam(), progress)
+    averaging = asdict(replace(NOISE_CONFIG, trainer=replace(NOISE_CONFIG.trainer, ema=0.9)))
+    StateFolder(tmp_path, averaging).save(model, optimizer_after(5, model), progress)
     found = restore(*read_state(tmp_path), model, convae.Adam())
     assert (found.average == 7).all()
 
 
 def test_the_newest_states_are_kept(folder: Path) -> None:
     model = noise_model()
-    path = StateFolder(folder, {}).save(model, convae.Adam(), progress_at(15))
+    states = StateFolder(folder, CONFIGURATION, keep=2)
+    path = states.save(model, convae.Adam(), progress_at(15))
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["state-000000010.safetensors", "state-000000015.safetensors"]
-    assert len(names) == KEPT
     assert path.name == names[-1]
+    replace(states, keep=1).save(model, convae.Adam(), progress_at(20))
+    assert [path.name for path in folder.iterdir()] == ["state-000000020.safetensors"]
+    states.drop()
+    assert not has_state(folder)
 
 
 def test_progress_is_plain_values_and_back() -> None:
@@ -118,7 +126,7 @@ def test_a_damaged_state_is_passed_over(folder: Path, caplog, kind: str) -> None
     _, description = read_state(folder)
     assert description["progress"]["step"] == 5
     assert str(newest) in caplog.text
-    assert "trying the state before it" in caplog.text
+    assert "is stepped over" in caplog.text
     damage(older, kind)
     with pytest.raises(UserError, match=r"resume: all states in .* are damaged"):
         read_state(folder)
@@ -129,7 +137,7 @@ def test_other_files_are_passed_over(folder: Path, caplog) -> None:
     checkpoint.write(folder / "state-999999999.safetensors", {}, {"x": 1})
     (folder / "state-of-affairs.safetensors").write_text("?")
     assert read_state(folder)[1]["progress"] == progress_at(10).plain()
-    assert "state-999999999.safetensors holds no state" in caplog.text
+    assert "state-999999999.safetensors is stepped over: its layout is None" in caplog.text
 
 
 def test_a_folder_without_states_is_refused(tmp_path) -> None:
@@ -143,14 +151,55 @@ def test_a_state_of_something_else_is_refused(folder: Path) -> None:
     other = convae.Autoencoder((1, 6, 6), [convae.Layer(5, 3)])
     with pytest.raises(UserError, match=r"resume: .* another model"):
         restore(arrays, description, other, convae.Adam())
-    with pytest.raises(UserError, match=r"resume: .* another version of convae"):
-        restore(arrays, {**description, "layout": 1}, noise_model(), convae.Adam())
+    double = convae.Autoencoder((1, 6, 6), noise_model().configuration()["layers"], dtype="float64")
+    with pytest.raises(UserError, match=r"resume: the state is of float32; do not change dtype"):
+        restore(arrays, description, double, convae.Adam())
     with pytest.raises(UserError, match=r"resume: .* another optimizer"):
         restore(arrays, description, noise_model(), convae.SGD())
+
+
+@pytest.mark.parametrize(("layout", "says"), [(1, "an older version"), (99, "update convae")])
+def test_a_state_of_another_version_says_so(folder: Path, layout: int, says: str) -> None:
+    arrays, description = read_state(folder)
+    checkpoint.write(
+        folder / "state-000000010.safetensors", arrays, {**description, "layout": layout}
+    )
+    with pytest.raises(UserError, match=says):
+        read_state(folder)
+
+
+def test_a_file_of_another_format_says_so(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    noise_model().save(folder / "model.safetensors")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"written by a newer version of convae; update convae"):
+        convae.load(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "dangling"])
+def test_what_is_no_file_is_stepped_over_and_stays(folder: Path, kind: str) -> None:
+    newest = folder / "state-000000099.safetensors"
+    if kind == "folder":
+        newest.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(newest)
+    else:
+        newest.symlink_to(newest.name if kind == "loop" else "nowhere")
+    assert read_state(folder)[1]["progress"]["step"] == 10
+    assert os.path.lexists(newest)
+
+
+def test_a_description_that_is_not_accepted_is_stepped_over(folder: Path, caplog) -> None:
+    def accept(description: dict) -> None:
+        if description["progress"]["step"] == 10:
+            raise UserError("its configuration is strange")
+
+    assert read_state(folder, accept)[1]["progress"]["step"] == 5
+    assert "its configuration is strange" in caplog.text
 
 
 def test_a_full_disk_loses_no_earlier_state(folder: Path, full_disk) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(OSError, match="No space left"):
-        StateFolder(folder, {}).save(noise_model(), convae.Adam(), progress_at(15))
+        StateFolder(folder, CONFIGURATION).save(noise_model(), convae.Adam(), progress_at(15))
     assert {path: path.read_bytes() for path in folder.iterdir()} == before

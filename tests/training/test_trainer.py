@@ -49,7 +49,9 @@ def outcome(folder: Path, trainer: Trainer) -> tuple:
     pictures = [(i.step, i.encoded_image_string) for i in board.Images("reconstructions")]
     best = convae.load(folder).flat_parameters.tobytes()
     own = trainer.model.flat_parameters.tobytes()
-    return curves, pictures, best, own, trainer.progress.plain()
+    progress = trainer.progress.plain()
+    del progress["run"]  # that of the configuration with which the run began
+    return curves, pictures, best, own, progress
 
 
 @pytest.fixture(scope="module")

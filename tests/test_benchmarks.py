@@ -42,3 +42,11 @@ def test_the_benchmark_says_what_is_missing(argument: str, says: str) -> None:
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_killed_three_times_ends_as_one_left_alone() -> None:
+    command = [sys.executable, "-m", "benchmarks.kills", "--kills", "3"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| files and final states equal, no temporary files | yes |" in done.stdout

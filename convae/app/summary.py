@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from convae.report.anomaly import judge, score
 from convae.report.evaluation import mean_image_error, measure, pca_error
 from convae.report.fixed_images import FixedImages
 from convae.report.linear_probe import encode_all
-from convae.report.pictures import error_maps, png, reconstruction_grid
+from convae.report.pictures import comparison, png
 from convae.report.tensorboard import Board
 from convae.training.state import Progress
 
@@ -54,24 +55,27 @@ class Summary:
     corruption: Corruption
     trainer: TrainerConfig
 
-    def write(self, directory: Path) -> dict[str, float]:
-        """Write `SUMMARY`, reconstructions and embeddings, log a report, return the figures."""
+    def write(self, directory: Path, board: Board) -> dict[str, float]:
+        """Write `SUMMARY` and reconstructions, fill the board, log a report, return the figures."""
         figures = {
             "best_epoch": float(self.progress.best_epoch),
             "validation_loss": self.progress.best_loss,
             **self._measure(),
         }
-        rows = FixedImages(self.data.test, self.trainer.probe, self.corruption).rows(self.model)
-        if self.data.anomalous is not None:
-            rows.append(error_maps(rows[0], rows[-1]))
-        write_bytes(directory / "reconstructions.png", png(reconstruction_grid(*rows)))
+        fixed = FixedImages(self.data.test, self.trainer.probe, self.corruption)
+        x, given = fixed.images(self.model)
+        R = self.model.reconstruct(x if given is None else given)
+        picture = comparison(x, given, R, errors=self.data.anomalous is not None)
+        write_bytes(directory / "reconstructions.png", png(picture))
+        board.figures(self.progress.step, figures)
         if self.trainer.embeddings:
-            self._show_embeddings(directory)
+            self._show_embeddings(board)
         write_bytes(directory / SUMMARY, json.dumps(figures, indent=2).encode())
         log.info(
             f"{self._report(figures)}\n"
             f"Run: {directory}\n"
-            f"Look at it: tensorboard --logdir {directory}"
+            f"Look at it: tensorboard --logdir {shlex.quote(str(directory))} "
+            "--samples_per_plugin images=0"
         )
         return figures
 
@@ -118,16 +122,15 @@ class Summary:
             ]
         return "\n".join(lines)
 
-    def _show_embeddings(self, directory: Path) -> None:
+    def _show_embeddings(self, board: Board) -> None:
         """Put the codes of some test images into TensorBoard's Embedding Projector."""
-        model, data, step = self.model, self.data, self.progress.step
+        model, data = self.model, self.data
         count = min(self.trainer.embeddings, len(data.test))
         some = data.test.select(np.arange(count))
         x = np.concatenate(
             [to_numpy(to_floats(p, model.backend, model.dtype)) for p in some.batches(256)]
         )
-        with Board(directory / "projector", after=step) as board:
-            board.embeddings(step, encode_all(model, some), x, some.labels)
+        board.embeddings(encode_all(model, some), x, some.labels)
 
 
 def read_figures(run: Path) -> dict[str, float]:

@@ -131,9 +131,10 @@ def _fit_stage(stage: Autoencoder, data: Splits, config: Config, folder: Path) -
     if has_state(folder):
         progress = restore(*read_state(folder), stage, parts.optimizer)
     check_resumable(progress, data, stage.loss.name)
-    configuration = dataclasses.asdict(config)
-    states = StateFolder(folder, configuration)
-    with Board(folder, configuration, after=progress.step) as board:
+    states = StateFolder(folder, dataclasses.asdict(config))
+    with Board(folder, after=progress.step) as board:
+        if progress.step == 0:
+            board.hyperparameters({"pretraining": f"layer {folder.name}"})
         build_trainer(config, stage, parts, data, board, states, progress).fit()
 
 

@@ -24,7 +24,7 @@ GAP = 4
 BACKGROUND = (70, 110, 160)
 """Colour of the gaps: one that neither grey images nor filters contain."""
 
-LETTERS = 0.3
+LETTERS = 0.45
 """Size of the letters beside a row of images, as a fraction of its height."""
 
 HOTTEST = 0.5
@@ -87,13 +87,14 @@ def comparison(
 def _labelled(picture: np.ndarray[Any, Any], labels: list[str]) -> np.ndarray[Any, Any]:
     """Add a column on the left that names each of a picture's rows, which are equally high."""
     pitch = (len(picture) + GAP) / len(labels)
-    font = ImageFont.load_default(pitch * LETTERS)
+    size = pitch * LETTERS
+    font, bold = ImageFont.load_default(size), round(size / 24)  # TensorBoard makes lines thinner
     width = 4 * GAP + int(max(font.getlength(label) for label in labels))
     canvas = Image.new("RGB", (width, len(picture)), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for row, label in enumerate(labels):
         middle = row * pitch + (pitch - GAP) / 2
-        draw.text((width - 2 * GAP, middle), label, "white", font, anchor="rm")
+        draw.text((width - 2 * GAP, middle), label, "white", font, anchor="rm", stroke_width=bold)
     return np.concatenate([np.asarray(canvas), picture], axis=1)
 
 

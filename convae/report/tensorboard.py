@@ -135,7 +135,9 @@ class Board:
         embedding.sprite.image_path = f"{folder}/images.png"
         embedding.sprite.single_image_dim.extend([x.shape[3], x.shape[2]])
         columns = int(np.ceil(np.sqrt(len(x))))
-        images = grid(to_numpy(x), columns, enlarge=False, gap=0)
+        blank = columns**2 - len(x)  # as many rows as columns are expected
+        x = np.pad(to_numpy(x), [(0, blank), (0, 0), (0, 0), (0, 0)])
+        images = grid(x, columns, enlarge=False, gap=0)
         write_bytes(self._directory / folder / "images.png", png(images))
         if labels is not None:
             embedding.metadata_path = f"{folder}/classes.tsv"

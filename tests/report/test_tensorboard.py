@@ -81,7 +81,8 @@ def test_embeddings_have_images_and_labels(rng, tmp_path) -> None:
     np.testing.assert_allclose(np.loadtxt(tmp_path / shown.tensor_path), codes[..., 0, 0], 1e-5)
     assert list(shown.sprite.single_image_dim) == [8, 8]
     with Image.open(tmp_path / shown.sprite.image_path) as sprite:
-        fifth = np.asarray(sprite)[8:16, 8:16, 0]  # there are three in a row
+        assert sprite.size == (24, 24)  # the projector expects a square of them
+        fifth = np.asarray(sprite)[8:16, 8:16, 0]
     np.testing.assert_allclose(fifth, x[4, 0] * 255, atol=0.51)
 
 

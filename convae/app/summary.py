@@ -30,6 +30,9 @@ log = logging.getLogger("convae")
 SUMMARY = "summary.json"
 """Name of the figures' file in a run's folder."""
 
+KEEP_PICTURES = "--samples_per_plugin images=1000"
+"""Pictures are kept of so many steps, by default of ten; with 0 of none, whatever the help says."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -74,8 +77,7 @@ class Summary:
         log.info(
             f"{self._report(figures)}\n"
             f"Run: {directory}\n"
-            f"Look at it: tensorboard --logdir {shlex.quote(str(directory))} "
-            "--samples_per_plugin images=0"
+            f"Look at it: tensorboard --logdir {shlex.quote(str(directory))} {KEEP_PICTURES}"
         )
         return figures
 

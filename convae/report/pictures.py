@@ -88,13 +88,14 @@ def _labelled(picture: np.ndarray[Any, Any], labels: list[str]) -> np.ndarray[An
     """Add a column on the left that names each of a picture's rows, which are equally high."""
     pitch = (len(picture) + GAP) / len(labels)
     size = pitch * LETTERS
-    font, bold = ImageFont.load_default(size), round(size / 24)  # TensorBoard makes lines thinner
+    font, bold = ImageFont.load_default(size), round(size / 24)  # TensorBoard loses thin lines
     width = 4 * GAP + int(max(font.getlength(label) for label in labels))
     canvas = Image.new("RGB", (width, len(picture)), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for row, label in enumerate(labels):
         middle = row * pitch + (pitch - GAP) / 2
-        draw.text((width - 2 * GAP, middle), label, "white", font, anchor="rm", stroke_width=bold)
+        for shift in (0, bold):
+            draw.text((width - 2 * GAP - shift, middle), label, "white", font, anchor="rm")
     return np.concatenate([np.asarray(canvas), picture], axis=1)
 
 

@@ -63,7 +63,8 @@ def test_the_screen_shows_epochs_baselines_and_what_to_do_next(finished) -> None
     for part in ("PCA with 16 components", "the mean image"):
         assert part in output
     command = output.rpartition("Look at it: ")[2]
-    kept = ["--samples_per_plugin", "images=0"]  # all steps of pictures; ten otherwise
+    # steps of pictures that are kept: ten otherwise, and none, not all, with 0
+    kept = ["--samples_per_plugin", "images=1000"]
     assert shlex.split(command) == ["tensorboard", "--logdir", str(folder), *kept]
 
 

@@ -1,4 +1,6 @@
-"""Pictures of TensorBoard for the documentation: python docs/screenshots.py outputs/<run>.
+"""Pictures of TensorBoard for the documentation.
+
+python docs/screenshots.py outputs/<run> outputs/<sweep>
 
 Needs a browser, Debian's packages chromium and chromium-driver, and ``pip install -e '.[docs]'``.
 """
@@ -22,9 +24,20 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 HERE = Path(__file__).parent / "images"
-PAGES = {"images": (1650, 1060), "projector": (1400, 900)}  # pixels
-SHOWN = "reconstructions|filters|feature_maps"
-SECONDS = {"images": 10, "projector": 25}  # until everything is drawn and PCA is done
+SIZES = {"images": (1650, 1060), "projector": (1400, 900), "hparams": (1650, 640)}  # pixels
+SECONDS = {"images": 10, "projector": 25, "hparams": 10}  # until it is drawn and PCA is done
+PICTURES = "reconstructions|filters|feature_maps"
+METRICS = ["summary/best_epoch", "summary/test_mse", "summary/validation_loss"]
+TICK = """
+function inside(root) {
+    const elements = [...root.querySelectorAll("*")];
+    return elements.flatMap((each) => [each, ...(each.shadowRoot ? inside(each.shadowRoot) : [])]);
+}
+for (const box of inside(document).filter((each) => each.tagName == "PAPER-CHECKBOX")) {
+    const name = box.textContent.trim();
+    if (name.includes("/") && box.checked != arguments[0].includes(name)) box.click();
+}
+"""
 
 
 def found(program: str) -> str:
@@ -83,18 +96,22 @@ def main() -> None:
     """Take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    run = parser.parse_args().run
-    if not (run / "summary.json").is_file():
-        sys.exit(f"error: {run} is not the folder of a finished run")
-    with (
-        tempfile.TemporaryDirectory() as profile,
-        tensorboard(run) as url,
-        browser(profile) as driver,
-    ):
-        for page, size in PAGES.items():
+    parser.add_argument("sweep", type=Path, help="folder of a finished sweep")
+    given = parser.parse_args()
+    for file in (given.run / "summary.json", given.sweep / "results.csv"):
+        if not file.is_file():
+            sys.exit(f"error: {file} is missing")
+    for page, size in SIZES.items():
+        with (
+            tempfile.TemporaryDirectory() as profile,
+            tensorboard(given.sweep if page == "hparams" else given.run) as url,
+            browser(profile) as driver,
+        ):
             driver.set_window_size(*size)
-            driver.get(f"{url}/#{page}&tagFilter={SHOWN}")
+            driver.get(f"{url}/#{page}&tagFilter={PICTURES}")
             time.sleep(SECONDS[page])
+            driver.execute_script(TICK, METRICS)
+            time.sleep(1)
             target = HERE / f"tensorboard_{page}.png"
             driver.save_screenshot(str(target))
             print(target)

@@ -20,6 +20,7 @@ from hydra import initialize_config_module
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import convae
 from convae import Layer, engine
@@ -265,6 +266,14 @@ def events(folder: Path) -> EventAccumulator:
 
 def curve(folder: Path, tag: str) -> list[float]:
     return [event.value for event in events(folder).Scalars(tag)]
+
+
+def hyperparameters(folder: Path) -> dict[str, float | str]:
+    """A run's row in the HParams table."""
+    content = events(folder).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    values = HParamsPluginData.FromString(content).session_start_info.hparams
+    kinds = {name: value.WhichOneof("kind") for name, value in values.items()}
+    return {name: getattr(value, kinds[name]) for name, value in values.items()}
 
 
 # ---- configurations

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from itertools import count
@@ -100,7 +100,7 @@ def train(
             file.parent.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(content, file)
     with _logging_to(directory / "train.log"):
-        return _run_composed(composed, directory, given)
+        return _run_composed(composed, directory, hydra_node)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -139,7 +139,7 @@ def _hydra_main(composed: DictConfig) -> float:
         directory = directory.relative_to(Path.cwd())
     is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        result = _run_composed(composed, directory, HydraConfig.get().overrides.task)
+        result = _run_composed(composed, directory, HydraConfig.get())
         return result.figures["validation_loss"]
     except Interrupted as stop:  # not an error for Hydra, which would start the next job
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the state is saved
@@ -156,13 +156,28 @@ def _hydra_main(composed: DictConfig) -> float:
     return inf  # the sweep's other jobs and its table are not lost
 
 
-def _run_composed(composed: DictConfig, directory: Path, overrides: Sequence[str]) -> Result:
+def _run_composed(composed: DictConfig, directory: Path, hydra_node: Any) -> Result:
     """Turn a composed configuration, or that of the run to resume, into objects, and run it."""
+    overrides = hydra_node.overrides.task
     if composed.resume is not None:
         composed = _saved_configuration(directory, overrides)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    return run(config, directory)
+    return run(config, directory, _hyperparameters(hydra_node.runtime.choices, overrides))
+
+
+def _hyperparameters(
+    choices: Mapping[str, str], overrides: Sequence[str]
+) -> dict[str, float | str]:
+    """Collect what tells a run from others: dataset, model, and what the user said."""
+    values: dict[str, float | str] = {name: choices[name] for name in ("dataset", "model")}
+    for said in overrides:
+        key, _, text = said.partition("=")
+        try:
+            values[key] = float(text)
+        except ValueError:
+            values[key] = text
+    return values
 
 
 def _saved_configuration(directory: Path, overrides: Sequence[str]) -> DictConfig:
@@ -171,8 +186,6 @@ def _saved_configuration(directory: Path, overrides: Sequence[str]) -> DictConfi
     saved = _configuration_of(description)
     for change in OverridesParser.create().parse_overrides(list(overrides)):
         key = change.key_or_group
-        if key.startswith("hydra"):
-            continue
         if OmegaConf.is_dict(OmegaConf.select(saved, key)):
             raise UserError(
                 f"{change.input_line}: a resumed run keeps its {key}; "

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from convae.app.summary import Summary
 from convae.configuration import Config
@@ -55,17 +58,19 @@ class Result:
     figures: dict[str, float]
 
 
-def run(config: Config, directory: Path) -> Result:
+def run(config: Config, directory: Path, hyperparameters: Mapping[str, float | str]) -> Result:
     """Do a whole run in a folder; if the configuration says resume, continue from its state.
+
+    The hyperparameters, what tells a fresh run from others, are only shown.
 
     Raises `UserError` where the configuration, the data or the device is at fault, `OSError` where
     files cannot be read or written, and `Interrupted` when a signal stopped it.
     """
     with locked(directory):
-        return _run(config, directory)
+        return _run(config, directory, hyperparameters)
 
 
-def _run(config: Config, directory: Path) -> Result:
+def _run(config: Config, directory: Path, hyperparameters: Mapping[str, float | str]) -> Result:
     if config.resume is None and is_used(directory):
         raise UserError(used_folder(directory))
     parts = build_parts(config)
@@ -85,19 +90,23 @@ def _run(config: Config, directory: Path) -> Result:
         log.info(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
     else:
         progress = begin(configuration, data, model.loss.name)
-        states.save(model, parts.optimizer, progress)
     model.metadata = {
         "run": progress.run,
         "classes": list(data.classes),
         "preprocessing": None if data.how is None else data.how.plain(),
     }
-    if config.trainer.pretrain_epochs and progress.step == 0:
-        pretrain(model, data, config, directory)
-    with Board(directory, configuration, after=progress.step) as board:
+    with Board(directory, after=progress.step) as board:
+        if config.resume is None:
+            board.configuration(OmegaConf.to_yaml(configuration))
+            board.hyperparameters(hyperparameters)
+            board.flush()
+            states.save(model, parts.optimizer, progress)
+        if config.trainer.pretrain_epochs and progress.step == 0:
+            pretrain(model, data, config, directory)
         build_trainer(config, model, parts, data, board, states, progress).fit()
-    best = load(directory / BEST, backend=model.backend)
-    summary = Summary(best, data, progress, parts.corruption, config.trainer)
-    figures = summary.write(directory)
+        best = load(directory / BEST, backend=model.backend)
+        summary = Summary(best, data, progress, parts.corruption, config.trainer)
+        figures = summary.write(directory, board)
     if config.trainer.drop_states:
         states.drop()
     return Result(directory, best, figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from convae.report.anomaly import judge, score
 from convae.report.evaluation import mean_image_error, measure, pca_error
 from convae.report.fixed_images import FixedImages
 from convae.report.linear_probe import encode_all
-from convae.report.pictures import error_maps, png, reconstruction_grid
+from convae.report.pictures import comparison, png
 from convae.report.tensorboard import Board
 from convae.training.state import Progress
 
@@ -30,6 +31,9 @@ log = logging.getLogger("convae")
 
 SUMMARY = "summary.json"
 """Name of the figures' file in a run's folder."""
+
+KEEP_PICTURES = "--samples_per_plugin images=1000"
+"""Pictures are kept of so many steps, by default of ten; with 0 of none, whatever the help says."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class Summary:
     corruption: Corruption
     trainer: TrainerConfig
 
-    def write(self, directory: Path) -> dict[str, float]:
-        """Write `SUMMARY`, reconstructions and embeddings, log a report, return the figures."""
+    def write(self, directory: Path, board: Board) -> dict[str, float]:
+        """Write `SUMMARY` and reconstructions, fill the board, log a report, return the figures."""
         figures = {
             "best_epoch": float(self.progress.best_epoch),
             "validation_loss": self.progress.best_loss,
@@ -65,18 +69,20 @@ class Summary:
         }
         self.model.metadata["threshold"] = figures["threshold"]
         self.model.save(directory / BEST)
-        rows = FixedImages(self.data.test, self.trainer.probe, self.corruption).rows(self.model)
-        if self.data.anomalous is not None:
-            rows.append(error_maps(rows[0], rows[-1]))
-        write_bytes(directory / "reconstructions.png", png(reconstruction_grid(*rows)))
+        fixed = FixedImages(self.data.test, self.trainer.probe, self.corruption)
+        x, given = fixed.images(self.model)
+        R = self.model.reconstruct(x if given is None else given)
+        picture = comparison(x, given, R, errors=self.data.anomalous is not None)
+        write_bytes(directory / "reconstructions.png", png(picture))
+        board.figures(self.progress.step, figures)
         if self.trainer.embeddings:
-            self._show_embeddings(directory)
+            self._show_embeddings(board)
         content = {"run": self.progress.run, **figures}
         write_bytes(directory / SUMMARY, json.dumps(content, indent=2).encode())
         log.info(
             f"{self._report(figures)}\n"
             f"Run: {directory}\n"
-            f"Look at it: tensorboard --logdir {directory}"
+            f"Look at it: tensorboard --logdir {shlex.quote(str(directory))} {KEEP_PICTURES}"
         )
         return figures
 
@@ -123,16 +129,15 @@ class Summary:
             ]
         return "\n".join(lines)
 
-    def _show_embeddings(self, directory: Path) -> None:
+    def _show_embeddings(self, board: Board) -> None:
         """Put the codes of some test images into TensorBoard's Embedding Projector."""
-        model, data, step = self.model, self.data, self.progress.step
+        model, data = self.model, self.data
         count = min(self.trainer.embeddings, len(data.test))
         some = data.test.select(np.arange(count))
         x = np.concatenate(
             [to_numpy(to_floats(p, model.backend, model.dtype)) for p in some.batches(256)]
         )
-        with Board(directory / "projector", after=step) as board:
-            board.embeddings(step, encode_all(model, some), x, some.labels)
+        board.embeddings(encode_all(model, some), x, some.labels)
 
 
 def read_figures(run: Path) -> dict[str, float]:

@@ -30,10 +30,3 @@ class FixedImages:
         """Return the images (N, C, H, W), and the corrupted ones where there is noise."""
         x = to_floats(self._pixels, model.backend, model.dtype)
         return x, self._corruption(x, Use.FIXED, 0) if self._corruption else None
-
-    def rows(self, model: Autoencoder) -> list[Array]:
-        """Return the rows of a picture: originals, corrupted ones if any, reconstructions."""
-        x, given = self.images(model)
-        if given is None:
-            return [x, model.reconstruct(x)]
-        return [x, given, model.reconstruct(given)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from convae.engine import Array, to_numpy
@@ -24,6 +24,9 @@ GAP = 4
 BACKGROUND = (70, 110, 160)
 """Colour of the gaps: one that neither grey images nor filters contain."""
 
+LETTERS = 0.45
+"""Size of the letters beside a row of images, as a fraction of its height."""
+
 HOTTEST = 0.5
 """The difference of grey values, or its mean over colours, that is white in error maps."""
 
@@ -34,7 +37,9 @@ MOST_FILTERS = 256
 """Filters in one picture, at most."""
 
 
-def grid(images: np.ndarray[Any, Any], columns: int, enlarge: bool = True) -> np.ndarray[Any, Any]:
+def grid(
+    images: np.ndarray[Any, Any], columns: int, enlarge: bool = True, gap: int = GAP
+) -> np.ndarray[Any, Any]:
     """Lay images (N, C, H, W) out in rows: -> (rows, columns, 3) of uint8.
 
     Values are clipped to [0, 1]; `enlarge` says whether small images are enlarged.
@@ -44,11 +49,11 @@ def grid(images: np.ndarray[Any, Any], columns: int, enlarge: bool = True) -> np
     levels = levels.repeat(factor, axis=2).repeat(factor, axis=3)
     count, _, height, width = levels.shape
     rows = -(-count // columns)
-    shape = (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
     canvas = np.full(shape, BACKGROUND, np.uint8)
     for index, image in enumerate(levels):
         row, column = divmod(index, columns)
-        top, left = row * (height + GAP), column * (width + GAP)
+        top, left = row * (height + gap), column * (width + gap)
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     return canvas
 
@@ -60,6 +65,38 @@ def reconstruction_grid(*rows: Array) -> np.ndarray[Any, Any]:
     """
     coloured = [np.broadcast_to(to_numpy(r), (len(r), 3, *r.shape[2:])) for r in rows]
     return grid(np.concatenate(coloured), columns=len(rows[0]))
+
+
+def comparison(
+    x: Array, given: Array | None, R: Array, errors: bool = False
+) -> np.ndarray[Any, Any]:
+    """Compare images with their reconstructions, in rows that say what they are.
+
+    x, R (N, C, H, W); given, corrupted images, or None; `errors` adds a row of error maps
+    -> (rows, columns, 3) of uint8
+    """
+    rows = {"original": x}
+    if given is not None:
+        rows["noisy"] = given
+    rows["reconstruction"] = R
+    if errors:
+        rows["error"] = error_maps(x, R)
+    return _labelled(reconstruction_grid(*rows.values()), list(rows))
+
+
+def _labelled(picture: np.ndarray[Any, Any], labels: list[str]) -> np.ndarray[Any, Any]:
+    """Add a column on the left that names each of a picture's rows, which are equally high."""
+    pitch = (len(picture) + GAP) / len(labels)
+    size = pitch * LETTERS
+    font, bold = ImageFont.load_default(size), round(size / 24)  # TensorBoard loses thin lines
+    width = 4 * GAP + int(max(font.getlength(label) for label in labels))
+    canvas = Image.new("RGB", (width, len(picture)), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for row, label in enumerate(labels):
+        middle = row * pitch + (pitch - GAP) / 2
+        for shift in (0, bold):
+            draw.text((width - 2 * GAP - shift, middle), label, "white", font, anchor="rm")
+    return np.concatenate([np.asarray(canvas), picture], axis=1)
 
 
 def error_maps(x: Array, R: Array) -> np.ndarray[Any, Any]:

@@ -3,52 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from convae.engine import Array, to_numpy
+from convae.files import write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.report.diagnostics import tied_halves
-from convae.report.pictures import error_maps, feature_maps, filter_grid, reconstruction_grid
-
-VALIDATION = "loss/validation"
-"""Tag of the curve by which runs are compared."""
+from convae.report.pictures import comparison, feature_maps, filter_grid, grid, png
 
 
 class Board:
     """The event file of one run. Steps count updates of the parameters.
 
+    TensorBoard sorts cards by their tags: losses come first, then reconstructions.
+
     Parameters
     ----------
     directory : path
         The run's folder.
-    configuration : mapping
-        The run's configuration, shown among the hyperparameters of a fresh run.
     after : int
-        The step from which a run resumes: later points, of a process that was killed, are hidden.
+        The step from which a run resumes: later points are hidden, those of a process that was
+        killed and the figures of an earlier end.
     """
 
-    def __init__(
-        self,
-        directory: str | os.PathLike[str],
-        configuration: Mapping[str, Any] | None = None,
-        after: int = 0,
-    ) -> None:
-        from torch.utils.tensorboard import SummaryWriter, summary
+    def __init__(self, directory: str | os.PathLike[str], after: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
         purge = after + 1 if after else None
-        writer: Any = SummaryWriter(os.fspath(directory), purge_step=purge)
-        self._writer = writer
-        if configuration and not after:
-            values = dict(_flat(configuration))
-            # as its add_hparams does, but without the second event file that it opens
-            hparams: Any = summary.hparams
-            for part in hparams(values, {VALIDATION: None})[:2]:
-                writer.file_writer.add_summary(part)
+        self._writer: Any = SummaryWriter(os.fspath(directory), purge_step=purge)
+        self._directory = Path(directory)
 
     def __enter__(self) -> Board:
         """Use the board as a context manager."""
@@ -63,17 +52,44 @@ class Board:
         """Flush and close the file."""
         self._writer.close()
 
+    def configuration(self, text: str) -> None:
+        """Show a fresh run's configuration, in YAML, as text."""
+        from tensorboard.plugins.text.summary_v2 import text_pb
+
+        # torch's add_text would add to the tag
+        self._writer.file_writer.add_summary(text_pb("configuration", f"```yaml\n{text}```"))
+
+    def hyperparameters(self, values: Mapping[str, float | str]) -> None:
+        """Make a fresh run a row of the HParams table, with what tells it from other runs.
+
+        TensorBoard finds the columns itself: a list of them, as torch's add_hparams writes it,
+        would be taken from one run and hold for all.
+        """
+        from torch.utils.tensorboard import summary
+
+        hparams: Any = summary.hparams
+        _, start, _ = hparams(dict(values), {})
+        self._writer.file_writer.add_summary(start)
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the figures of the run's end at `step`, the last one.
+
+        They come one step later, so that a run that is resumed from there hides them.
+        """
+        for name, value in values.items():
+            self._writer.add_scalar(f"summary/{name}", value, step + 1)
+
     def training(
         self, step: int, loss: float, learning_rate: float, images_per_second: float
     ) -> None:
         """Add points to the training curves."""
         self._writer.add_scalar("loss/train", loss, step)
-        self._writer.add_scalar("learning_rate", learning_rate, step)
-        self._writer.add_scalar("images_per_second", images_per_second, step)
+        self._writer.add_scalar("training/learning_rate", learning_rate, step)
+        self._writer.add_scalar("training/images_per_second", images_per_second, step)
 
     def validation(self, step: int, loss: float) -> None:
         """Add a point to the validation curve."""
-        self._writer.add_scalar(VALIDATION, loss, step)
+        self._writer.add_scalar("loss/validation", loss, step)
 
     def panels(self, step: int, model: Autoencoder, x: Array, given: Array | None) -> None:
         """Show pictures, histograms and the state of the filters, on a few images.
@@ -85,17 +101,16 @@ class Board:
         gradients, halves = tied_halves(model, seen, x)
         R = model.decode(codes[-1])
         if model.input_shape[0] in (1, 3):
-            rows = [x, *([] if given is None else [given]), R, error_maps(x, R)]
-            self._picture("reconstructions", reconstruction_grid(*rows), step)
-        self._picture("filters", filter_grid(model.parameters["0.kernel"], 2), step)
+            self._picture("reconstructions", comparison(x, given, R, errors=True), step)
+        self._picture("weights/filters", filter_grid(model.parameters["0.kernel"], 2), step)
         for name, array in model.parameters.items():
-            self._histogram(f"parameters/{name}", array, step)
-            self._histogram(f"gradients/{name}", gradients[name], step)
+            self._histogram(f"weights/parameters/{name}", array, step)
+            self._histogram(f"weights/gradients/{name}", gradients[name], step)
         for index, H in enumerate(codes):
             if max(H.shape[2:]) > 1:
-                self._picture(f"feature_maps/{index}", feature_maps(H[0]), step)
-            self._histogram(f"activations/{index}", H, step)
-            self._writer.add_scalar(f"zeros_in_code/{index}", float((H == 0).mean()), step)
+                self._picture(f"units/feature_maps/{index}", feature_maps(H[0]), step)
+            self._histogram(f"units/activations/{index}", H, step)
+            self._writer.add_scalar(f"units/zeros_in_code/{index}", float((H == 0).mean()), step)
         for index, values in halves.items():
             for name, value in values.items():
                 self._writer.add_scalar(f"tied_gradient/{index}/{name}", value, step)
@@ -103,22 +118,32 @@ class Board:
     def dead_filters(self, step: int, counts: list[int]) -> None:
         """Add points to the curves of dead filters."""
         for index, count in enumerate(counts):
-            self._writer.add_scalar(f"dead_filters/{index}", count, step)
+            self._writer.add_scalar(f"units/dead_filters/{index}", count, step)
 
-    def embeddings(self, step: int, H: Array, x: Array, labels: Any) -> None:
+    def embeddings(self, H: Array, x: Array, labels: Any) -> None:
         """Put codes into the Embedding Projector, with their images and classes.
 
-        H (N, ...); x (N, C, H, W); labels (N,) of int or None
+        Earlier ones are replaced. H (N, ...); x (N, C, H, W); labels (N,) of int or None
         """
-        import torch
+        from tensorboard.plugins.projector import ProjectorConfig
 
-        self._writer.add_embedding(
-            to_numpy(H).reshape(len(H), -1),
-            metadata=None if labels is None else [str(label) for label in labels],
-            label_img=torch.tensor(np.ascontiguousarray(to_numpy(x))),
-            global_step=step,
-            tag="codes",
-        )
+        config, folder = ProjectorConfig(), "projector"
+        embedding = config.embeddings.add(tensor_name="codes", tensor_path=f"{folder}/codes.tsv")
+        codes = to_numpy(H).reshape(len(H), -1)
+        rows = ("\t".join(f"{number:.6g}" for number in code) for code in codes)
+        write_bytes(self._directory / folder / "codes.tsv", "\n".join(rows).encode())
+        embedding.sprite.image_path = f"{folder}/images.png"
+        embedding.sprite.single_image_dim.extend([x.shape[3], x.shape[2]])
+        columns = int(np.ceil(np.sqrt(len(x))))
+        blank = columns**2 - len(x)  # as many rows as columns are expected
+        x = np.pad(to_numpy(x), [(0, blank), (0, 0), (0, 0), (0, 0)])
+        images = grid(x, columns, enlarge=False, gap=0)
+        write_bytes(self._directory / folder / "images.png", png(images))
+        if labels is not None:
+            embedding.metadata_path = f"{folder}/classes.tsv"
+            classes = "\n".join(str(label) for label in labels)
+            write_bytes(self._directory / embedding.metadata_path, classes.encode())
+        write_bytes(self._directory / "projector_config.pbtxt", str(config).encode())
 
     def flush(self) -> None:
         """Write pending events to the file."""
@@ -130,13 +155,3 @@ class Board:
     def _histogram(self, tag: str, array: Array, step: int) -> None:
         with suppress(ValueError):  # there is no histogram of numbers that are not finite
             self._writer.add_histogram(tag, to_numpy(array), step, bins=64)
-
-
-def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
-    """Iterate over the leaves of a configuration by dotted names, without those that are None."""
-    items = enumerate(values) if isinstance(values, (list, tuple)) else values.items()
-    for key, value in items:
-        if isinstance(value, (dict, list, tuple)):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield f"{prefix}{key}", value

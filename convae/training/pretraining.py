@@ -135,7 +135,9 @@ def _fit_stage(stage: Autoencoder, data: Splits, config: Config, folder: Path) -
     else:
         progress = begin(configuration, data, stage.loss.name)
     states = StateFolder(folder, configuration, config.trainer.keep_states)
-    with Board(folder, configuration, after=progress.step) as board:
+    with Board(folder, after=progress.step) as board:
+        if progress.step == 0:
+            board.hyperparameters({"pretraining": f"layer {folder.name}"})
         build_trainer(config, stage, parts, data, board, states, progress).fit()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,14 +15,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from omegaconf import OmegaConf
 from PIL import Image
+from tensorboard.plugins.projector import ProjectorConfig
 
 import convae
 from convae.app.run import Result
 from convae.engine import missing_gpu
 from convae.errors import DivergenceError
 from convae.report.pictures import GAP
-from tests.helpers import REPOSITORY, SHORT, curve, events, run_train, write_pictures
+from tests.helpers import (
+    REPOSITORY,
+    SHORT,
+    compose,
+    curve,
+    events,
+    hyperparameters,
+    run_train,
+    write_pictures,
+)
 
 PICTURE = 48 + GAP
 """Pixels from one picture of a digit to the next."""
@@ -46,8 +60,12 @@ def test_the_run_folder_holds_everything_about_the_run(finished) -> None:
 def test_the_screen_shows_epochs_baselines_and_what_to_do_next(finished) -> None:
     folder, output = finished
     assert output.count("validation 0.") == 3
-    for part in ("PCA with 16 components", "the mean image", f"tensorboard --logdir {folder}"):
+    for part in ("PCA with 16 components", "the mean image"):
         assert part in output
+    command = output.rpartition("Look at it: ")[2]
+    # steps of pictures that are kept: ten otherwise, and none, not all, with 0
+    kept = ["--samples_per_plugin", "images=1000"]
+    assert shlex.split(command) == ["tensorboard", "--logdir", str(folder), *kept]
 
 
 def test_the_summary_is_that_of_the_best_model(finished) -> None:
@@ -64,13 +82,46 @@ def test_tensorboard_shows_curves_and_pictures(finished) -> None:
     folder, _ = finished
     board = events(folder)
     steps = -(-600 // 32) * 3  # the last batch of an epoch is smaller
-    for tag in ("loss/train", "learning_rate", "images_per_second"):
+    for tag in ("loss/train", "training/learning_rate", "training/images_per_second"):
         assert [event.step for event in board.Scalars(tag)] == list(range(10, steps, 10))
     assert [event.step for event in board.Scalars("loss/validation")] == [19, 38, 57]
-    for tag, columns in (("reconstructions", 16), ("filters", 6)):
-        images = board.Images(tag)
-        assert [image.step for image in images] == [0, 38, 57]
-        assert images[0].width == columns * PICTURE - GAP
+    for tag in ("reconstructions", "weights/filters"):
+        assert [image.step for image in board.Images(tag)] == [0, 38, 57]
+    assert board.Images("reconstructions")[0].height == 3 * PICTURE - GAP
+    assert board.Images("weights/filters")[0].width == 6 * PICTURE - GAP
+
+
+def test_tensorboard_has_one_entry_with_what_the_user_said_and_the_figures(finished) -> None:
+    folder, _ = finished
+    assert len({path.parent for path in folder.rglob("*tfevents*")}) == 1
+    said = dict(override.split("=") for override in SHORT)
+    expected = {"dataset": "digits", "model": "conv", "device": "cpu"}
+    assert hyperparameters(folder) == expected | {key: float(said[key]) for key in said}
+    figures = json.loads((folder / "summary.json").read_text())
+    del figures["run"]
+    shown = {tag: curve(folder, tag) for tag in events(folder).Tags()["scalars"]}
+    assert {tag: values for tag, values in shown.items() if tag.startswith("summary/")} == {
+        f"summary/{name}": [np.float32(value)] for name, value in figures.items()
+    }
+
+
+def test_tensorboard_shows_the_configuration_as_text(finished) -> None:
+    folder, _ = finished
+    (event,) = events(folder).Tensors("configuration")
+    (text,) = event.tensor_proto.string_val
+    first, *lines, last = text.decode().splitlines()
+    assert (first, last) == ("```yaml", "```")
+    config = compose(*SHORT, "device=cpu")
+    assert OmegaConf.create("\n".join(lines)) == dataclasses.asdict(config)
+
+
+def test_the_projector_shows_the_codes_of_the_run(finished) -> None:
+    folder, _ = finished
+    config = ProjectorConfig()
+    text_format.Parse((folder / "projector_config.pbtxt").read_text(), config)
+    (shown,) = config.embeddings
+    assert np.loadtxt(folder / shown.tensor_path).shape == (180, 16)
+    assert len((folder / shown.metadata_path).read_text().split()) == 180
 
 
 def test_the_saved_model_reconstructs(finished, rng) -> None:
@@ -174,6 +225,28 @@ def test_an_unreadable_image_is_named(tmp_path) -> None:
 
 
 # ---- stopped, and resumed
+
+
+@pytest.mark.parametrize("prolonged", [[], ["trainer.epochs=2"]], ids=["finished", "prolonged"])
+def test_a_resumed_run_has_one_entry_that_is_up_to_date(prolonged, tmp_path, capsys) -> None:
+    run = train(tmp_path, "device=cpu", "dataset.limit=100", "trainer.epochs=1", "seed=3").directory
+    said, folders = hyperparameters(run), {path.parent for path in run.glob("[!.]*/*")}
+    capsys.readouterr()
+    # with another quantile the threshold is another figure
+    again = convae.train([f"resume={run}", "trainer.threshold_quantile=0.5", *prolonged])
+    output = capsys.readouterr()
+    assert "warning" not in output.out + output.err
+    assert hyperparameters(run) == said
+    assert len(events(run).Tensors("configuration")) == 1
+    for name, value in again.figures.items():
+        assert curve(run, f"summary/{name}") == [np.float32(value)]
+    assert folders == {run / "projector"} == {path.parent for path in run.glob("[!.]*/*")}
+
+
+def test_the_command_to_look_at_a_run_can_be_pasted(tmp_path, capsys) -> None:
+    train(tmp_path / "my runs", "debug=fast", "device=cpu")
+    command = shlex.split(capsys.readouterr().out.rpartition("Look at it: ")[2])
+    assert command[command.index("--logdir") + 1] == str(tmp_path / "my runs" / "run")
 
 
 def test_a_diverged_run_says_what_to_try_and_resumes(tmp_path) -> None:

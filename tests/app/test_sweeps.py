@@ -120,10 +120,10 @@ def test_a_bug_in_a_run_loses_nothing_and_shows_its_traceback(
 ) -> None:
     right = entry.run
 
-    def buggy(config: Config, directory: Path):
+    def buggy(config: Config, *others):
         if config.seed == 2:
             raise KeyError("a bug of ours")
-        return right(config, directory)
+        return right(config, *others)
 
     monkeypatch.setattr(entry, "run", buggy)
     with pytest.raises(SystemExit) as caught:

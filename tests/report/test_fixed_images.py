@@ -14,15 +14,11 @@ def test_they_are_the_first_test_images(noise) -> None:
     x, given = FixedImages(noise.test, 3, Corruption()).images(model)
     np.testing.assert_allclose(x, noise.test.pixels[:3] / np.float32(255), rtol=1e-6)
     assert given is None
-    originals, R = FixedImages(noise.test, 3, Corruption()).rows(model)
-    assert (originals == x).all()
-    assert (model.reconstruct(x) == R).all()
 
 
 def test_their_noise_is_the_same_every_time(noise) -> None:
     model = convae.Autoencoder((1, 6, 6), [convae.Layer(2, 3)])
     fixed = FixedImages(noise.test, 3, Corruption("masking", 0.5))
-    x, given, R = fixed.rows(model)
+    x, given = fixed.images(model)
     assert (given != x).any()
-    assert (model.reconstruct(given) == R).all()
-    assert all((a == b).all() for a, b in zip(fixed.rows(model), (x, given, R), strict=True))
+    assert all((a == b).all() for a, b in zip(fixed.images(model), (x, given), strict=True))

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convae.report.pictures import BACKGROUND, GAP, filter_grid, grid, png, reconstruction_grid
+from convae.report.pictures import (
+    BACKGROUND,
+    GAP,
+    comparison,
+    error_maps,
+    filter_grid,
+    grid,
+    png,
+    reconstruction_grid,
+)
 
 
 def test_grid_places_images_row_by_row() -> None:
@@ -34,6 +43,31 @@ def test_originals_are_above_their_reconstructions() -> None:
     assert picture.shape == (2 * 50 + GAP, 3 * 50 + 2 * GAP, 3)
     assert (picture[:50, :50] == 0).all()
     assert (picture[50 + GAP :, :50] == 255).all()
+
+
+@pytest.mark.parametrize("side", [8, 28, 100])
+@pytest.mark.parametrize("is_noisy", [True, False])
+@pytest.mark.parametrize("errors", [True, False])
+def test_each_row_of_a_comparison_has_its_label(rng, side, is_noisy, errors) -> None:
+    x, given, R = rng.random((3, 5, 1, side, side))
+    picture = comparison(x, given if is_noisy else None, R, errors)
+    rows = [x, *([given] if is_noisy else []), R, *([error_maps(x, R)] if errors else [])]
+    images = reconstruction_grid(*rows)
+    left = picture.shape[1] - images.shape[1]
+    assert (picture[:, left:] == images).all()
+    letters = (picture[:, :left] != BACKGROUND).any(axis=2)
+    height = (len(picture) + GAP) // len(rows)
+    bands = [letters[row * height : (row + 1) * height] for row in range(len(rows))]
+    widths = []
+    for band in bands:  # letters in the middle, not cut off
+        down, across = (np.flatnonzero(band.any(axis=axis)) for axis in (1, 0))
+        assert height * 0.2 < down.min() < down.max() < height * 0.8
+        assert GAP <= across.min() < across.max() <= left - GAP
+        widths.append(np.ptp(across))
+    words = ["original", *(["noisy"] if is_noisy else []), "reconstruction"]
+    words += ["error"] if errors else []
+    narrowest_first = ["error", "noisy", "original", "reconstruction"]
+    assert [words[row] for row in np.argsort(widths)] == [w for w in narrowest_first if w in words]
 
 
 @pytest.mark.parametrize(

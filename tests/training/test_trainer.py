@@ -44,7 +44,7 @@ def outcome(folder: Path, trainer: Trainer) -> tuple:
     board = events(folder)
     curves = {
         tag: [(event.step, event.value) for event in board.Scalars(tag)]
-        for tag in ("loss/train", "loss/validation", "learning_rate")
+        for tag in ("loss/train", "loss/validation", "training/learning_rate")
     }
     pictures = [(i.step, i.encoded_image_string) for i in board.Images("reconstructions")]
     best = convae.load(folder).flat_parameters.tobytes()

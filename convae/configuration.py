@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import re
 import shlex
+import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -222,6 +223,43 @@ class Config:
     def __post_init__(self) -> None:
         """Check the seed; everything else is checked where it is used."""
         check_range("seed", self.seed, at_least=0, integer=True)
+
+
+def from_plain(values: Any, kind: Any = Config, name: str = "configuration") -> Any:
+    """Turn plain values, as `dataclasses.asdict` returns them, into a configuration.
+
+    A `UserError` names what is missing, unknown, of a wrong type or out of range.
+    """
+    if not dataclasses.is_dataclass(kind):
+        return _checked(values, kind, name)
+    if not isinstance(values, dict):
+        raise UserError(f"{name}: {values!r} is no mapping")
+    hints = typing.get_type_hints(kind)
+    if wrong := values.keys() ^ hints.keys():
+        raise UserError(f"{name}: {', '.join(sorted(wrong))} missing, or unknown")
+    built: Any = kind
+    return built(
+        **{key: from_plain(value, hints[key], f"{name}.{key}") for key, value in values.items()}
+    )
+
+
+def _checked(value: Any, kind: Any, name: str) -> Any:
+    """Return a value of a type that is no dataclass, or refuse it."""
+    choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for choice in choices:
+        origin = typing.get_origin(choice)
+        if choice is Any or (choice is types.NoneType and value is None):
+            return value
+        if origin is list and isinstance(value, (list, tuple)):
+            (entry,) = typing.get_args(choice)
+            return [from_plain(each, entry, f"{name}.{n}") for n, each in enumerate(value)]
+        if origin is dict and isinstance(value, dict):
+            return value
+        if choice is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is None and type(value) is choice:
+            return value
+    raise UserError(f"{name}: {value!r} is not of the type {getattr(kind, '__name__', kind)}")
 
 
 def override(key: str, value: Any) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import shlex
+from dataclasses import asdict
+from math import isnan
 
 import pytest
 from hydra.errors import HydraException
@@ -13,7 +17,10 @@ from convae.configuration import (
     Config,
     DatasetConfig,
     LayerConfig,
+    ModelConfig,
+    OptimizerConfig,
     TrainerConfig,
+    from_plain,
     unknown_key,
 )
 from convae.errors import UserError
@@ -100,3 +107,41 @@ def test_unknown_keys_are_answered_with_known_ones(argument: str, says: str) -> 
 )
 def test_known_keys_pass(arguments: str) -> None:
     assert unknown_key(shlex.split(arguments)) is None
+
+
+def test_plain_values_become_a_configuration_again() -> None:
+    config = Config(
+        model=ModelConfig([LayerConfig(4, [3, 5], tile=2)]),
+        dataset=DatasetConfig("MNIST", train={"train": True}, normal=[1, "b"]),
+        optimizer=OptimizerConfig("adam", 0.1),
+    )
+    assert from_plain(json.loads(json.dumps(asdict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("trainer", None, "configuration.trainer: None is no mapping"),
+        ("trainer.epochs", "many", "configuration.trainer.epochs: 'many' is not of the type int"),
+        ("trainer.epochs", True, "configuration.trainer.epochs: True is not of the type int"),
+        ("trainer.epochs", 0, "trainer.epochs: 0 is out of range"),
+        ("trainer.ema", "x", "configuration.trainer.ema: 'x'"),
+        ("trainer.new", 1, "configuration.trainer: new missing, or unknown"),
+        ("model.layers", 5, "configuration.model.layers: 5"),
+        ("model.layers", [7], "configuration.model.layers.0: 7 is no mapping"),
+        ("dataset.train", [], "configuration.dataset.train"),
+        ("penalty.l1", float("nan"), None),
+    ],
+)
+def test_other_values_are_refused_by_name(path: str, value: object, says: str | None) -> None:
+    values = asdict(Config(dataset=DatasetConfig("digits"), optimizer=OptimizerConfig("adam", 0.1)))
+    *above, name = path.split(".")
+    node = values
+    for key in above:
+        node = node[key]
+    node[name] = value
+    if says is None:  # ranges are checked where the values are used
+        assert isnan(from_plain(values).penalty.l1)
+        return
+    with pytest.raises(UserError, match=re.escape(says)):
+        from_plain(values)

@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from convae.app.run import Result, run
-from convae.configuration import GROUPS, Config, override, unknown_key
+from convae.configuration import GROUPS, Config, from_plain, override, unknown_key
 from convae.errors import UserError
 from convae.training.pretraining import STAGES
 from convae.training.signals import Interrupted
@@ -182,8 +182,8 @@ def _hyperparameters(
 
 def _saved_configuration(directory: Path, overrides: Sequence[str]) -> DictConfig:
     """Take a run's configuration from its state, with this command's overrides applied."""
-    _, description = read_state(directory, _configuration_of)
-    saved = _configuration_of(description)
+    _, description = read_state(directory)
+    saved = OmegaConf.structured(from_plain(description["configuration"]))
     for change in OverridesParser.create().parse_overrides(list(overrides)):
         key = change.key_or_group
         if OmegaConf.is_dict(OmegaConf.select(saved, key)):
@@ -194,16 +194,6 @@ def _saved_configuration(directory: Path, overrides: Sequence[str]) -> DictConfi
         OmegaConf.update(saved, key, change.value())
         if key != "resume":
             log.info(f"resuming with {change.input_line}")
-    return saved
-
-
-def _configuration_of(description: dict[str, Any]) -> DictConfig:
-    """Return the configuration in a state's description; a `UserError` says if it is none."""
-    try:
-        saved = OmegaConf.merge(OmegaConf.structured(Config), description["configuration"])
-        OmegaConf.to_object(saved)
-    except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"its configuration is wrong: {_message(error)}") from None
     assert isinstance(saved, DictConfig)
     return saved
 

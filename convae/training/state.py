@@ -8,18 +8,18 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_origin, get_type_hints
 
 import numpy as np
 
-from convae.configuration import override
+from convae.configuration import Config, from_plain, override
 from convae.data.splits import Splits
 from convae.engine import to_numpy
-from convae.errors import UserError, check_range
+from convae.errors import UserError, check_choice, check_range, prefixed
 from convae.models import checkpoint
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, LAST, parameter_shapes_of
@@ -133,21 +133,29 @@ class Progress:
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Progress:
         """Rebuild what `plain` described; a `UserError` names a value that no run can have."""
-        fields = {field.name for field in dataclasses.fields(cls)} - {"average", "best"}
-        if values.keys() != fields:
-            raise UserError(
-                f"progress: {', '.join(sorted(values.keys() ^ fields))} too much or missing"
-            )
+        kinds = get_type_hints(cls)
+        del kinds["average"], kinds["best"]
+        _require_keys("progress", values, kinds)
+        for name, kind in kinds.items():
+            mapping = kind is LossSum or get_origin(kind) is dict
+            if not isinstance(values[name], dict if mapping else kind if kind is str else object):
+                raise UserError(f"progress.{name}: {values[name]!r} is no {kind}")
+        for name in ("whole", "recent"):
+            _require_keys(f"progress.{name}", values[name], ("total", "images"))
         sums = {name: LossSum(**values[name]) for name in ("whole", "recent")}
         progress = cls(**{**values, **sums})
-        progress._check()
+        with prefixed("progress."):
+            progress._check()
         return progress
 
     def _check(self) -> None:
         for name in ("epoch", "batch", "step", "steps_per_epoch", "best_epoch", "steps"):
             check_range(name, getattr(self, name), at_least=0, at_most=LONGEST, integer=True)
-        if self.batch > self.steps_per_epoch or not self.best_epoch <= self.epoch <= self.step:
-            raise UserError("batch, best_epoch, epoch: not in their order")
+        if self.step:
+            check_range("steps_per_epoch", self.steps_per_epoch, at_least=1, integer=True)
+        check_range("batch", self.batch, at_least=0, at_most=self.steps_per_epoch, integer=True)
+        check_range("epoch", self.epoch, at_least=0, at_most=self.step, integer=True)
+        check_range("best_epoch", self.best_epoch, at_least=0, at_most=self.epoch, integer=True)
         if self.best_epoch or self.best_loss != inf:
             check_range("best_loss", self.best_loss)
         for name in ("whole", "recent"):
@@ -156,13 +164,26 @@ class Progress:
             check_range(f"{name}.images", losses.images, at_least=0, integer=True)
         if not re.fullmatch(r"[0-9a-f]{16}", self.run):
             raise UserError(f"run: {self.run!r} is no id")
-        if self.data.keys() != {"train", "validation", "test"}:
-            raise UserError("data: not the fingerprints of training, validation and test images")
+        _require_keys("data", self.data, ("train", "validation", "test"))
+        for name, digest in self.data.items():
+            if not isinstance(digest, str):
+                raise UserError(f"data.{name}: {digest!r} is no fingerprint")
         check_state(self.schedule)
         rng = np.random.default_rng()
-        rng.bit_generator.state = self.order
-        if rng.bit_generator.state != self.order:
-            raise UserError("order: no state of a generator")
+        try:
+            rng.bit_generator.state = self.order
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise UserError(f"order: no state of a generator ({error!r})") from None
+        if rng.bit_generator.state != self.order or self.order["has_uint32"] not in (0, 1):
+            raise UserError("order: no state of a generator, such as has_uint32")
+
+
+def _require_keys(name: str, values: Any, keys: Collection[str]) -> None:
+    """Refuse all but a mapping with exactly these keys."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}: {values!r} is no mapping")
+    if wrong := values.keys() ^ set(keys):
+        raise UserError(f"{name}: {', '.join(sorted(wrong))} missing, or too much")
 
 
 @dataclass(frozen=True)
@@ -265,14 +286,8 @@ Saved: TypeAlias = tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]
 """A state's arrays, and the description beside them."""
 
 
-def read_state(
-    directory: str | os.PathLike[str], accept: Callable[[dict[str, Any]], object] | None = None
-) -> Saved:
-    """Read the newest intact state of a run.
-
-    All that is damaged, or no state at all, is stepped over with a warning, and so is a state for
-    whose description `accept` raises a `UserError`.
-    """
+def read_state(directory: str | os.PathLike[str]) -> Saved:
+    """Read the newest intact state of a run; what is damaged is stepped over with a warning."""
     folder = Path(directory)
     states = _states(folder)
     if not states:
@@ -287,8 +302,6 @@ def read_state(
             _check(arrays, description)
             if path.name != _name(description["progress"]["step"]):
                 raise UserError("it is of another step than its name says")
-            if accept is not None:
-                accept(description)
         except LayoutError:
             raise
         except (OSError, UserError) as error:
@@ -318,24 +331,23 @@ def _check_layout(description: Mapping[str, Any]) -> None:
 
 def _check(arrays: Mapping[str, np.ndarray[Any, Any]], description: Mapping[str, Any]) -> None:
     """Refuse a state with missing, wrong or non-finite content, before anything is built of it."""
-    known = {"layout", "model", "optimizer_steps", "progress", "configuration"}
-    if missing := known - description.keys():
-        raise UserError(f"{', '.join(sorted(missing))} missing")
+    known = ("layout", "model", "optimizer_steps", "progress", "configuration")
+    _require_keys("its description", description, known)
+    progress = Progress.from_plain(description["progress"])
     try:
         shapes = parameter_shapes_of(description["model"])
         dtype = np.dtype(description["model"]["dtype"])
-        progress = Progress.from_plain(description["progress"])
-        needed = _needed_vectors(description["configuration"], progress)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"its description is wrong: {error!r}") from None
+        raise UserError(f"its model is wrong: {error!r}") from None
+    config = from_plain(description["configuration"])
     if progress.loss != description["model"]["loss"]:
-        raise UserError(f"its loss is {progress.loss!r}, but not its model's")
+        raise UserError(f"progress.loss: {progress.loss!r} is not its model's")
     if description["optimizer_steps"] is True or description["optimizer_steps"] != progress.step:
-        raise UserError(f"its optimizer_steps are {description['optimizer_steps']!r}")
+        raise UserError(f"optimizer_steps: {description['optimizer_steps']!r} is not its step")
     expected = {f"model.{name}": shape for name, shape in shapes.items()}
     if progress.best_epoch:
         expected |= {f"best.{name}": shape for name, shape in shapes.items()}
-    expected |= {name: (flat_size(shapes),) for name in needed}
+    expected |= {name: (flat_size(shapes),) for name in _needed_vectors(config, progress)}
     for name, array in arrays.items():
         if expected.pop(name, None) != array.shape or array.dtype != dtype:
             raise UserError(f"its array {name} is {array.dtype} {array.shape}, which does not fit")
@@ -345,18 +357,18 @@ def _check(arrays: Mapping[str, np.ndarray[Any, Any]], description: Mapping[str,
         raise UserError(f"its arrays {', '.join(expected)} are missing")
 
 
-def _needed_vectors(configuration: Mapping[str, Any], progress: Progress) -> list[str]:
+def _needed_vectors(config: Config, progress: Progress) -> list[str]:
     """Name the vectors that a run of a configuration has; check what its schedule remembers."""
-    schedule: Any = SCHEDULES[configuration["schedule"]["name"]]
-    fields = dataclasses.fields(schedule)
-    if progress.schedule.keys() != {field.name for field in fields if not field.init}:
-        raise UserError(f"schedule: {progress.schedule!r} is not what this schedule remembers")
-    vectors = []
-    if progress.step:
-        optimizer: Any = OPTIMIZERS[configuration["optimizer"]["name"]]
-        vectors += [f"optimizer.{name}" for name in optimizer.vectors]
-        vectors += [] if configuration["trainer"]["ema"] is None else ["average"]
-    return vectors
+    check_choice("configuration.schedule.name", config.schedule.name, SCHEDULES)
+    check_choice("configuration.optimizer.name", config.optimizer.name, OPTIMIZERS)
+    schedule: Any = SCHEDULES[config.schedule.name]
+    optimizer: Any = OPTIMIZERS[config.optimizer.name]
+    fields = [field.name for field in dataclasses.fields(schedule) if not field.init]
+    _require_keys("progress.schedule", progress.schedule, fields)
+    if not progress.step:
+        return []
+    average = [] if config.trainer.ema is None else ["average"]
+    return [*(f"optimizer.{name}" for name in optimizer.vectors), *average]
 
 
 def restore(

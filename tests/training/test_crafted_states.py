@@ -44,7 +44,7 @@ OLDER, NEWEST, UNREACHED = (f"state-{step:09d}.safetensors" for step in (5, 6, 9
 MISSING = object()
 
 INTEGERS = ("7", [7], None, True, 1.5, nan, -1, 10**12, MISSING)
-REALS = ("0.1", [0.1], None, True, nan, -inf, -1.0, MISSING)
+REALS = ("0.1", [0.1], None, True, nan, -inf, MISSING)
 TEXTS = (5, None, [], True, "nonsense", MISSING)
 MAPPINGS = (5, None, [], "text", True, MISSING)
 FIELDS = {
@@ -69,7 +69,7 @@ FIELDS = {
     "progress.data.train": (5, None, [], MISSING),
     "progress.schedule": MAPPINGS,
     "progress.schedule.lowest": REALS,
-    "progress.schedule.current": REALS,
+    "progress.schedule.current": (*REALS, -1.0, 0, 2),
     "progress.schedule.waited": (*INTEGERS[:-2], MISSING),
     "progress.whole": MAPPINGS,
     "progress.whole.total": REALS,

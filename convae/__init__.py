@@ -10,43 +10,66 @@ from convae.version import __version__
 if TYPE_CHECKING:
     from convae import engine
     from convae.app.entry import train
+    from convae.data.corruption import Corruption, Use
     from convae.data.pictures import read_image
     from convae.errors import UserError
     from convae.export.formats import to_torch
+    from convae.models.activations import Activation
     from convae.models.autoencoder import Autoencoder
+    from convae.models.extensions import register
     from convae.models.layers import Layer
     from convae.models.loading import load
+    from convae.models.losses import Loss
     from convae.models.penalties import Penalty
+    from convae.training.averaging import MovingAverage
     from convae.training.optimizers import SGD, Adam, AdamW
+    from convae.training.schedules import Cosine, OneCycle, Plateau, Schedule, StepDecay
     from convae.training.step import TrainingStep
 
 __all__ = [
     "SGD",
+    "Activation",
     "Adam",
     "AdamW",
     "Autoencoder",
+    "Corruption",
+    "Cosine",
     "Layer",
+    "Loss",
+    "MovingAverage",
+    "OneCycle",
     "Penalty",
+    "Plateau",
+    "Schedule",
+    "StepDecay",
     "TrainingStep",
+    "Use",
     "UserError",
     "__version__",
     "engine",
     "load",
     "read_image",
+    "register",
     "to_torch",
     "train",
 ]
 
 HOMES = {
     "convae.app.entry": ["train"],
+    "convae.data.corruption": ["Corruption", "Use"],
     "convae.data.pictures": ["read_image"],
     "convae.errors": ["UserError"],
     "convae.export.formats": ["to_torch"],
+    "convae.models.activations": ["Activation"],
     "convae.models.autoencoder": ["Autoencoder"],
+    "convae.models.extensions": ["register"],
     "convae.models.layers": ["Layer"],
     "convae.models.loading": ["load"],
+    "convae.models.losses": ["Loss"],
     "convae.models.penalties": ["Penalty"],
+    "convae.training.averaging": ["MovingAverage"],
     "convae.training.optimizers": ["SGD", "Adam", "AdamW"],
+    "convae.training.schedules": ["Cosine", "OneCycle", "Plateau", "Schedule", "StepDecay"],
     "convae.training.step": ["TrainingStep"],
 }
 """Where the public names are; each is imported when it is first used, so that commands start at

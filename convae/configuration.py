@@ -44,6 +44,7 @@ class LayerConfig:
     hidden_bias: str = "natural"
     visible_bias: str = "natural"
     tied: bool = True
+    padding_mode: str = "zeros"
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -24,8 +25,8 @@ DOCUMENTED = {
 
 def parameters(thing: object) -> list[str]:
     """Names of the arguments that a caller gives."""
-    if inspect.isclass(thing) and issubclass(thing, Exception):
-        return []  # a message, as every exception's
+    if inspect.isclass(thing) and issubclass(thing, Exception | Enum):
+        return []  # a message, as every exception's, or a value, as every enumeration's
     found = inspect.signature(thing).parameters
     return [name for name in found if name not in ("self", "args", "kwargs")]
 

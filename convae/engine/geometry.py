@@ -14,17 +14,20 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
-from convae.errors import UserError, UserTypeError
+from convae.errors import UserError, UserTypeError, check_choice
 
 Integers: TypeAlias = tuple[int, ...]
 Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]
 
 LARGEST = 2**31 - 1
 """Largest size, stride and so on along an axis."""
+
+LONGEST_PADDING = {"zeros": math.inf, "replicate": math.inf, "circular": 0, "reflect": -1}
+"""The most positions that each mode of padding can add to a side, less the input's size."""
 
 MOST_POSITIONS = 2**36
 """Most positions of a padded input."""
@@ -52,6 +55,9 @@ class Geometry:
         Number of kernels that alternate along the axis; 1 for a shared kernel.
     groups : int
         Number of groups into which input and output channels are divided.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}
+        What the padding holds: zeros, the input mirrored at its edge, the edge's value, or the
+        input's other end.
     """
 
     size: Integers
@@ -61,6 +67,7 @@ class Geometry:
     dilation: Integers
     tile: Integers
     groups: int
+    padding_mode: str = "zeros"
 
     @property
     def axes(self) -> int:
@@ -101,6 +108,17 @@ class Geometry:
                 strict=True,
             )
         )
+
+    @cached_property
+    def inner(self) -> Geometry:
+        """The same convolution of an input that is padded already; self where zeros pad it."""
+        if self.padding_mode == "zeros":
+            return self
+        size = tuple(
+            before + n + after for n, (before, after) in zip(self.size, self.padding, strict=True)
+        )
+        none = ((0, 0),) * self.axes
+        return replace(self, size=size, padding=none, padding_mode="zeros")
 
     def macs(self, channels: int, filters: int) -> int:
         """Count the multiply-accumulates of c, h or g per example.
@@ -150,39 +168,60 @@ def per_axis(name: str, value: int | Sequence[int], axes: int, minimum: int = 1)
     return entries
 
 
-def per_side(padding: Padding, kernel: Integers, dilation: Integers) -> tuple[tuple[int, int], ...]:
+def per_side(
+    padding: Padding, size: Integers, kernel: Integers, stride: Integers, dilation: Integers
+) -> tuple[tuple[int, int], ...]:
     """Normalise padding to a pair (before, after) per axis."""
-    # With (kernel - 1) * dilation zeros, the odd one at the end, "same" gives ceil(size / stride)
-    # output positions for every size and stride.
     if padding is None or isinstance(padding, bool):
-        raise UserTypeError(
-            f"padding: {padding!r}; expected 'valid', 'same', 'full', a number, "
-            "one number per axis, or one pair (before, after) per axis"
-        )
+        raise UserTypeError(f"padding: {padding!r}; expected {PADDINGS}")
     reach = tuple(span - 1 for span in spans(kernel, dilation))
     if isinstance(padding, str):
-        named = {
-            "valid": tuple((0, 0) for _ in reach),
-            "same": tuple((r // 2, r - r // 2) for r in reach),
-            "full": tuple((r, r) for r in reach),
-        }
-        if padding not in named:
-            raise UserError(
-                f"padding: {padding!r} is unknown; expected 'valid', 'same', 'full', an integer, "
-                "one integer per axis, or one pair (before, after) per axis"
-            )
-        return named[padding]
+        return _named_padding(padding, size, reach, stride)
     entries: Sequence[Any] = padding if isinstance(padding, Sequence) else (padding,) * len(kernel)
     if len(entries) != len(kernel):
         raise UserError(
             f"padding: {padding!r} has {len(entries)} entries for {len(kernel)} spatial axes; "
-            "expected one integer, one per axis, or one pair (before, after) per axis"
+            f"expected {PADDINGS}"
         )
     sides = []
     for entry in entries:
         before, after = per_axis("padding", entry, 2, minimum=0)
         sides.append((before, after))
     return tuple(sides)
+
+
+PADDINGS = (
+    "'valid', 'same', 'full', 'causal', 'same_upper', 'same_lower', an integer, one integer per "
+    "axis, or one pair (before, after) per axis"
+)
+"""What padding may be, for messages."""
+
+SIZED = ("same_upper", "same_lower")
+"""Names whose padding depends on the input's size."""
+
+
+def _named_padding(
+    padding: str, size: Integers, reach: Integers, stride: Integers
+) -> tuple[tuple[int, int], ...]:
+    if padding in SIZED:
+        # as much as ceil(size / stride) output positions need, and no more
+        totals = [
+            max((-(-n // s) - 1) * s + r + 1 - n, 0)
+            for n, s, r in zip(size, stride, reach, strict=True)
+        ]
+        halves = [(total // 2, total - total // 2) for total in totals]
+        return tuple(halves if padding == "same_upper" else [(b, a) for a, b in halves])
+    # With (kernel - 1) * dilation zeros, the odd one at the end, "same" gives ceil(size / stride)
+    # output positions for every size and stride.
+    named = {
+        "valid": tuple((0, 0) for _ in reach),
+        "same": tuple((r // 2, r - r // 2) for r in reach),
+        "full": tuple((r, r) for r in reach),
+        "causal": tuple((r, 0) for r in reach),
+    }
+    if padding not in named:
+        raise UserError(f"padding: {padding!r} is unknown; expected {PADDINGS}")
+    return named[padding]
 
 
 def resolve(
@@ -194,6 +233,7 @@ def resolve(
     dilation: int | Sequence[int] = 1,
     tile: int | Sequence[int] = 1,
     groups: int = 1,
+    padding_mode: str = "zeros",
 ) -> Geometry:
     """Normalise and check the arguments of `c`, `h` and `g` that determine their geometry.
 
@@ -207,6 +247,8 @@ def resolve(
         As in `c`.
     groups : int
         Number of groups into which the channels are divided.
+    padding_mode : str
+        As in `c`.
 
     Returns
     -------
@@ -227,10 +269,10 @@ def resolve(
         "tile": tile,
     }
     try:
-        return _resolve(tuple(size), *named.values(), groups)
+        return _resolve(tuple(size), *named.values(), groups, padding_mode)
     except TypeError:  # a list, which cannot be hashed, or an invalid value
         hashable = [_hashable(name, value) for name, value in named.items()]
-        return _resolve(tuple(size), *hashable, groups)
+        return _resolve(tuple(size), *hashable, groups, padding_mode)
 
 
 def _hashable(name: str, value: Any) -> Any:
@@ -253,22 +295,32 @@ def _resolve(
     dilation: int | Integers,
     tile: int | Integers,
     groups: int,
+    padding_mode: str,
 ) -> Geometry:
     axes = len(size)
     sizes = per_axis("size", size, axes)
     kernels = per_axis("kernel", kernel, axes)
+    strides = per_axis("stride", stride, axes)
     dilations = per_axis("dilation", dilation, axes)
+    check_choice("padding_mode", padding_mode, LONGEST_PADDING)
     geometry = Geometry(
         size=sizes,
         kernel=kernels,
-        stride=per_axis("stride", stride, axes),
-        padding=per_side(padding, kernels, dilations),
+        stride=strides,
+        padding=per_side(padding, sizes, kernels, strides, dilations),
         dilation=dilations,
         tile=per_axis("tile", tile, axes),
         groups=per_axis("groups", groups, 1)[0],
+        padding_mode=padding_mode,
     )
     for axis, span in enumerate(spans(kernels, dilations)):
         before, after = geometry.padding[axis]
+        longest = sizes[axis] + LONGEST_PADDING[padding_mode]
+        if max(before, after) > longest:
+            raise UserError(
+                f"padding: {before} and {after} along axis {axis} exceed {longest:g}, the most "
+                f"that padding_mode {padding_mode!r} has for a size of {sizes[axis]}"
+            )
         if sizes[axis] + before + after < span:
             raise UserError(
                 f"kernel: {kernels[axis]} along axis {axis} covers {span} positions "
@@ -318,13 +370,16 @@ def _transposed_size(
     axes = len(output)
     strides = per_axis("stride", stride, axes)
     dilations = per_axis("dilation", dilation, axes)
-    sides = per_side(padding, kernel, dilations)
     possible = []  # with stride s, s input sizes share one output size
-    for out, step, (before, after), span in zip(
-        output, strides, sides, spans(kernel, dilations), strict=True
-    ):
-        smallest = (out - 1) * step + span - before - after
-        possible.append(range(max(smallest, 1), smallest + step))
+    if padding in SIZED:
+        possible = [range((n - 1) * s + 1, n * s + 1) for n, s in zip(output, strides, strict=True)]
+    else:
+        sides = per_side(padding, output, kernel, strides, dilations)
+        for out, step, (before, after), span in zip(
+            output, strides, sides, spans(kernel, dilations), strict=True
+        ):
+            smallest = (out - 1) * step + span - before - after
+            possible.append(range(max(smallest, 1), smallest + step))
     if size is None:
         if any(len(sizes) != 1 for sizes in possible):
             raise UserError(

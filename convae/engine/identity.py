@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf, isfinite, isnan, sqrt
 from typing import Any
 
+from convae.engine import edges
 from convae.engine.arrays import Array
 from convae.engine.backend import Backend
 from convae.engine.geometry import Geometry
@@ -29,7 +30,7 @@ def trilinear_error(K: Array, V: Array, G: Array, **geometry: Any) -> float:
     G : (N, O, *output) ndarray
         An output-side array.
     **geometry
-        stride, padding, dilation and groups, as in `c`.
+        stride, padding, dilation, groups and padding_mode, as in `c`.
 
     Returns
     -------
@@ -52,8 +53,8 @@ def trilinear_error(K: Array, V: Array, G: Array, **geometry: Any) -> float:
 
 def backend_error(backend: Backend, K: Array, V: Array, G: Array, geometry: Geometry) -> float:
     """Measure the same for a backend's operations; K, V and G as in `trilinear_error`."""
-    Z, R = backend.c(K, V, geometry), backend.h(K, G, geometry)
-    return _difference(K, V, G, Z, R, backend.g(G, V, K.shape, geometry))
+    Z, R = edges.c(backend, K, V, geometry), edges.h(backend, K, G, geometry)
+    return _difference(K, V, G, Z, R, edges.g(backend, G, V, K.shape, geometry))
 
 
 def _difference(K: Array, V: Array, G: Array, Z: Array, R: Array, dK: Array) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from convae.engine import edges
 from convae.engine.arrays import Array, array_module, plain
 from convae.engine.backend import Backend, backend_for
 from convae.engine.geometry import Geometry, Padding, per_axis, resolve, transposed_size
@@ -26,6 +27,7 @@ def c(
     padding: Padding = "valid",
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    padding_mode: str = "zeros",
 ) -> Array:
     """Strided convolution (cross-correlation: the kernel is not flipped).
 
@@ -41,15 +43,19 @@ def c(
         The input, with 1, 2 or 3 spatial axes.
     stride : int or sequence of int
         Input positions between consecutive output positions.
-    padding : "valid", "same", "full", int or sequence
-        Zeros around V: one integer, one per axis, or a pair (before, after) per axis. "valid" adds
-        none, "same" gives ``ceil(size / stride)`` output positions, and "full" adds
-        ``(kernel - 1) * dilation`` on both sides.
+    padding : str, int or sequence
+        Positions around V: one integer, one per axis, or a pair (before, after) per axis. By name:
+        "valid" adds none, "full" ``(kernel - 1) * dilation`` on both sides, "causal" so many
+        before and none after. "same" gives ``ceil(size / stride)`` output positions, centred alike
+        for every size; "same_upper" and "same_lower" give as many as ONNX does (and TensorFlow, as
+        the former), with padding that depends on the size.
     dilation : int or sequence of int
         Input positions between consecutive kernel elements.
     groups : int
         Number of groups into which the channels are divided; a filter reads only the channels of
         its own group.
+    padding_mode : {"zeros", "reflect", "replicate", "circular"}
+        What the padding holds: zeros, V mirrored at its edge, the edge's value, or V's other end.
 
     Returns
     -------
@@ -71,13 +77,20 @@ def c(
     _check_channels(K, V, axes, groups)
     try:
         geometry = resolve(
-            size=V.shape[2:], stride=stride, padding=padding, dilation=dilation, **kernel
+            size=V.shape[2:],
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            padding_mode=padding_mode,
+            **kernel,
         )
     except UserError as error:
         if all(k > n for k, n in zip(kernel["kernel"], V.shape[2:], strict=True)):
             raise type(error)(f"{error}; are K and V swapped?") from None
         raise
-    return backend.c(K, V, geometry)
+    if len(V) == 0:
+        return backend.xp.zeros((0, len(K), *geometry.output), V.dtype)
+    return edges.c(backend, K, V, geometry)
 
 
 def h(
@@ -89,6 +102,7 @@ def h(
     size: int | Sequence[int] | None = None,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    padding_mode: str = "zeros",
 ) -> Array:
     """Transposed convolution: the adjoint of `c` with respect to V.
 
@@ -99,7 +113,7 @@ def h(
     ----------
     G : (N, O, *output) ndarray
         The output-side array, such as a code or the gradient with respect to Z.
-    K, stride, padding, dilation, groups
+    K, stride, padding, dilation, groups, padding_mode
         As in `c`.
     size : int or sequence of int, optional
         Spatial size of the result. Required if a stride exceeds 1, since several input sizes then
@@ -124,9 +138,18 @@ def h(
     if G.shape[1] != K.shape[0]:
         raise UserError(f"G: {G.shape[1]} channels, but K has {K.shape[0]} filters")
     size = transposed_size(G.shape[2:], size, K.shape[K.ndim - axes :], stride, padding, dilation)
-    geometry = resolve(size=size, stride=stride, padding=padding, dilation=dilation, **kernel)
+    geometry = resolve(
+        size=size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        padding_mode=padding_mode,
+        **kernel,
+    )
     _check_filters(G, K.shape[0], geometry)
-    return backend.h(K, G, geometry)
+    if len(G) == 0:
+        return backend.xp.zeros((0, K.shape[-axes - 1] * geometry.groups, *size), G.dtype)
+    return edges.h(backend, K, G, geometry)
 
 
 def g(
@@ -139,6 +162,7 @@ def g(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     tile: int | Sequence[int] | None = None,
+    padding_mode: str = "zeros",
 ) -> Array:
     """Kernel gradient, summed over the examples: the adjoint of `c` with respect to K.
 
@@ -150,7 +174,7 @@ def g(
         The output-side array, such as the gradient with respect to Z.
     V : (N, C, *size) ndarray
         The input-side array.
-    stride, padding, dilation, groups
+    stride, padding, dilation, groups, padding_mode
         As in `c`.
     kernel : int or sequence of int
         Kernel size along each axis; with a stride, the shapes of G and V do not determine it.
@@ -179,6 +203,7 @@ def g(
         dilation=dilation,
         tile=1 if tile is None else tile,
         groups=groups,
+        padding_mode=padding_mode,
     )
     if G.ndim != V.ndim or G.shape[0] != V.shape[0]:
         raise UserError(
@@ -195,7 +220,9 @@ def g(
     _check_filters(G, filters, geometry)
     tiles = () if tile is None else per_axis("tile", tile, axes)
     K_shape = (filters, *tiles, channels // groups, *geometry.kernel)
-    return backend.g(G, V, K_shape, geometry)
+    if len(V) == 0:
+        return backend.xp.zeros(K_shape, V.dtype)
+    return edges.g(backend, G, V, K_shape, geometry)
 
 
 def rot180(K: Array, axes: int | None = None) -> Array:
@@ -246,10 +273,10 @@ def _backend(*named: tuple[str, Array]) -> Backend:
 
 def _axes(name: str, array: Array) -> int:
     """Return the number of spatial axes of a batch."""
-    if not 3 <= array.ndim <= 5 or 0 in array.shape:
+    if not 3 <= array.ndim <= 5 or 0 in array.shape[1:]:
         raise UserError(
-            f"{name}: shape {array.shape}; "
-            "expected (examples, channels, *size), nothing empty, with 1 to 3 spatial axes"
+            f"{name}: shape {array.shape}; expected (examples, channels, *size) with 1 to 3 "
+            "spatial axes, none of them but the examples empty"
         )
     return int(array.ndim - 2)
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from convae.engine import to_numpy
-from convae.engine.geometry import spans
+from convae.engine.edges import sources
+from convae.engine.geometry import Geometry, spans
+from convae.errors import UserError
 from convae.models.activations import LEAK
 from convae.models.autoencoder import Autoencoder
 from convae.models.layers import TiedConvolution
@@ -51,6 +53,12 @@ class TorchLayer(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.tensor(to_numpy(array).copy())))
         self.layer = layer
         self.decoder_kernel_name = layer.decoder_kernel
+        for activation in (layer.hidden_activation, layer.visible_activation):
+            if activation.name not in ACTIVATIONS:
+                raise UserError(
+                    f"activation: {activation.name!r} has no counterpart in PyTorch; put one into "
+                    "convae.export.torch_module.ACTIVATIONS"
+                )
         geometry, channels = layer.geometry, layer.input_shape[0]
         self.axes = geometry.axes
         self.is_shared = layer.spec.sharing == "shared"
@@ -68,7 +76,7 @@ class TorchLayer(nn.Module):
         """Encode (N, C, *size) images to (N, O, *output) codes."""
         layer, geometry = self.layer, self.layer.geometry
         self._check(V, layer.input_shape, geometry.stride)
-        V = functional.pad(V, _reversed([n for pair in geometry.padding for n in pair]))
+        V = _extend(V, geometry)
         K, how = self.get_parameter("kernel"), (geometry.stride, 0, geometry.dilation)
         if self.is_shared:
             Z = CONVOLUTION[self.axes](V, K, None, *how, geometry.groups)
@@ -93,10 +101,10 @@ class TorchLayer(nn.Module):
             A = TRANSPOSED[self.axes](
                 self._whole(columns), self._one_hot(), None, *how, channels, geometry.dilation
             )
-        crop = []
+        crop, inner = [], geometry.inner
         for (before, _), size, output, span, stride in zip(
-            geometry.padding,
-            geometry.size,
+            inner.padding,
+            inner.size,
             geometry.output,
             spans(geometry.kernel, geometry.dilation),
             geometry.stride,
@@ -104,7 +112,7 @@ class TorchLayer(nn.Module):
         ):
             full = (output - 1) * stride + span
             crop += [-before, size + before - full]  # negative: cut off; positive: never reached
-        A = functional.pad(A, _reversed(crop))
+        A = _fold(functional.pad(A, _reversed(crop)), geometry)
         return self._finish(A, "visible_bias", layer.visible_activation.name)
 
     def _check(self, array: Tensor, shape: tuple[int, ...], multiple: tuple[int, ...]) -> None:
@@ -215,10 +223,30 @@ def _is_resizable(layer: TiedConvolution) -> bool:
     biases = [shape for name, shape in layer.shapes.items() if name.endswith("bias")]
     return (
         exact
+        and geometry.padding_mode == "zeros"
         and spec.kernel != "input"
         and spec.sharing == "shared"
         and all(len(shape) == 1 for shape in biases)
     )
+
+
+def _extend(V: Tensor, geometry: Geometry) -> Tensor:
+    """Pad V as the geometry says."""
+    pairs = _reversed([n for pair in geometry.padding for n in pair])
+    mode = "constant" if geometry.padding_mode == "zeros" else geometry.padding_mode
+    return functional.pad(V, pairs, mode)
+
+
+def _fold(A: Tensor, geometry: Geometry) -> Tensor:
+    """Add what lies in the padding to where it came from, the adjoint of `_extend`."""
+    if geometry.padding_mode == "zeros":
+        return A
+    for axis, (where, size) in enumerate(
+        zip(sources(geometry), geometry.size, strict=True), start=2
+    ):
+        shape = (*A.shape[:axis], size, *A.shape[axis + 1 :])
+        A = torch.zeros(shape, dtype=A.dtype).index_add(axis, torch.tensor(where), A)
+    return A
 
 
 def _reversed(pairs: list[int]) -> list[int]:

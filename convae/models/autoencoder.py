@@ -203,7 +203,7 @@ class Autoencoder:
         """Where the parameters live, "cpu" or "gpu"."""
         return self.backend.device
 
-    def _check(self, name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    def _check(self, name: str, array: Array, shape: tuple[int, ...], at_least: int = 0) -> Array:
         """Refuse what the model does not take, and return the rest as an ordinary array."""
         array = plain(name, array)
         module = array_module(array)
@@ -217,10 +217,11 @@ class Autoencoder:
                 f"{name}: dtype {array.dtype}, but the model's is {self.dtype}; convert it with "
                 f".astype('{self.dtype}')" + (" / 255" if array.dtype == np.uint8 else "")
             )
-        if array.ndim != len(shape) + 1 or array.shape[1:] != shape or len(array) == 0:
+        if array.ndim != len(shape) + 1 or array.shape[1:] != shape or len(array) < at_least:
+            least = " with at least one example" if at_least else ""
             raise UserError(
                 f"{name}: shape {array.shape}, but the model takes "
-                f"(N, {', '.join(map(str, shape))}) with at least one example{_hint(array, shape)}"
+                f"(N, {', '.join(map(str, shape))}){least}{_hint(array, shape)}"
             )
         return array
 
@@ -242,8 +243,7 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        x = self._check("x", x, self.input_shape)
-        return self._encode(x)[-1].astype(self.dtype, copy=False)
+        return self.codes(x)[-1]
 
     def codes(self, x: Array) -> list[Array]:
         """Encode images and keep what every layer makes of them.
@@ -264,6 +264,8 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         x = self._check("x", x, self.input_shape)
+        if not len(x):
+            return [self.xp.empty((0, *layer.output_shape), self.dtype) for layer in self.layers]
         return [H.astype(self.dtype, copy=False) for H in self._encode(x)[1:]]
 
     def _encode(self, x: Array) -> list[Array]:
@@ -288,6 +290,8 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         H = self._check("H", H, self.code_shape)
+        if not len(H):
+            return self.xp.empty((0, *self.input_shape), self.dtype)
         R = backpropagation.decode(self.layers, H.astype(self.storage or self.dtype, copy=False))
         return R.astype(self.dtype, copy=False)
 
@@ -333,6 +337,8 @@ class Autoencoder:
         UserWarning
             If a value is outside the output activation's range, or NaN.
         """
+        if not len(x):
+            return
         low, high = self.output_activation.range
         least, largest = float(x.min()), float(x.max())
         if low <= least and largest <= high:  # false where either is NaN
@@ -504,7 +510,7 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        x = self._check("x", x, self.input_shape)
+        x = self._check("x", x, self.input_shape, at_least=1)
         if target is None:
             return x, x
         target = self._check("target", target, self.input_shape)

@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from convae import engine
-from convae.engine import Array, Backend
+from convae.engine import Array, Backend, edges
 from convae.engine.geometry import Geometry, Padding, per_axis
 from convae.errors import UserError, UserTypeError, check_choice, prefixed
 from convae.models import biases
@@ -53,7 +53,7 @@ class Layer:
         "valid" it makes a code without positions, as a fully connected layer does.
     stride, dilation : int or sequence of int
         As in `convae.engine.c`.
-    padding : "valid", "same", "full", int or sequence
+    padding, padding_mode
         As in `convae.engine.c`.
     groups : int
         Parts into which the channels are divided.
@@ -83,6 +83,7 @@ class Layer:
     hidden_bias: str = "natural"
     visible_bias: str = "natural"
     tied: bool = True
+    padding_mode: str = "zeros"
 
     def __post_init__(self) -> None:
         """Turn lists and arrays into tuples and NumPy's integers into Python's."""
@@ -130,6 +131,7 @@ class Layer:
             "padding": self.padding,
             "dilation": self.dilation,
             "groups": groups,
+            "padding_mode": self.padding_mode,
         }
         if self.sharing == "local":
             return engine.resolve(**arguments, tile=engine.resolve(**arguments).output)
@@ -247,15 +249,15 @@ class TiedConvolution:
 
     def c(self, K: Array, V: Array) -> Array:
         """Strided convolution: V (N, C, *size) -> (N, O, *output)."""
-        return self.backend.c(K, V, self.geometry)
+        return edges.c(self.backend, K, V, self.geometry)
 
     def h(self, K: Array, G: Array) -> Array:
         """Transposed convolution: G (N, O, *output) -> (N, C, *size)."""
-        return self.backend.h(K, G, self.geometry)
+        return edges.h(self.backend, K, G, self.geometry)
 
     def g(self, G: Array, V: Array) -> Array:
         """Gradient of the kernel: G (N, O, *output), V (N, C, *size) -> shape of the kernel."""
-        return self.backend.g(G, V, self.shapes["kernel"], self.geometry)
+        return edges.g(self.backend, G, V, self.shapes["kernel"], self.geometry)
 
     def encode(self, V: Array) -> tuple[Array, EncodeBackward]:
         """Encode: ``H = f(c(K, V, s) + b)``.

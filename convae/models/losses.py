@@ -26,7 +26,9 @@ class Loss:
     name : str
         The name used in configurations.
     function : callable
-        ``function(backend, R, x, f_out, count)`` returns J, a 0-d array, and E of R's shape.
+        ``function(backend, R, x, f_out, count)`` returns J, a sum over R's elements divided by
+        `count`, as a 0-d array, and E of R's shape, the gradient of J before f_out;
+        ``backend.activation_gradient(E, R, f_out)`` takes dJ/dR there.
     outputs : tuple of str
         Output activations that it accepts; empty for all.
     of_logits : bool

@@ -41,7 +41,13 @@ class MovingAverage:
         self.parameters: Array = model.flat_parameters.copy()
 
     def update(self, step: int) -> None:
-        """Update the average after so many steps of training."""
+        """Update the average.
+
+        Parameters
+        ----------
+        step : int
+            Steps of training done.
+        """
         decay = min(self._decay, (1 + step) / (10 + step))
         self.parameters += (1 - decay) * (self._model.flat_parameters - self.parameters)
 

@@ -76,14 +76,26 @@ class Schedule:
         return 1.0
 
     def observe(self, validation_loss: float) -> None:
-        """Observe an epoch's validation loss; only `Plateau` reacts."""
+        """Observe an epoch's validation loss; only `Plateau` reacts.
+
+        Parameters
+        ----------
+        validation_loss : float
+            The loss.
+        """
 
     def state(self) -> dict[str, Any]:
         """Return what the schedule has to remember, in plain values by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.init}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
+        """Restore what `state` returned.
+
+        Parameters
+        ----------
+        state : mapping
+            Values by name; others are left alone.
+        """
         for field in dataclasses.fields(self):
             if not field.init and field.name in state:
                 setattr(self, field.name, state[field.name])
@@ -186,7 +198,13 @@ class Plateau(Schedule):
         return self.current
 
     def observe(self, validation_loss: float) -> None:
-        """Observe an epoch's validation loss, and decay when the patience is exhausted."""
+        """Observe an epoch's validation loss, and decay when the patience is exhausted.
+
+        Parameters
+        ----------
+        validation_loss : float
+            The loss.
+        """
         if validation_loss < self.lowest:
             self.lowest, self.waited = validation_loss, 0
             return

@@ -40,14 +40,14 @@ def test_same_padding_at_stride_one_is_pytorchs(rng) -> None:
     for kernel in (2, 3, 4, 5):
         V, K = torch.tensor(rng.random((1, 1, 9))), torch.tensor(rng.random((1, 1, kernel)))
         expected = torch.nn.functional.conv1d(V, K, padding="same")
-        ((before, after),) = per_side("same", (kernel,), (1,))
+        ((before, after),) = per_side("same", (9,), (kernel,), (1,), (1,))
         padded = torch.nn.functional.pad(V, (before, after))
         assert torch.equal(torch.nn.functional.conv1d(padded, K), expected)
 
 
 def test_every_form_of_padding() -> None:
     def sides(padding):
-        return per_side(padding, (3, 5), (1, 1))
+        return per_side(padding, (9, 9), (3, 5), (1, 1), (1, 1))
 
     assert sides("valid") == ((0, 0), (0, 0))
     assert sides("same") == ((1, 1), (2, 2))

@@ -201,7 +201,7 @@ G0 = np.zeros((1, 4, 3, 3))
         (lambda: engine.c(K0.astype(int), V0.astype(int)), TypeError, "dtype: int64 .*float32"),
         (lambda: engine.c(K0, V0.tolist()), TypeError, "V: got builtins.list"),
         (lambda: engine.c(K0, V0[0, 0]), ValueError, r"V: shape \(5, 5\)"),
-        (lambda: engine.c(K0, V0[:0]), ValueError, r"V: shape \(0, 2, 5, 5\)"),
+        (lambda: engine.c(K0, V0[:, :0]), ValueError, r"V: shape \(\d+, 0, 5, 5\)"),
         (lambda: engine.c(K0[0], V0), ValueError, r"K: shape \(2, 3, 3\) has 3 axes"),
         (lambda: engine.c(K0[:, :1], V0), ValueError, "V: 2 channels, but K takes 1"),
         (lambda: engine.c(K0, V0, stride=0), ValueError, "stride: 0 is too small"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -56,17 +57,21 @@ class Result:
     figures: dict[str, float]
 
 
-def run(config: Config, directory: Path) -> Result:
+AfterEpoch = Callable[[int, float], bool]
+"""Called after each epoch with its number and its validation loss; true ends the training."""
+
+
+def run(config: Config, directory: Path, after_epoch: AfterEpoch | None = None) -> Result:
     """Do a whole run in a folder; if the configuration says resume, continue from its state.
 
     Raises `UserError` where the configuration, the data or the device is at fault, `OSError` where
     files cannot be read or written, and `Interrupted` when a signal stopped it.
     """
     with locked(directory):
-        return _run(config, directory)
+        return _run(config, directory, after_epoch)
 
 
-def _run(config: Config, directory: Path) -> Result:
+def _run(config: Config, directory: Path, after_epoch: AfterEpoch | None) -> Result:
     if config.resume is None and has_state(directory):
         raise UserError(used_folder(directory))
     parts = build_parts(config)
@@ -92,9 +97,10 @@ def _run(config: Config, directory: Path) -> Result:
     if config.trainer.pretrain_epochs and progress.step == 0:
         pretrain(model, data, config, directory)
     with Board(directory, configuration, after=progress.step) as board:
-        build_trainer(config, model, parts, data, board, states, progress).fit()
+        trainer = build_trainer(config, model, parts, data, board, states, progress, after_epoch)
+        trainer.fit()
     best = load(directory / BEST, backend=model.backend)
-    summary = Summary(best, data, progress, parts.corruption, config.trainer)
+    summary = Summary(best, data, progress, parts.corruption, config.trainer, trainer.stopped)
     return Result(directory, best, summary.write(directory))
 
 

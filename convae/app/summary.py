@@ -46,6 +46,8 @@ class Summary:
         Noise on the input of model and PCA.
     trainer : TrainerConfig
         Batch size, and how much is shown.
+    pruned : bool
+        Whether a search ended the run early.
     """
 
     model: Autoencoder
@@ -53,6 +55,7 @@ class Summary:
     progress: Progress
     corruption: Corruption
     trainer: TrainerConfig
+    pruned: bool = False
 
     def write(self, directory: Path) -> dict[str, float]:
         """Write `SUMMARY`, reconstructions and embeddings, log a report, return the figures."""
@@ -61,6 +64,8 @@ class Summary:
             "validation_loss": self.progress.best_loss,
             **self._measure(),
         }
+        if self.pruned:
+            figures["pruned"] = float(self.progress.epoch)
         rows = FixedImages(self.data.test, self.trainer.probe, self.corruption).rows(self.model)
         if self.data.anomalous is not None:
             rows.append(error_maps(rows[0], rows[-1]))

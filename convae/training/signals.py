@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,6 +18,14 @@ SIGNALS = [
     if hasattr(signal, name)
 ]
 """The signals that stop a run after its current step."""
+
+_requested = 0
+
+
+def request_stop(number: int) -> None:
+    """Stop every run of this process, from now on, as if it received a signal."""
+    global _requested
+    _requested = number
 
 
 class Interrupted(Exception):  # noqa: N818 (requested, so not an error)
@@ -38,21 +47,31 @@ class Interrupted(Exception):  # noqa: N818 (requested, so not an error)
 class StopSignals:
     """Within a ``with`` block, record the first of `SIGNALS`; a second SIGINT acts at once.
 
-    Outside the main thread, where Python allows no handlers, nothing is changed.
+    Outside the main thread, where Python allows no handlers, nothing is changed; nor is SIGHUP
+    where it is ignored, as under nohup.
 
-    Attributes
+    Parameters
     ----------
-    received : int
-        The signal received, or 0.
+    act : callable, optional
+        Called with a signal when it is received.
     """
 
-    received: int = 0
+    def __init__(self, act: Callable[[int], object] | None = None) -> None:
+        self._act = act
+        self._received = 0
+
+    @property
+    def received(self) -> int:
+        """The signal received, or 0."""
+        return self._received or _requested
 
     def __enter__(self) -> StopSignals:
         """Install the handlers."""
         self._previous: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
+                if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -67,5 +86,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
+        self._received = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._act is not None:
+            self._act(number)

@@ -125,28 +125,39 @@ class Search(JobSweeper):
         check_range("hydra.sweeper.n_trials", self.n_trials, at_least=1, integer=True)
         self.n_jobs = workers.effective(self.n_jobs, "hydra.sweeper.n_jobs")
         check_choice("hydra.sweeper.direction", self.direction, ("minimize", "maximize"))
+        if not isinstance(self.sampler, Mapping | DictConfig):
+            raise UserError(
+                f"hydra.sweeper.sampler: {self.sampler!r}; expected a name and a seed, such as "
+                "hydra.sweeper.sampler.name=random"
+            )
         check_choice("hydra.sweeper.sampler.name", self.sampler["name"], SAMPLERS)
         check_range("hydra.sweeper.sampler.seed", self.sampler["seed"], at_least=0, integer=True)
-        for name in ("storage", "study_name"):
+        for name, example in {"storage": "sqlite:///studies.db", "study_name": "search"}.items():
             if not isinstance(getattr(self, name), str):
-                raise UserError(f"hydra.sweeper.{name}: {getattr(self, name)!r} is not a name")
+                raise UserError(
+                    f"hydra.sweeper.{name}: {getattr(self, name)!r} is not a name; expected one "
+                    f"such as {example}"
+                )
         _pruner(self.pruning)
 
     def _open_study(self, directory: Path) -> Study:
         """Create the study, or go on with it."""
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
 
-        storage = _storage(self.storage)
         try:
             study = optuna.create_study(
-                storage=storage,
+                storage=_storage(self.storage),
                 study_name=self.study_name,
                 direction=self.direction,  # type: ignore[arg-type]
                 pruner=_pruner(self.pruning),
                 load_if_exists=True,
             )
-        except ValueError as error:
-            raise UserError(f"hydra.sweeper.storage: {self.storage!r}: {error}") from None
+        except (SQLAlchemyError, ImportError) as error:
+            raise UserError(
+                f"hydra.sweeper.storage: {self.storage!r} cannot be opened ({error}); expected an "
+                "URL such as sqlite:///studies.db"
+            ) from None
         if study.direction.name.lower() != self.direction:
             raise UserError(
                 f"hydra.sweeper.direction: {self.direction!r}, but the study {self.study_name!r} "
@@ -310,13 +321,16 @@ def reporter(config: Any) -> AfterEpoch | None:
     if sweeper.get("_target_") != SEARCH:
         return None
     import optuna
+    from optuna.trial import TrialState
 
-    storage = _storage(sweeper.storage)
     study = optuna.load_study(
-        storage=storage, study_name=sweeper.study_name, pruner=_pruner(sweeper.pruning)
+        storage=_storage(sweeper.storage),
+        study_name=sweeper.study_name,
+        pruner=_pruner(sweeper.pruning),
     )
     mine = {"sweep": os.path.abspath(config.sweep.dir), "job": config.job.num}
-    (found,) = (t for t in study.trials if mine.items() <= t.user_attrs.items())
+    running = study.get_trials(states=(TrialState.RUNNING,))
+    (found,) = (t for t in running if mine.items() <= t.user_attrs.items())
     return Reporter(study, optuna.trial.Trial(study, found._trial_id))
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -97,6 +98,7 @@ def hidden_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         ended.wait()
 
+    resource_tracker.ensure_running()  # starting it later would unblock them again
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     thread = threading.Thread(target=receive, daemon=True)
     thread.start()

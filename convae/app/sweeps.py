@@ -113,11 +113,14 @@ def sweeping(config: DictConfig, launcher: Launcher) -> Iterator[Jobs]:
     At its end the table is written and shown. If a signal or an error ends it early, what is left
     follows, with commands; if jobs failed, the process exits with a message that says so.
     """
+    workers.lead()
     jobs = Jobs(config, launcher)
     with locked(jobs.directory):
         OmegaConf.save(config, jobs.directory / "multirun.yaml")
+        jobs.stop_file.unlink(missing_ok=True)
         try:
-            yield jobs
+            with jobs.signals:
+                yield jobs
         except BaseException:
             if jobs.launched:
                 jobs.show_table()
@@ -149,6 +152,11 @@ class Jobs:
         A command for the jobs that are not even planned yet.
     launched, failed : list of int
         Numbers of jobs.
+    signals : StopSignals
+        What ends the sweep: at once, or where workers are at work, when they have saved their
+        states.
+    stop_file : Path
+        What tells them to.
     """
 
     def __init__(self, config: DictConfig, launcher: Launcher) -> None:
@@ -157,8 +165,16 @@ class Jobs:
         self.continuation = ""
         self.launched: list[int] = []
         self.failed: list[int] = []
+        self.signals = StopSignals(self._stop)
+        self.stop_file = self.directory / workers.STOP
         self._launcher = launcher
-        self._has_workers = workers.count(config) > 1
+        self._uses_workers = workers.count(config) > 1
+        self._are_at_work = False
+
+    def _stop(self, number: int) -> None:
+        if not self._are_at_work:
+            sys.exit(128 + number)
+        self.stop_file.touch()
 
     def folder(self, number: int) -> Path:
         """Name the folder of a job."""
@@ -172,25 +188,18 @@ class Jobs:
     def launch(self, batch: Sequence[Sequence[str]], first: int) -> list[float | None]:
         """Do some jobs, numbered from the first; returns their losses, None for a failed one."""
         self.launched += range(first, first + len(batch))
-        stop_file = self.directory / workers.STOP
-        stop_file.unlink(missing_ok=True)
-
-        def stop(number: int) -> None:
-            if not self._has_workers:
-                sys.exit(128 + number)
-            stop_file.touch()
-
-        hidden = workers.hidden_signals() if self._has_workers else nullcontext()
+        self._are_at_work = self._uses_workers
         try:
-            with StopSignals(stop) as signals, hidden:
+            with workers.hidden_signals() if self._uses_workers else nullcontext():
                 returns = self._launcher.launch(batch, initial_job_idx=first)
         except Exception:
-            if not signals.received:
+            if not self.signals.received:
                 raise
         finally:
-            stop_file.unlink(missing_ok=True)
-        if signals.received:
-            sys.exit(128 + signals.received)
+            self._are_at_work = False
+            self.stop_file.unlink(missing_ok=True)
+        if self.signals.received:
+            sys.exit(128 + self.signals.received)
         losses = [job.return_value for job in returns]
         self.failed += [number for number, loss in enumerate(losses, first) if loss is None]
         return losses

@@ -39,9 +39,18 @@ def effective(n_jobs: int, name: str = "hydra.launcher.n_jobs") -> int:
     return int(joblib.effective_n_jobs(n_jobs))
 
 
+_leads = False
+
+
+def lead() -> None:
+    """Note that this process leads a sweep, so that it is no worker of another process."""
+    global _leads
+    _leads = True
+
+
 def is_worker() -> bool:
-    """Tell whether a launcher has started this process, rather than a shell."""
-    return multiprocessing.parent_process() is not None
+    """Tell whether this process does jobs for another one that leads the sweep."""
+    return multiprocessing.parent_process() is not None and not _leads
 
 
 @contextmanager
@@ -52,7 +61,7 @@ def following(sweep: Path) -> Iterator[bool]:
     the sweep's process has died or asks for it. In any other process nothing happens.
     """
     parent = multiprocessing.parent_process()
-    if parent is None:
+    if parent is None or not is_worker():
         yield True
         return
     ended = threading.Event()

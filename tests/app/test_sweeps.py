@@ -22,7 +22,7 @@ from filelock import FileLock
 import convae
 from convae.app import entry, workers
 from convae.app.arguments import as_value, ordered
-from convae.app.sweeps import as_csv, as_table, collect
+from convae.app.sweeps import Jobs, as_csv, as_table, collect
 from convae.configuration import Config
 from convae.training import signals
 from convae.training.signals import Interrupted
@@ -303,6 +303,22 @@ def test_a_signal_outside_of_training_ends_the_sweep_at_once(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_between_two_jobs_ends_the_sweep(main, tmp_path, monkeypatch, capsys) -> None:
+    right = Jobs.launch
+
+    def launch(jobs: Jobs, *arguments):
+        right(jobs, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Jobs, "launch", launch)
+    words = ("seed=1,2", "hydra.sweeper.max_batch_size=1", *ONE)
+    with pytest.raises(SystemExit) as caught:
+        main("-m", *words, f"hydra.sweep.dir={tmp_path}")
+    assert caught.value.code == 128 + signal.SIGTERM
+    (left,) = commands_left(capsys.readouterr().out)
+    assert left[-1] == f"hydra.run.dir={tmp_path}/1"
+
+
 # ---- workers
 
 
@@ -365,6 +381,7 @@ def sweep_of(monkeypatch) -> Callable[[int], None]:
 
     def pretend(parent: int) -> None:
         monkeypatch.setattr(signals, "_requested", 0)
+        monkeypatch.setattr(workers, "_leads", False)
         parent_process = SimpleNamespace(pid=parent)
         monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent_process)
 
@@ -405,6 +422,14 @@ def test_a_process_that_no_launcher_started_follows_nothing(tmp_path, monkeypatc
     with workers.following(tmp_path) as is_wanted:
         assert is_wanted
         assert not workers.is_worker()
+
+
+def test_the_leader_of_a_sweep_is_no_worker(sweep_of) -> None:
+    """Not even where something else has started its process by multiprocessing."""
+    sweep_of(os.getppid())
+    assert workers.is_worker()
+    workers.lead()
+    assert not workers.is_worker()
 
 
 def test_workers_share_the_cores(monkeypatch) -> None:

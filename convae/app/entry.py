@@ -144,8 +144,9 @@ def _hydra_main(composed: DictConfig) -> float | None:
 def _job(composed: DictConfig, directory: Path, overrides: Sequence[str]) -> float | None:
     """Do one job of a sweep; if it fails, the sweep's other jobs and its table are not lost."""
     try:
-        after_epoch = search.reporter(HydraConfig.get())
-        return _run_composed(composed, directory, overrides, after_epoch).figures["validation_loss"]
+        with search.reporting(HydraConfig.get()) as after_epoch:
+            result = _run_composed(composed, directory, overrides, after_epoch)
+        return result.figures["validation_loss"]
     except Interrupted as stop:  # not an error for Hydra, which would start the next job
         _say_how_to_resume(stop, directory)
         if not workers.is_worker():  # it must not take the others with it

@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil, isfinite
@@ -104,8 +105,8 @@ class Search(JobSweeper):
                 "'optimizer.learning_rate=tag(log,interval(0.0005,0.01))'"
             )
         self.validate_batch_is_legal([[*fixed, *values] for values in _examples(space)])
-        with sweeping(self.config, self.launcher) as jobs:
-            study = self._open_study(jobs.directory)
+        with sweeping(self.config, self.launcher) as jobs, database(self.storage) as storage:
+            study = self._open_study(storage, jobs.directory)
             left = self.n_trials
             while left:
                 trials = _ask(study, space, min(left, self.n_jobs))
@@ -140,24 +141,17 @@ class Search(JobSweeper):
                 )
         _pruner(self.pruning)
 
-    def _open_study(self, directory: Path) -> Study:
+    def _open_study(self, storage: BaseStorage, directory: Path) -> Study:
         """Create the study, or go on with it."""
         import optuna
-        from sqlalchemy.exc import SQLAlchemyError
 
-        try:
-            study = optuna.create_study(
-                storage=_storage(self.storage),
-                study_name=self.study_name,
-                direction=self.direction,  # type: ignore[arg-type]
-                pruner=_pruner(self.pruning),
-                load_if_exists=True,
-            )
-        except (SQLAlchemyError, ImportError) as error:
-            raise UserError(
-                f"hydra.sweeper.storage: {self.storage!r} cannot be opened ({error}); expected an "
-                "URL such as sqlite:///studies.db"
-            ) from None
+        study = optuna.create_study(
+            storage=storage,
+            study_name=self.study_name,
+            direction=self.direction,  # type: ignore[arg-type]
+            pruner=_pruner(self.pruning),
+            load_if_exists=True,
+        )
         if study.direction.name.lower() != self.direction:
             raise UserError(
                 f"hydra.sweeper.direction: {self.direction!r}, but the study {self.study_name!r} "
@@ -309,29 +303,35 @@ class Reporter:
         return True
 
 
-def reporter(config: Any) -> AfterEpoch | None:
-    """Find the trial of the job that runs in this process, by Hydra's configuration of the job.
+@contextmanager
+def reporting(config: Any) -> Iterator[AfterEpoch | None]:
+    """Find the trial of the job that is done in a ``with`` block.
 
-    Returns
-    -------
+    Parameters
+    ----------
+    config : DictConfig
+        Hydra's own configuration of the job.
+
+    Yields
+    ------
     Reporter or None
-        None if the job is not one of a search.
+        To be called after each epoch; None if the job is not one of a search.
     """
     sweeper = config.sweeper
     if sweeper.get("_target_") != SEARCH:
-        return None
-    import optuna
-    from optuna.trial import TrialState
+        yield None
+        return
+    from optuna import load_study
+    from optuna.trial import Trial, TrialState
 
-    study = optuna.load_study(
-        storage=_storage(sweeper.storage),
-        study_name=sweeper.study_name,
-        pruner=_pruner(sweeper.pruning),
-    )
-    mine = {"sweep": os.path.abspath(config.sweep.dir), "job": config.job.num}
-    running = study.get_trials(states=(TrialState.RUNNING,))
-    (found,) = (t for t in running if mine.items() <= t.user_attrs.items())
-    return Reporter(study, optuna.trial.Trial(study, found._trial_id))
+    with database(sweeper.storage) as storage:
+        study = load_study(
+            storage=storage, study_name=sweeper.study_name, pruner=_pruner(sweeper.pruning)
+        )
+        mine = {"sweep": os.path.abspath(config.sweep.dir), "job": config.job.num}
+        running = study.get_trials(states=(TrialState.RUNNING,))
+        (found,) = (t for t in running if mine.items() <= t.user_attrs.items())
+        yield Reporter(study, Trial(study, found._trial_id))
 
 
 def _check_installed() -> None:
@@ -344,12 +344,41 @@ def _check_installed() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _storage(url: str) -> BaseStorage:
-    """Open the database at an URL."""
+@contextmanager
+def database(url: str) -> Iterator[BaseStorage]:
+    """Open the database at an URL for a ``with`` block.
+
+    Parameters
+    ----------
+    url : str
+        In SQLAlchemy's form, such as ``sqlite:///studies.db``.
+
+    Yields
+    ------
+    optuna.storages.RDBStorage
+        For studies.
+
+    Raises
+    ------
+    UserError
+        If it cannot be opened.
+    """
     from optuna.storages import RDBStorage
+    from sqlalchemy.exc import SQLAlchemyError
 
     waiting = {"timeout": LOCK_SECONDS} if url.startswith("sqlite") else {}
-    return RDBStorage(url, engine_kwargs={"connect_args": waiting})
+    try:
+        storage = RDBStorage(url, engine_kwargs={"connect_args": waiting})
+    except (SQLAlchemyError, ImportError) as error:
+        raise UserError(
+            f"hydra.sweeper.storage: {url!r} cannot be opened ({error}); expected an URL such as "
+            "sqlite:///studies.db"
+        ) from None
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _sampler(values: Mapping[str, Any], trials: int) -> BaseSampler:

@@ -128,8 +128,8 @@ def sweeping(config: DictConfig, launcher: Launcher) -> Iterator[Jobs]:
             raise
         jobs.show_table()
     if jobs.failed:
-        reasons = [str(jobs.folder(number) / ERROR) for number in jobs.failed]
-        sys.exit(f"error: {len(reasons)} of the runs failed: see {', '.join(reasons)}")
+        numbers = ", ".join(map(str, jobs.failed))
+        sys.exit(f"error: {len(jobs.failed)} of the runs failed: see {ERROR} in {numbers}")
 
 
 class Jobs:

@@ -78,6 +78,7 @@ def following(sweep: Path) -> Iterator[bool]:
                 request_stop(signal.SIGTERM)
                 return
 
+    request_stop(0)  # what an earlier sweep asked of this process is over
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:

@@ -23,7 +23,7 @@ _requested = 0
 
 
 def request_stop(number: int) -> None:
-    """Stop every run of this process, from now on, as if it received a signal."""
+    """Stop every run of this process, from now on, as if it received a signal; 0 takes it back."""
     global _requested
     _requested = number
 

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from convae.app import entry
-from convae.app.search import distribution
+from convae.app.search import database, distribution
 from convae.app.sweeps import collect
 from convae.errors import UserError
 from tests.app.test_sweeps import LONG, ONE, check_table, commands_left, needs_joblib, start, until
@@ -32,12 +32,13 @@ from optuna.trial import TrialState  # noqa: E402
 RATE = "optimizer.learning_rate"
 
 
-def study_of(folder: Path, name: str = "search") -> optuna.Study:
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/study.db")
+def trials_of(folder: Path, name: str = "search") -> list[optuna.trial.FrozenTrial]:
+    with database(f"sqlite:///{folder}/study.db") as storage:
+        return optuna.load_study(study_name=name, storage=storage).trials
 
 
 def states(folder: Path) -> list[str]:
-    return [trial.state.name for trial in study_of(folder).trials]
+    return [trial.state.name for trial in trials_of(folder)]
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_a_search_goes_on_where_it_was(search, tmp_path, capsys) -> None:
     check_table(tmp_path, output, 3)
     assert before == {p: p.read_bytes() for p in tmp_path.glob("[01]/**/*") if p.is_file()}
 
-    trials = study_of(tmp_path).trials
+    trials = trials_of(tmp_path)
     rows = {row["run"]: row for row in collect(tmp_path)}
     assert sorted(rows) == [trial.number for trial in trials] == [0, 1, 2]
     assert len({trial.params[RATE] for trial in trials}) == 3  # the sampler does not begin again
@@ -164,7 +165,7 @@ def test_a_search_goes_on_where_it_was(search, tmp_path, capsys) -> None:
 
 def test_files_may_say_what_is_searched(search, tmp_path, main) -> None:
     search("experiment=sizes", "hydra.sweeper.sampler.name=random", trials=1)
-    (trial,) = study_of(tmp_path).trials
+    (trial,) = trials_of(tmp_path)
     assert trial.distributions == {
         "model.layers.0.filters": CategoricalDistribution(["8", "16", "32"])
     }
@@ -177,13 +178,14 @@ def test_a_storage_of_ones_own_numbers_jobs_by_trials(search, tmp_path) -> None:
     own = (f"{RATE}=interval(0.001,0.01)", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db")
     search(*own, "hydra.sweeper.study_name=mine", folder=tmp_path / "first")
     search(*own, "hydra.sweeper.study_name=mine", folder=tmp_path / "second")
-    assert [trial.state for trial in study_of(tmp_path, "mine").trials] == [TrialState.COMPLETE] * 2
+    assert [trial.state for trial in trials_of(tmp_path, "mine")] == [TrialState.COMPLETE] * 2
     assert (tmp_path / "first" / "0" / "summary.json").is_file()
     assert (tmp_path / "second" / "1" / "summary.json").is_file()
     search(*own, "hydra.sweeper.study_name=other", folder=tmp_path / "second")
     assert (tmp_path / "second" / "2" / "summary.json").is_file()  # 0 would be free, but less clear
 
 
+@pytest.mark.slow
 def test_another_space_under_the_same_name_is_refused(search, tmp_path) -> None:
     search("seed=1,2")
     with pytest.raises(
@@ -215,22 +217,22 @@ def test_a_loss_that_is_not_finite_is_a_failed_trial(search, tmp_path, monkeypat
 
 def test_trials_of_a_killed_search_are_settled(search, tmp_path, capsys) -> None:
     """One was resumed by hand since then, two were not, one belongs to a search at work."""
-    storage = f"sqlite:///{tmp_path}/study.db"
     other, live = tmp_path / "other", tmp_path / "live"
     (other / "5").mkdir(parents=True)
     (other / "5" / "summary.json").write_text(json.dumps({"validation_loss": 0.25}))
     live.mkdir()
-    study = optuna.create_study(study_name="search", storage=storage)
     space = {"seed": CategoricalDistribution(["1", "2"])}
-    for sweep, job in ((other, 5), (other, 6), (live, 0)):
-        trial = study.ask(space)
-        trial.set_user_attr("sweep", os.fspath(sweep))
-        trial.set_user_attr("job", job)
-    study.ask(space)
+    with database(f"sqlite:///{tmp_path}/study.db") as storage:
+        study = optuna.create_study(study_name="search", storage=storage)
+        for sweep, job in ((other, 5), (other, 6), (live, 0)):
+            trial = study.ask(space)
+            trial.set_user_attr("sweep", os.fspath(sweep))
+            trial.set_user_attr("job", job)
+        study.ask(space)
     with FileLock(live / ".lock"):
         search("seed=1,2")
     assert states(tmp_path) == ["COMPLETE", "FAIL", "RUNNING", "FAIL", "COMPLETE"]
-    assert study_of(tmp_path).trials[0].value == 0.25
+    assert trials_of(tmp_path)[0].value == 0.25
     assert "4 trials so far (1 complete, 2 fail, 1 running), 1 to add" in capsys.readouterr().out
 
 
@@ -245,7 +247,7 @@ def test_a_job_that_is_worse_than_the_median_is_pruned(search, tmp_path, capsys)
     search(BAD, "trainer.epochs=3", *EARLY)  # and ends without an error
     assert "pruned after epoch 1" in capsys.readouterr().out
     assert states(tmp_path) == ["COMPLETE", "PRUNED"]
-    finished, pruned = study_of(tmp_path).trials
+    finished, pruned = trials_of(tmp_path)
     assert sorted(finished.intermediate_values) == [1, 2, 3]
     assert sorted(pruned.intermediate_values) == [1]
     table = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
@@ -261,7 +263,7 @@ def test_pruning_can_be_switched_off(search, tmp_path) -> None:
     search(GOOD, "trainer.epochs=2")
     search(BAD, "trainer.epochs=2", "hydra.sweeper.pruning=null")
     assert states(tmp_path) == ["COMPLETE", "COMPLETE"]
-    assert sorted(study_of(tmp_path).trials[1].intermediate_values) == [1, 2]
+    assert sorted(trials_of(tmp_path)[1].intermediate_values) == [1, 2]
 
 
 @pytest.mark.slow

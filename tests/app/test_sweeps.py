@@ -160,6 +160,7 @@ def test_one_sweep_at_a_time_works_in_a_folder(main, tmp_path) -> None:
     assert not (tmp_path / "0").exists()
 
 
+@pytest.mark.slow
 def test_batches_are_numbered_through(main, tmp_path) -> None:
     main("-m", "seed=1,2", "hydra.sweeper.max_batch_size=1", *ONE, f"hydra.sweep.dir={tmp_path}")
     assert {row["run"]: row["seed"] for row in collect(tmp_path)} == {0: "1", 1: "2"}

@@ -44,6 +44,9 @@ SEARCH = "hydra_plugins.convae.Search"
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler"}
 """Optuna's classes, by their names here."""
 
+OLDEST = 5
+"""The oldest version of Optuna that works."""
+
 LOCK_SECONDS = 60
 """How long a job waits for another one that writes into the same SQLite file."""
 
@@ -106,10 +109,10 @@ class Search(JobSweeper):
             )
         self.validate_batch_is_legal([[*fixed, *values] for values in _examples(space)])
         with sweeping(self.config, self.launcher) as jobs, database(self.storage) as storage:
-            study = self._open_study(storage, jobs.directory)
+            study = self._open_study(storage, space, jobs.directory)
             left = self.n_trials
             while left:
-                trials = _ask(study, space, min(left, self.n_jobs))
+                trials = [study.ask(space) for _ in range(min(left, self.n_jobs))]
                 left -= len(trials)
                 first = max(trials[0].number, jobs.free_number())
                 for number, trial in enumerate(trials, first):
@@ -141,9 +144,12 @@ class Search(JobSweeper):
                 )
         _pruner(self.pruning)
 
-    def _open_study(self, storage: BaseStorage, directory: Path) -> Study:
+    def _open_study(
+        self, storage: BaseStorage, space: Mapping[str, BaseDistribution], directory: Path
+    ) -> Study:
         """Create the study, or go on with it."""
         import optuna
+        from optuna.distributions import check_distribution_compatibility
 
         study = optuna.create_study(
             storage=storage,
@@ -157,6 +163,15 @@ class Search(JobSweeper):
                 f"hydra.sweeper.direction: {self.direction!r}, but the study {self.study_name!r} "
                 f"is there and has {study.direction.name.lower()!r}; choose another study_name"
             )
+        for trial in study.trials:
+            for key in trial.distributions.keys() & space.keys():
+                try:
+                    check_distribution_compatibility(trial.distributions[key], space[key])
+                except ValueError as error:
+                    raise UserError(
+                        f"{key}: the study {self.study_name!r} is there, with other values "
+                        f"({error}); choose another hydra.sweeper.study_name"
+                    ) from None
         _settle(study, directory)
         states = [trial.state.name.lower() for trial in study.trials]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -217,17 +232,6 @@ def _examples(space: Mapping[str, BaseDistribution]) -> list[list[str]]:
         [f"{key}={choices[index % len(choices)]}" for key, choices in values.items()]
         for index in range(longest)
     ]
-
-
-def _ask(study: Study, space: dict[str, BaseDistribution], count: int) -> list[Trial]:
-    """Ask for the values of some jobs."""
-    try:
-        return [study.ask(space) for _ in range(count)]
-    except ValueError as error:
-        raise UserError(
-            f"hydra.sweeper.study_name: the study {study.study_name!r} is there, with other values "
-            f"to choose from ({error}); choose another name"
-        ) from None
 
 
 def _tell(study: Study, trial: Trial, loss: float | None) -> None:
@@ -335,12 +339,18 @@ def reporting(config: Any) -> Iterator[AfterEpoch | None]:
 
 
 def _check_installed() -> None:
+    """Refuse a missing Optuna, and one that Hydra's plugin has held back."""
     try:
         import optuna
+
+        found = f"version {optuna.__version__} of it"
     except ModuleNotFoundError:
+        found = "none"
+    if found == "none" or int(optuna.__version__.partition(".")[0]) < OLDEST:
         raise MissingPackageError(
-            "hydra/sweeper=search needs the package optuna: pip install -e '.[sweeps]'"
-        ) from None
+            f"hydra/sweeper=search needs Optuna {OLDEST} or later, but there is {found}: "
+            "pip install -e '.[sweeps]'"
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import shlex
 import types
 import typing
 from collections.abc import Iterable
@@ -264,12 +263,12 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
 
 
 def override(key: str, value: Any) -> str:
-    """Write an override as it can be pasted into a shell, whatever characters the value has."""
+    """Write an override whose value may have any characters, with quotes where Hydra needs them."""
     text = str(value)
-    if re.fullmatch(r"[\w./~-]+", text, re.ASCII) is None:
-        escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + m[2].replace('"', '\\"'), text)
-        return shlex.quote(f'{key}="{escaped}"')
-    return f"{key}={text}"
+    if re.fullmatch(r"[\w./:+~-]+", text, re.ASCII):
+        return f"{key}={text}"
+    escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + m[2].replace('"', '\\"'), text)
+    return f'{key}="{escaped}"'
 
 
 GROUPS = [

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -23,10 +21,6 @@ from convae.engine.gpu.cuda import KernelBackend
 from convae.training import captured_step
 from tests.engine.gpu import emulator
 from tests.helpers import REPOSITORY, SHORT, cupy_or_skip, run_train
-
-with suppress(ImportError), warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it imports optuna; later Hypothesis, looking around, would
-    import cupyx.optimizing  # noqa: F401
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from itertools import count
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,19 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.plugin import Plugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from convae.app.run import Result, run
+from convae.app import search, sweeps, workers
+from convae.app.arguments import ordered, resume_command
+from convae.app.run import AfterEpoch, Result, run
 from convae.configuration import GROUPS, Config, from_plain, override, unknown_key
 from convae.errors import UserError
+from convae.files import write_bytes
 from convae.training.pretraining import STAGES
 from convae.training.signals import Interrupted
 from convae.training.state import has_state, is_used, read_state, used_folder
@@ -107,11 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: ``[group=option] [key=value] ... [-m] [hydra's flags]``."""
     if arguments is not None:
         sys.argv = ["convae train", *arguments]
-    given = sys.argv[1:]
+    sys.argv[1:] = given = ordered(sys.argv[1:])
     if message := mistake(given) or _used_folder(given) or _resumed_sweep(given):
         sys.exit(f"error: {message}")
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on; what is shown is decided here
+    # Hydra takes sweepers from its own package of plugins only: theirs are names in it
+    sweepers: dict[str, type[Plugin]] = {sweeps.GRID: sweeps.Grid, search.SEARCH: search.Search}
+    Plugins.instance().class_name_to_class.update(sweepers)
     try:
         _hydra_main()
     except KeyboardInterrupt:
@@ -132,38 +140,67 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name="config")
-def _hydra_main(composed: DictConfig) -> float:
-    """Do one run or one job of a sweep; returns the best validation loss."""
+def _hydra_main(composed: DictConfig) -> float | None:
+    """Do one run or one job of a sweep; returns the best validation loss, if there is one."""
     directory = Path(HydraConfig.get().runtime.output_dir)
     if directory.is_relative_to(Path.cwd()):
         directory = directory.relative_to(Path.cwd())
-    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        with workers.following(Path(HydraConfig.get().sweep.dir)) as is_wanted:
+            return _job(composed, directory) if is_wanted else None
     try:
         result = _run_composed(composed, directory, HydraConfig.get())
+    except Interrupted as stop:
+        _say_how_to_resume(stop, directory)
+        sys.exit(128 + stop.number)
+    sweeps.update_table(directory.parent)
+    return result.figures["validation_loss"]
+
+
+def _job(composed: DictConfig, directory: Path) -> float | None:
+    """Do one job of a sweep; if it fails, the sweep's other jobs and its table are not lost."""
+    try:
+        with search.reporting(HydraConfig.get()) as after_epoch:
+            result = _run_composed(composed, directory, HydraConfig.get(), after_epoch)
         return result.figures["validation_loss"]
     except Interrupted as stop:  # not an error for Hydra, which would start the next job
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the state is saved
-        print(f"{stop}; to resume: {command()} {override('resume', directory)}", file=sys.stderr)
-        sys.exit(128 + stop.number)
+        _say_how_to_resume(stop, directory)
+        if not workers.is_worker():  # it must not take the others with it
+            sys.exit(128 + stop.number)
     except MISTAKES as error:
-        if not is_sweep:
-            raise
         log.error(f"error: {_message(error)}")
-    except Exception:
-        if not is_sweep:
-            raise
+        _note_error(directory, _message(error))
+    except Exception as error:
         log.exception("error: a bug of convae; the sweep continues")
-    return inf  # the sweep's other jobs and its table are not lost
+        _note_error(directory, repr(error))
+    return None
 
 
-def _run_composed(composed: DictConfig, directory: Path, hydra_node: Any) -> Result:
+def _say_how_to_resume(stop: Interrupted, directory: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the state is saved
+    print(f"{stop}; to resume: {resume_command(directory)}", file=sys.stderr)
+
+
+def _note_error(directory: Path, message: str) -> None:
+    """Leave a job's error in its folder; a full disk may be the error itself."""
+    with suppress(OSError):
+        write_bytes(directory / sweeps.ERROR, f"{message}\n".encode())
+
+
+def _run_composed(
+    composed: DictConfig,
+    directory: Path,
+    hydra_node: Any,
+    after_epoch: AfterEpoch | None = None,
+) -> Result:
     """Turn a composed configuration, or that of the run to resume, into objects, and run it."""
     overrides = hydra_node.overrides.task
     if composed.resume is not None:
         composed = _saved_configuration(directory, overrides)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    return run(config, directory, _hyperparameters(hydra_node.runtime.choices, overrides))
+    shown = _hyperparameters(hydra_node.runtime.choices, overrides)
+    return run(config, directory, shown, after_epoch)
 
 
 def _hyperparameters(
@@ -236,9 +273,10 @@ def mistake(arguments: Sequence[str]) -> str | None:
             (parsed,) = OverridesParser.create().parse_overrides([argument])
         except HydraException as error:
             key, _, value = argument.partition("=")
+            quoted = shlex.quote(override(key, value))
             return (
                 f"{key}: {value!r} cannot be read ({_message(error).splitlines()[0]}); a value "
-                f"with spaces or special characters needs quotes: {override(key, value)}"
+                f"with spaces or special characters needs quotes: {quoted}"
             )
         if message := _wrong_override(parsed):
             return message
@@ -273,8 +311,11 @@ def _options(group: str) -> list[str]:
 
 
 def _culprit(arguments: Sequence[str]) -> str | None:
-    """Name the override that cannot be composed, and why; None if all can."""
+    """Name the override that cannot be composed, and why; None if all can, or if they are swept."""
     overrides = [argument for argument in arguments if "=" in argument and argument[0] != "-"]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    if any(each.is_sweep_override() for each in parsed):
+        return None
     error = _error_of(overrides)
     if error is None:
         return None
@@ -328,12 +369,6 @@ def _resumed_sweep(arguments: Sequence[str]) -> str | None:
     if is_sweep and any(argument.startswith("resume=") for argument in arguments):
         return "resume: one run resumes at a time; omit -m"
     return None
-
-
-def command() -> str:
-    """Name the command that was called, for messages that suggest another call."""
-    name = Path(sys.argv[0]).name
-    return "convae train" if name.startswith("convae") else "python train.py"
 
 
 def _message(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -58,7 +58,16 @@ class Result:
     figures: dict[str, float]
 
 
-def run(config: Config, directory: Path, hyperparameters: Mapping[str, float | str]) -> Result:
+AfterEpoch = Callable[[int, float], bool]
+"""Called after each epoch with its number and its validation loss; true ends the training."""
+
+
+def run(
+    config: Config,
+    directory: Path,
+    hyperparameters: Mapping[str, float | str],
+    after_epoch: AfterEpoch | None = None,
+) -> Result:
     """Do a whole run in a folder; if the configuration says resume, continue from its state.
 
     The hyperparameters, what tells a fresh run from others, are only shown.
@@ -67,10 +76,15 @@ def run(config: Config, directory: Path, hyperparameters: Mapping[str, float | s
     files cannot be read or written, and `Interrupted` when a signal stopped it.
     """
     with locked(directory):
-        return _run(config, directory, hyperparameters)
+        return _run(config, directory, hyperparameters, after_epoch)
 
 
-def _run(config: Config, directory: Path, hyperparameters: Mapping[str, float | str]) -> Result:
+def _run(
+    config: Config,
+    directory: Path,
+    hyperparameters: Mapping[str, float | str],
+    after_epoch: AfterEpoch | None,
+) -> Result:
     if config.resume is None and is_used(directory):
         raise UserError(used_folder(directory))
     parts = build_parts(config)
@@ -103,9 +117,10 @@ def _run(config: Config, directory: Path, hyperparameters: Mapping[str, float | 
             states.save(model, parts.optimizer, progress)
         if config.trainer.pretrain_epochs and progress.step == 0:
             pretrain(model, data, config, directory)
-        build_trainer(config, model, parts, data, board, states, progress).fit()
+        trainer = build_trainer(config, model, parts, data, board, states, progress, after_epoch)
+        trainer.fit()
         best = load(directory / BEST, backend=model.backend)
-        summary = Summary(best, data, progress, parts.corruption, config.trainer)
+        summary = Summary(best, data, progress, parts.corruption, config.trainer, trainer.stopped)
         figures = summary.write(directory, board)
     if config.trainer.drop_states:
         states.drop()

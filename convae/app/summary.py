@@ -52,6 +52,8 @@ class Summary:
         Noise on the input of model and PCA.
     trainer : TrainerConfig
         Batch size, and how much is shown.
+    pruned : bool
+        Whether a search ended the run early.
     """
 
     model: Autoencoder
@@ -59,6 +61,7 @@ class Summary:
     progress: Progress
     corruption: Corruption
     trainer: TrainerConfig
+    pruned: bool = False
 
     def write(self, directory: Path, board: Board) -> dict[str, float]:
         """Write `SUMMARY` and reconstructions, fill the board, log a report, return the figures."""
@@ -67,6 +70,8 @@ class Summary:
             "validation_loss": self.progress.best_loss,
             **self._measure(),
         }
+        if self.pruned:
+            figures["pruned"] = float(self.progress.epoch)
         self.model.metadata["threshold"] = figures["threshold"]
         self.model.save(directory / BEST)
         fixed = FixedImages(self.data.test, self.trainer.probe, self.corruption)

@@ -1,6 +1,6 @@
-"""The table of a sweep: the overrides of each run and its figures.
+"""Sweeps: a grid of jobs, the table of their figures, and what is left if they end early.
 
-Hydra calls `ResultsTable` when a sweep (``-m``) is done, with any launcher or sweeper.
+Hydra starts `Grid` for ``-m``; `convae.app.search` has another sweeper.
 """
 
 from __future__ import annotations
@@ -9,39 +9,260 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from convae.app.entry import command
-from convae.files import write_bytes
+from convae.app import workers
+from convae.app.arguments import command, resume_command, run_command
+from convae.app.summary import SUMMARY
+from convae.errors import check_range
+from convae.files import locked, write_bytes
+from convae.training.signals import StopSignals
+from convae.training.state import has_state
+
+GRID = "hydra_plugins.convae.Grid"
+"""Name of `Grid` for Hydra."""
 
 RESULTS = "results.csv"
 """Name of the table in a sweep's folder."""
+
+ERROR = "error.txt"
+"""Name of the file in a job's folder that says why it failed."""
+
+OVERRIDES = ".hydra/overrides.yaml"
+"""Name of Hydra's file in a job's folder that lists its overrides."""
 
 FIGURES = ("validation_loss", "test_mse", "pca_mse", "mean_image_mse", "best_epoch")
 """Columns from the runs' summaries; the first one decides which run is the best."""
 
 
+class JobSweeper(Sweeper):
+    """What the sweepers share: the launcher that Hydra's configuration names."""
+
+    config: DictConfig
+    hydra_context: HydraContext
+    launcher: Launcher
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what Hydra hands over."""
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def parse(self, params: Mapping[str, Any] | None, arguments: list[str]) -> list[Override]:
+        """Parse the overrides of the sweep: those of its configuration, then the command line's."""
+        given = [f"{key}={value}" for key, value in (params or {}).items()]
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        return parser.parse_overrides([*given, *arguments])
+
+
+class Grid(JobSweeper):
+    """Every combination of the values given, as Hydra's own sweeper, but with the books kept.
+
+    Jobs are numbered after those that are in the sweep's folder already.
+
+    Parameters
+    ----------
+    max_batch_size : int, optional
+        Jobs handed to the launcher at a time; all of them if not given.
+    params : mapping, optional
+        Values by key, in the syntax of the command line, which overrides them.
+    """
+
+    def __init__(self, max_batch_size: int | None, params: Mapping[str, Any] | None) -> None:
+        self.max_batch_size = max_batch_size
+        self.params = params
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Do all jobs, one batch after the other."""
+        if self.max_batch_size is not None:
+            check_range(
+                "hydra.sweeper.max_batch_size", self.max_batch_size, at_least=1, integer=True
+            )
+        overrides = self.parse(self.params, arguments)
+        batches = BasicSweeper.split_arguments(overrides, self.max_batch_size)
+        for batch in batches:
+            self.validate_batch_is_legal(batch)
+        with sweeping(self.config, self.launcher) as jobs:
+            number = jobs.free_number()
+            jobs.planned = dict(enumerate((job for batch in batches for job in batch), number))
+            for batch in batches:
+                jobs.launch(batch, number)
+                number += len(batch)
+
+
+@contextmanager
+def sweeping(config: DictConfig, launcher: Launcher) -> Iterator[Jobs]:
+    """Hold a sweep's folder for jobs that are launched in a ``with`` block.
+
+    At its end the table is written and shown. If a signal or an error ends it early, what is left
+    follows, with commands; if jobs failed, the process exits with a message that says so.
+    """
+    workers.lead()
+    jobs = Jobs(config, launcher)
+    with locked(jobs.directory):
+        OmegaConf.save(config, jobs.directory / "multirun.yaml")
+        jobs.stop_file.unlink(missing_ok=True)
+        try:
+            with jobs.signals:
+                yield jobs
+        except BaseException:
+            if jobs.launched:
+                jobs.show_table()
+                jobs.show_left()
+            raise
+        jobs.show_table()
+    if jobs.failed:
+        numbers = ", ".join(map(str, jobs.failed))
+        sys.exit(f"error: {len(jobs.failed)} of the runs failed: see {ERROR} in {numbers}")
+
+
+class Jobs:
+    """The jobs of a sweep.
+
+    Parameters
+    ----------
+    config : DictConfig
+        Hydra's configuration of the sweep.
+    launcher : Launcher
+        What does the jobs.
+
+    Attributes
+    ----------
+    directory : Path
+        The sweep's folder.
+    planned : dict
+        The overrides of each job, by its number.
+    continuation : str
+        A command for the jobs that are not even planned yet.
+    launched, failed : list of int
+        Numbers of jobs.
+    signals : StopSignals
+        What ends the sweep: at once, or where workers are at work, when they have saved their
+        states.
+    stop_file : Path
+        What tells them to.
+    """
+
+    def __init__(self, config: DictConfig, launcher: Launcher) -> None:
+        self.directory = Path(config.hydra.sweep.dir)
+        self.planned: dict[int, Sequence[str]] = {}
+        self.continuation = ""
+        self.launched: list[int] = []
+        self.failed: list[int] = []
+        self.signals = StopSignals(self._stop)
+        self.stop_file = self.directory / workers.STOP
+        self._launcher = launcher
+        self._uses_workers = workers.count(config) > 1
+        self._are_at_work = False
+
+    def _stop(self, number: int) -> None:
+        if not self._are_at_work:
+            sys.exit(128 + number)
+        self.stop_file.touch()
+
+    def folder(self, number: int) -> Path:
+        """Name the folder of a job."""
+        return self.directory / str(number)
+
+    def free_number(self) -> int:
+        """Find the number after those of all jobs in the sweep's folder."""
+        numbers = [int(path.name) for path in self.directory.iterdir() if path.name.isdigit()]
+        return max(numbers, default=-1) + 1
+
+    def launch(self, batch: Sequence[Sequence[str]], first: int) -> list[float | None]:
+        """Do some jobs, numbered from the first; returns their losses, None for a failed one."""
+        self.launched += range(first, first + len(batch))
+        self._are_at_work = self._uses_workers
+        try:
+            with workers.hidden_signals() if self._uses_workers else nullcontext():
+                returns = self._launcher.launch(batch, initial_job_idx=first)
+        except Exception:
+            if not self.signals.received:
+                raise
+        finally:
+            self._are_at_work = False
+            self.stop_file.unlink(missing_ok=True)
+        if self.signals.received:
+            sys.exit(128 + self.signals.received)
+        losses = [job.return_value for job in returns]
+        self.failed += [number for number, loss in enumerate(losses, first) if loss is None]
+        return losses
+
+    def show_table(self) -> None:
+        """Write the table and show it, with a command for the best run."""
+        rows = collect(self.directory)
+        if not rows:
+            return
+        write_bytes(self.directory / RESULTS, as_csv(rows).encode())
+        with suppress(OSError):  # the terminal may be gone
+            print(f"\n{as_table(rows)}\n")
+            if rows[0][FIGURES[0]] != "":
+                print(f"Best: {command(_overrides(self.folder(rows[0]['run'])))}")
+            print(f"Table: {self.directory / RESULTS}")
+
+    def show_left(self) -> None:
+        """List commands for the jobs that are not done."""
+        commands = []
+        for number, overrides in self.planned.items():
+            folder = self.folder(number)
+            if (folder / SUMMARY).is_file() or (folder / ERROR).is_file():
+                continue
+            commands.append(
+                resume_command(folder) if has_state(folder) else run_command(overrides, folder)
+            )
+        if self.continuation:
+            commands.append(self.continuation)
+        with suppress(OSError):
+            print("\nNot done yet:", *commands, sep="\n  ", flush=True)
+
+
+def update_table(directory: Path) -> None:
+    """Bring the table of a sweep up to date, if a folder is that of one."""
+    if (directory / RESULTS).is_file():
+        write_bytes(directory / RESULTS, as_csv(collect(directory)).encode())
+
+
 def collect(directory: Path) -> list[dict[str, Any]]:
     """Gather the runs of a sweep: for each its number, its overrides and its `FIGURES`.
 
-    The best comes first; runs without a summary come last, with empty figures.
+    The best comes first, then those that a search has pruned, with the epoch in which it did; runs
+    without a summary come last, with empty figures.
     """
     rows = []
     for folder in directory.iterdir():
-        file = folder / ".hydra" / "overrides.yaml"
-        if not folder.name.isdigit() or not file.is_file():
+        if not folder.name.isdigit() or not (folder / OVERRIDES).is_file():
             continue
-        overrides = (str(override).partition("=") for override in OmegaConf.load(file))
         row: dict[str, Any] = {"run": int(folder.name)}
-        row |= {key.lstrip("+"): value for key, _, value in overrides}
-        summary = folder / "summary.json"
+        pairs = (override.partition("=") for override in _overrides(folder))
+        row |= {key.lstrip("+"): value for key, _, value in pairs}
+        summary = folder / SUMMARY
         figures = json.loads(summary.read_text()) if summary.is_file() else {}
+        if "pruned" in figures:
+            row["pruned"] = figures["pruned"]
         rows.append(row | {name: figures.get(name, "") for name in FIGURES})
-    return sorted(rows, key=lambda row: (row[FIGURES[0]] == "", row[FIGURES[0]], row["run"]))
+    loss = FIGURES[0]
+    return sorted(rows, key=lambda r: (r[loss] == "", "pruned" in r, r[loss], r["run"]))
+
+
+def _overrides(folder: Path) -> list[str]:
+    """Read the overrides of a job."""
+    return [str(override) for override in OmegaConf.load(folder / OVERRIDES)]
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -51,26 +272,6 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-class ResultsTable(Callback):
-    """Write ``results.csv`` at the end of a sweep, and show it."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Collect the runs; if some failed, the process exits with a message that says so."""
-        directory = Path(config.hydra.sweep.dir)
-        rows = collect(directory)
-        if not rows:
-            return
-        write_bytes(directory / RESULTS, as_csv(rows).encode())
-        print(f"\n{as_table(rows)}\n")
-        failures = sum(row[FIGURES[0]] == "" for row in rows)
-        if failures < len(rows):
-            best = [f"{k}={v}" for k, v in rows[0].items() if k not in ("run", *FIGURES)]
-            print(f"Best: {command()} {' '.join(best)}")
-        print(f"Table: {directory / RESULTS}")
-        if failures:
-            sys.exit(f"error: {failures} of the runs failed")
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

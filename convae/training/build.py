@@ -82,6 +82,7 @@ def build_trainer(
     board: Board,
     states: StateFolder,
     progress: Progress,
+    after_epoch: Callable[[int, float], bool] | None = None,
 ) -> Trainer:
     """Build the training loop around a model, fresh or restored."""
     trainer = config.trainer
@@ -95,6 +96,7 @@ def build_trainer(
         states=states,
         progress=progress,
         average=None if trainer.ema is None else MovingAverage(model, trainer.ema),
+        after_epoch=after_epoch,
         **{name: getattr(trainer, name) for name in (*LOOP, *SAVING)},
     )
 

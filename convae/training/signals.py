@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,6 +19,14 @@ SIGNALS = [
     if hasattr(signal, name)
 ]
 """The signals that stop a run after its current step."""
+
+_requested = 0
+
+
+def request_stop(number: int) -> None:
+    """Stop every run of this process, from now on, as if it received a signal; 0 takes it back."""
+    global _requested
+    _requested = number
 
 
 REPEATED = 1.0
@@ -45,21 +54,31 @@ class StopSignals:
 
     One within `REPEATED` seconds is the same wish: a shell and its job both pass Ctrl-C on.
 
-    Outside the main thread, where Python allows no handlers, nothing is changed.
+    Outside the main thread, where Python allows no handlers, nothing is changed; nor is SIGHUP
+    where it is ignored, as under nohup.
 
-    Attributes
+    Parameters
     ----------
-    received : int
-        The signal received, or 0.
+    act : callable, optional
+        Called with a signal when it is received.
     """
 
-    received: int = 0
+    def __init__(self, act: Callable[[int], object] | None = None) -> None:
+        self._act = act
+        self._received = 0
+
+    @property
+    def received(self) -> int:
+        """The signal received, or 0."""
+        return self._received or _requested
 
     def __enter__(self) -> StopSignals:
         """Install the handlers."""
         self._previous: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
+                if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -75,7 +94,9 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if not self.received:
-            self.received, self._since = number, now
+        if not self._received:
+            self._received, self._since = number, now
+            if self._act is not None:
+                self._act(number)
         elif number == signal.SIGINT and now - self._since > REPEATED:
             raise KeyboardInterrupt

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -278,7 +279,7 @@ def used_folder(directory: str | os.PathLike[str]) -> str:
     """Say that a folder holds a run already, and what to do."""
     return (
         f"hydra.run.dir: {os.fspath(directory)!r} holds a run already; resume it with "
-        f"{override('resume', directory)}, or choose another folder"
+        f"{shlex.quote(override('resume', directory))}, or choose another folder"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import nan
@@ -76,6 +77,13 @@ class Trainer:
         Minutes between two states within a long epoch.
     patience : int, optional
         Epochs without a lower validation loss after which training stops.
+    after_epoch : callable, optional
+        Called after each epoch with its number and its validation loss; true stops the training.
+
+    Attributes
+    ----------
+    stopped : bool
+        Whether `after_epoch` has stopped it.
     """
 
     step: TrainingStep
@@ -94,6 +102,8 @@ class Trainer:
     checkpoint_every: int = 1
     checkpoint_minutes: float = 10.0
     patience: int | None = None
+    after_epoch: Callable[[int, float], bool] | None = None
+    stopped: bool = field(default=False, init=False)
     rng: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -166,6 +176,8 @@ class Trainer:
                 self._bar.set_description(f"epoch {epoch}/{self.epochs}")
                 speed = self._train_epoch()
                 self._end_epoch(speed)
+                if self.stopped:
+                    break
         return progress
 
     def _train_epoch(self) -> float:
@@ -293,7 +305,8 @@ class Trainer:
         progress.epoch, progress.batch, progress.whole = epoch, 0, LossSum()
         progress.order = dict(self.rng.bit_generator.state)
         progress.schedule = self.schedule.state()
-        is_last = epoch == self.epochs or self._patience_exhausted()
+        self.stopped = self.after_epoch is not None and self.after_epoch(epoch, loss)
+        is_last = self.stopped or epoch == self.epochs or self._patience_exhausted()
         dead = self._show_panels() if epoch % self.panels_every == 0 or is_last else ""
         log.info(
             f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  "

@@ -47,14 +47,6 @@ def test_a_used_folder_is_refused_and_untouched(run) -> None:
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
-def test_a_used_folder_is_refused_by_sweeps_too(tmp_path) -> None:
-    arguments = ("-m", *QUICK, "trainer.epochs=1", "seed=1", f"hydra.sweep.dir={tmp_path}")
-    assert run_train(*arguments).returncode == 0
-    again = run_train(*arguments)
-    assert "holds a run already" in again.stdout
-
-
 def test_a_folder_in_use_is_refused(run) -> None:
     with FileLock(run / ".lock"), pytest.raises(UserError, match="in use by another run"):
         resume(run)

@@ -39,3 +39,26 @@ def test_other_threads_change_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [(before, 0)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a system without SIGHUP")
+def test_under_nohup_a_closed_terminal_changes_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.received == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_acts_and_a_request_does_not_need_one(monkeypatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(signals, "_requested", 0)
+    with StopSignals(seen.append) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert seen == [signal.SIGTERM] == [stop.received]
+    with StopSignals() as stop:
+        assert stop.received == 0
+        signals.request_stop(signal.SIGTERM)
+        assert stop.received == signal.SIGTERM

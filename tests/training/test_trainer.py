@@ -172,3 +172,20 @@ def test_a_full_disk_keeps_what_was_saved(noise, tmp_path, request) -> None:
     with pytest.raises(OSError, match="No space left"):
         fit(noise, tmp_path, resume=True)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == before
+
+
+def test_what_follows_an_epoch_may_end_the_run(noise, tmp_path) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def after_epoch(epoch: int, loss: float) -> bool:
+        seen.append((epoch, loss))
+        return epoch == 2
+
+    with open_trainer(noise, tmp_path, changed(epochs=5, checkpoint_every=5)) as trainer:
+        trainer.after_epoch = after_epoch
+        progress = trainer.fit()
+    assert trainer.stopped
+    assert progress.epoch == 2
+    losses = curve(tmp_path, "loss/validation")
+    assert seen == [(1, pytest.approx(losses[0])), (2, pytest.approx(losses[1]))]
+    assert convae.training.state.read_state(tmp_path)[1]["progress"]["epoch"] == 2

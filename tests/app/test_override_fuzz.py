@@ -196,7 +196,7 @@ def assert_finite_and_in_effect(folder: Path, overrides: Sequence[str]) -> None:
     """Check that a run has ended with finite figures and was configured as it was told."""
     if list(folder.rglob("learning_rate.png")):
         return  # the search trains nothing
-    (summary,) = folder.rglob("summary.json")
+    (summary,) = list(folder.rglob("summary.json"))
     figures = json.loads(summary.read_text())
     assert all(isfinite(value) for name, value in figures.items() if name != "run")
     _, description = checkpoint.read(max(summary.parent.glob("state-*")))
@@ -232,7 +232,7 @@ def assert_nothing_half_done(here: Path) -> None:
     """Check that there are neither unfinished files nor any outside the folder."""
     assert [path.name for path in here.parent.iterdir()] == [here.name]
     assert not list(here.rglob(f"*{TEMPORARY}"))
-    for path in here.rglob("state-*"):
+    for path in list(here.rglob("state-*")):
         checkpoint.read(path)
 
 

@@ -130,9 +130,9 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 
 def final_state(folder: Path) -> tuple[dict[str, bytes], str]:
-    """Read the last state of a run without its id, and without the folder that it resumed."""
+    """Read the last state of a run, without the folder that it resumed."""
     arrays, description = checkpoint.read(max(folder.glob("state-*")))
-    del description["progress"]["run"], description["configuration"]["resume"]
+    del description["configuration"]["resume"]
     content = {name: array.tobytes() for name, array in arrays.items()}
     return content, json.dumps(description)
 

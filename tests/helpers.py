@@ -24,7 +24,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import convae
 from convae import Layer, engine
-from convae.app import entry
+from convae.app.overrides import CONFIGS as PACKAGE
 from convae.configuration import (
     Config,
     CorruptionConfig,
@@ -299,7 +299,7 @@ OPTIONS = [
 @cache
 def compose(*overrides: str) -> Config:
     """Compose a configuration; the same object for the same overrides, so not to be changed."""
-    with initialize_config_module(entry.CONFIGS, version_base="1.3"):
+    with initialize_config_module(PACKAGE, version_base="1.3"):
         config = OmegaConf.to_object(compose_overrides("config", overrides=list(overrides)))
     assert isinstance(config, Config)
     return config

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.resources import files
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,8 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.plugin import Plugin
@@ -34,18 +30,24 @@ from omegaconf.errors import OmegaConfBaseException
 
 from convae.app import search, sweeps, workers
 from convae.app.arguments import ordered, resume_command
+from convae.app.overrides import (
+    CONFIGS,
+    culprit,
+    hydra_of_its_own,
+    message_of,
+    mistake,
+    names_used_folder,
+    resumes_sweep,
+)
 from convae.app.run import AfterEpoch, Result, run
-from convae.configuration import GROUPS, Config, from_plain, override, unknown_key
+from convae.configuration import Config, from_plain
 from convae.errors import UserError
 from convae.files import write_bytes
 from convae.training.pretraining import STAGES
 from convae.training.signals import Interrupted
-from convae.training.state import has_state, is_used, read_state, used_folder
+from convae.training.state import has_state, read_state
 
 log = logging.getLogger("convae")
-
-CONFIGS = "convae.configs"
-"""The package with the configuration's files."""
 
 MISTAKES = (UserError, OSError, MemoryError, HydraException, OmegaConfBaseException)
 """What a user can put right: shown as a message. Everything else keeps its traceback."""
@@ -83,7 +85,7 @@ def train(
     _fresh_folders.clear()
     if config_dir is not None:
         given.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
-    with _hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
+    with hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
         try:
             composed = compose("config", overrides=given, return_hydra_config=True)
             HydraConfig.instance().cfg = composed  # type: ignore[assignment]
@@ -96,7 +98,7 @@ def train(
         except (UserError, FileNotFoundError):
             raise
         except Exception as error:  # Hydra raises what Python does, for overrides of wrong types
-            raise UserError(_culprit(given) or _message(error)) from error
+            raise UserError(culprit(given) or message_of(error)) from error
     is_chosen = composed.resume is not None or str(wanted) in _fresh_folders.values()
     directory = wanted if is_chosen else new_folder(wanted)
     if hydra_files is not None:
@@ -113,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is not None:
         sys.argv = ["convae train", *arguments]
     sys.argv[1:] = given = ordered(sys.argv[1:])
-    if message := mistake(given) or _used_folder(given) or _resumed_sweep(given):
+    if message := mistake(given) or names_used_folder(given) or resumes_sweep(given):
         sys.exit(f"error: {message}")
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on; what is shown is decided here
@@ -130,13 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if full:
             raise
         of_hydra = isinstance(error, (HydraException, OmegaConfBaseException))
-        message = (_culprit(given) if of_hydra else None) or _message(error)
+        message = (culprit(given) if of_hydra else None) or message_of(error)
         sys.exit(f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where it was raised)")
     except Exception:
-        culprit = _culprit(given)
-        if full or culprit is None:  # a bug of ours
+        its_fault = culprit(given)
+        if full or its_fault is None:  # a bug of ours
             raise
-        sys.exit(f"error: {culprit}")
+        sys.exit(f"error: {its_fault}")
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name="config")
@@ -168,8 +170,8 @@ def _job(composed: DictConfig, directory: Path) -> float | None:
         if not workers.is_worker():  # it must not take the others with it
             sys.exit(128 + stop.number)
     except MISTAKES as error:
-        log.error(f"error: {_message(error)}")
-        _note_error(directory, _message(error))
+        log.error(f"error: {message_of(error)}")
+        _note_error(directory, message_of(error))
     except Exception as error:
         log.exception("error: a bug of convae; the sweep continues")
         _note_error(directory, repr(error))
@@ -260,136 +262,6 @@ OmegaConf.register_new_resolver("run_directory", _run_directory, replace=True)
 OmegaConf.register_new_resolver(
     "hydra_files", lambda resume: ".hydra" if resume is None else ".hydra/resumed", replace=True
 )
-
-
-def mistake(arguments: Sequence[str]) -> str | None:
-    """Find an argument that is no good override, and return a message that says what would do."""
-    if message := unknown_key(arguments):
-        return message
-    for argument in arguments:
-        if argument.startswith("-") or not ("=" in argument or argument.startswith("~")):
-            continue
-        try:
-            (parsed,) = OverridesParser.create().parse_overrides([argument])
-        except HydraException as error:
-            key, _, value = argument.partition("=")
-            quoted = shlex.quote(override(key, value))
-            return (
-                f"{key}: {value!r} cannot be read ({_message(error).splitlines()[0]}); a value "
-                f"with spaces or special characters needs quotes: {quoted}"
-            )
-        if message := _wrong_override(parsed):
-            return message
-    return None
-
-
-def _wrong_override(parsed: Override) -> str | None:
-    """Say what is wrong with an override that can be read."""
-    key, value = parsed.key_or_group, parsed.value()
-    if key == "hydra.run.dir":
-        if not isinstance(value, str) or not value:
-            return f"{key}: {value!r} is no folder"
-        return None
-    if key.startswith("hydra"):
-        return None
-    if parsed.is_delete():
-        return f"~{key}: nothing can be removed from the configuration; give {key} another value"
-    if key in (*GROUPS, "experiment", "debug") and parsed.is_add():
-        return f"+{key}: omit the +, as in {key}={value}"
-    is_option = isinstance(value, str) and value != ""
-    if key in GROUPS and not (is_option or parsed.is_sweep_override()):
-        shown = "null" if value is None else repr(value)
-        return f"{key}: {shown} is not an option; expected one of {', '.join(_options(key))}"
-    return None
-
-
-def _options(group: str) -> list[str]:
-    """List the files of a group."""
-    return sorted(
-        file.name.removesuffix(".yaml") for file in files(CONFIGS).joinpath(group).iterdir()
-    )
-
-
-def _culprit(arguments: Sequence[str]) -> str | None:
-    """Name the override that cannot be composed, and why; None if all can, or if they are swept."""
-    overrides = [argument for argument in arguments if "=" in argument and argument[0] != "-"]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    if any(each.is_sweep_override() for each in parsed):
-        return None
-    error = _error_of(overrides)
-    if error is None:
-        return None
-    for argument in overrides:
-        others = [other for other in overrides if other is not argument]
-        if _error_of(others) is None:
-            explanation = _explanation(others, argument.partition("=")[0])
-            return f"{argument}: {explanation or _message(error)}"
-    return _message(error)
-
-
-def _error_of(overrides: Sequence[str]) -> Exception | None:
-    """Compose a configuration, and return the error that this raises, if any."""
-    with _hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
-        try:
-            OmegaConf.to_object(compose("config", overrides=list(overrides)))
-        except Exception as error:  # Hydra raises what Python does, for overrides of wrong types
-            return error
-    return None
-
-
-def _explanation(others: Sequence[str], key: str) -> str | None:
-    """Say what Hydra's own message does not, of a key that could not be set beside others."""
-    with _hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
-        composed = compose("config", overrides=list(others))
-    *above, _ = key.lstrip("+").split(".")
-    for depth in range(len(above), 0, -1):
-        name = ".".join(above[:depth])
-        node = OmegaConf.select(composed, name)
-        if OmegaConf.is_list(node):
-            return (
-                f"{name} has {len(node)} entries, numbered from 0; for more of them set the whole "
-                f"list, {name}=[...]"
-            )
-    return None
-
-
-def _used_folder(arguments: Sequence[str]) -> str | None:
-    """Refuse a folder that holds a run, before Hydra writes its files into it."""
-    for argument in arguments:
-        if argument.startswith("hydra.run.dir="):
-            (parsed,) = OverridesParser.create().parse_overrides([argument])
-            if is_used(Path(str(parsed.value()))):
-                return used_folder(str(parsed.value()))
-    return None
-
-
-def _resumed_sweep(arguments: Sequence[str]) -> str | None:
-    """Refuse to resume with -m."""
-    is_sweep = any(argument in ("-m", "--multirun") for argument in arguments)
-    if is_sweep and any(argument.startswith("resume=") for argument in arguments):
-        return "resume: one run resumes at a time; omit -m"
-    return None
-
-
-def _message(error: BaseException) -> str:
-    """Put an error and its cause into lines."""
-    causes = [str(error), str(error.__cause__ or "")]
-    lines = [line for cause in causes for line in cause.splitlines() if line.strip()]
-    if isinstance(error, MemoryError):
-        lines.append("out of memory: lower trainer.batch_size, or the model's filters")
-    return "\n".join(lines) or repr(error)
-
-
-@contextmanager
-def _hydra_of_its_own() -> Iterator[None]:
-    """Set another use of Hydra in this process aside, for a ``with`` block."""
-    hydra_of_others, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = hydra_of_others
-        HydraConfig.instance().cfg = config
 
 
 def new_folder(wanted: Path) -> Path:

@@ -30,8 +30,8 @@ from convae.training.schedules import SCHEDULES, check_state
 
 log = logging.getLogger("convae")
 
-LAYOUT = 2
-"""Order of the parameters in the optimizer's vectors; a state of another order is refused."""
+LAYOUT = 3
+"""What states hold, and in which order; a state of another layout is refused."""
 
 LONGEST = 10**12
 """More steps than any run has."""

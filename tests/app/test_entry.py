@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 import convae
 from convae.app import entry
+from convae.app.overrides import CONFIGS
 from convae.configuration import override
 from convae.errors import DeviceError, UserError
 from convae.training.pretraining import STAGES
@@ -101,7 +102,7 @@ def test_train_leaves_the_process_as_it_was() -> None:
 
 
 def test_train_works_within_another_use_of_hydra() -> None:
-    with initialize_config_module(entry.CONFIGS, version_base="1.3"):
+    with initialize_config_module(CONFIGS, version_base="1.3"):
         before = state_of_process()
         convae.train(TINY)
         assert state_of_process() == before

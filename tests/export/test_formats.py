@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import convae
+from convae.data.pictures import Preprocessing
 from convae.export import formats
 from convae.export.formats import export
-from tests.helpers import EXPORTED, exported_model
+from tests.helpers import EXPORTED, REPOSITORY, exported_model
 
 
 @pytest.mark.parametrize(
@@ -181,3 +184,21 @@ def test_what_a_runs_model_knows_is_in_every_file(tmp_path) -> None:
     for metadata in (found, onnx_metadata, json.loads(extra["metadata.json"])):
         for name, value in model.metadata.items():
             assert json.loads(metadata[name]) == value
+
+
+def test_the_documentations_script_without_convae(tmp_path, monkeypatch, capsys) -> None:
+    page = (REPOSITORY / "docs" / "using_a_model.md").read_text()
+    script = re.search(r"^```python notest\n(.*?)^```", page, re.M | re.S)[1]
+    assert "convae" not in script
+    model = exported_model("shared")
+    how = Preprocessing(model.input_shape[0], model.input_shape[1:])
+    model.metadata = {"threshold": 0.01, "preprocessing": how.plain()}
+    export(model, tmp_path / "model.onnx")
+    Image.effect_noise((90, 70), 80).convert("RGB").save(tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, object] = {}
+    exec(script, found)
+    x = convae.read_image("picture.png", model)
+    np.testing.assert_allclose(found["x"], x, rtol=1e-6)
+    np.testing.assert_allclose(found["code"], model.encode(x), rtol=1e-4, atol=1e-5)
+    assert "anomaly" in capsys.readouterr().out

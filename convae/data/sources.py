@@ -10,13 +10,10 @@ import os
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from convae.configuration import BUILT_IN, DatasetConfig
 from convae.data.folders import (
@@ -28,16 +25,9 @@ from convae.data.folders import (
     halves,
     is_by_product,
 )
-from convae.data.pictures import (
-    DEEP_WHITE,
-    Conversions,
-    Pixels,
-    Preprocessing,
-    is_grey,
-    largest_level,
-)
-from convae.data.splits import InMemory, Labels, Split, Streamed, Unreadable, several
-from convae.errors import UserError, prefixed
+from convae.data.reading import Parts, broken_images, read, skipped
+from convae.data.splits import InMemory
+from convae.errors import UserError
 
 EXTRA_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
 """Arguments that a dataset of torchvision needs beside those that select a half."""
@@ -45,40 +35,11 @@ EXTRA_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
 UNREADABLE = (ValueError, EOFError, LookupError, AssertionError, struct.error, zlib.error)
 """What torchvision raises for files that are not what they should be."""
 
-SAMPLED = 20
-"""Images, evenly spaced, that stand for all of a dataset of torchvision, which decodes each."""
-
 MOST_CLASSES = 20
 """Classes of which each is reported with its number of pictures."""
 
 PHOTO_PATCH = 32
 """Side of the patches cut from the two photographs, in pixels."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a dataset itself distinguishes.
-
-    Parameters
-    ----------
-    train : Split
-        Images to train on.
-    validation, test : Split or None
-        Others, as far as the dataset has them.
-    classes : sequence of str
-        Names of the classes.
-    how : Preprocessing
-        How pictures like these become pixels.
-    notes : sequence of str
-        What is worth knowing of how they were found and read.
-    """
-
-    train: Split
-    validation: Split | None = None
-    test: Split | None = None
-    classes: Sequence[str] = ()
-    how: Preprocessing = field(default_factory=Preprocessing)
-    notes: Sequence[str] = ()
 
 
 def named(name: str, root: str = "data") -> DatasetConfig:
@@ -121,9 +82,7 @@ def read_parts(config: DatasetConfig) -> Parts:
     datasets = {"train": _torchvision(config, config.train)}
     if config.test is not None:
         datasets["test"] = _torchvision(config, config.test)
-    return _read(
-        datasets, config, [str(name) for name in getattr(datasets["train"], "classes", [])]
-    )
+    return read(datasets, config, [str(name) for name in getattr(datasets["train"], "classes", [])])
 
 
 def _digits() -> InMemory:
@@ -227,14 +186,14 @@ def _image_folder(config: DatasetConfig) -> Parts:
         for part, each in found.items()
     }
     notes = [note for part in found for note in _describe(folders[part], found[part], names[part])]
-    return _read(datasets, config, classes, notes)
+    return read(datasets, config, classes, notes)
 
 
 def _find(folder: Path, config: DatasetConfig) -> Found:
     """Find the pictures of a folder; what cannot be read is an error, or skipped if told to."""
     found = find_pictures(folder)
     if found.unreadable and not config.skip_broken:
-        raise _broken(found.unreadable)
+        raise broken_images(found.unreadable)
     if not found.files:
         left_out = found.describe_left_out()
         raise FileNotFoundError(
@@ -273,160 +232,5 @@ def _describe(folder: Path, found: Found, names: list[str]) -> list[str]:
         notes.append(f"without pictures: {', '.join(empty)}")
     if left_out := found.describe_left_out():
         notes.append(f"left out: {left_out}")
-    notes += _skipped(found.unreadable)
+    notes += skipped(found.unreadable)
     return notes
-
-
-def _broken(broken: Sequence[tuple[str, str]]) -> UserError:
-    """Name all files that cannot be read."""
-    listed = "\n".join(f"  {name}: {why}" for name, why in broken)
-    return UserError(
-        f"dataset: {len(broken):,} images cannot be read:\n{listed}\n"
-        "Repair or remove them, or leave them out with dataset.skip_broken=true"
-    )
-
-
-def _skipped(broken: Sequence[tuple[str, str]]) -> list[str]:
-    return [f"skipped, as it cannot be read: {name} ({why})" for name, why in broken]
-
-
-def _read(
-    datasets: dict[str, Any],
-    config: DatasetConfig,
-    classes: Sequence[str],
-    notes: Sequence[str] = (),
-) -> Parts:
-    """Keep the parts of a dataset in memory if they fit, or stream them."""
-    raw = {part: _raw_pixels(dataset) for part, dataset in datasets.items()}
-    asked = (config.image_size, config.channels)
-    splits: dict[str, Any] = {}
-    if all(p is not None and asked in ((None, None), (None, p.shape[1])) for p in raw.values()):
-        for part, pixels in raw.items():
-            assert pixels is not None
-            turned = pixels.swapaxes(2, 3) if config.transposed else pixels
-            splits[part] = InMemory(turned, _labels(datasets[part]))
-        return Parts(classes=classes, **splits)
-    how, said = _survey(list(datasets.values()), config)
-    done = Conversions()
-    broken: list[tuple[str, str]] = []
-    for part, dataset in datasets.items():
-        stream = Streamed(dataset, np.arange(len(dataset)), how, config.workers, _labels(dataset))
-        splits[part] = _checked(stream, config, done, broken)
-    if broken and not config.skip_broken:
-        raise _broken(broken)
-    notes = [*notes, *said, *done.lines(), *_skipped(broken)]
-    return Parts(classes=classes, how=how, notes=notes, **splits)
-
-
-def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, list[str]]:
-    """Decide how a dataset's pictures are read: grey or in colour, and what is white in 16 bits."""
-    notes, brightest = [], 0
-    colours: Counter[bool] = Counter()
-    with tqdm(
-        _samples(datasets), desc="looking at images", unit=" images", disable=None, leave=False
-    ) as bar:
-        for dataset, index in bar:
-            try:
-                with dataset[index][0] as image:
-                    colours[not is_grey(image.mode)] += 1
-                    brightest = max(brightest, largest_level(image) or 0)
-            except MemoryError:
-                raise
-            except Exception:  # of a decoder: named when all images are read
-                continue
-    channels = config.channels or (3 if colours[True] else 1)
-    if config.channels is None and colours[True] and colours[False]:
-        notes.append(
-            f"{colours[True]:,} pictures in colour and {colours[False]:,} grey ones: all are read "
-            "in colour; dataset.channels=1 makes all grey"
-        )
-    white = DEEP_WHITE
-    if brightest:
-        white = 2 ** max(8, brightest.bit_length()) - 1
-        notes.append(
-            f"the brightest value of 16 bits is {brightest:,}: white is {white:,}, the largest of "
-            f"{white.bit_length()} bits"
-        )
-    size = None if config.image_size is None else (config.image_size, config.image_size)
-    with prefixed("dataset."):
-        how = Preprocessing(channels, size, config.background, white, config.transposed)
-    return how, notes
-
-
-def _samples(datasets: list[Any]) -> list[tuple[Any, int]]:
-    """Name the images to look at: all files, whose headers are read fast, or some of the others."""
-    chosen = []
-    for dataset in datasets:
-        count = len(dataset)
-        some = count if isinstance(dataset, PictureFiles) else min(count, SAMPLED)
-        chosen += [(dataset, int(n)) for n in np.linspace(0, count - 1, some).round()]
-    return chosen
-
-
-def _checked(
-    stream: Streamed, config: DatasetConfig, done: Conversions, broken: list[tuple[str, str]]
-) -> Split:
-    """Read a stream once: keep its images in memory if they fit, and find those that are broken."""
-    limit = config.memory_mb * 2**20
-    if not config.check and not _fits(stream, limit):
-        return stream
-    kept: list[Pixels] = []
-    intact: list[int] = []
-    shapes: Counter[tuple[int, ...]] = Counter()
-    size = 0
-    with tqdm(total=len(stream), desc="reading images", unit=" images", disable=None) as bar:
-        for position, item in enumerate(_items(stream)):
-            bar.update()
-            if isinstance(item, Unreadable):
-                broken.append((item.name, item.reason))
-                continue
-            done.add(item.conversions)
-            intact.append(position)
-            shapes[item.pixels.shape] += 1
-            size += item.pixels.nbytes
-            if size <= limit:
-                kept.append(item.pixels)
-    if len(shapes) > 1:
-        raise UserError(f"dataset.image_size: images differ in size, {several(shapes)}")
-    if not intact:
-        return stream.select(np.arange(0))
-    if size > limit:
-        return stream.select(np.array(intact))
-    labels = None if stream.labels is None else stream.labels[intact]
-    return InMemory(np.stack(kept), labels)
-
-
-def _items(stream: Streamed) -> Iterator[Any]:
-    for items in stream.read(np.arange(len(stream)), 64):
-        yield from items
-
-
-def _fits(stream: Streamed, limit: int) -> bool:
-    """Guess from its first image whether a split fits into memory."""
-    return len(stream) * int(np.prod(stream.shape)) <= limit
-
-
-def _raw_pixels(dataset: Any) -> Pixels | None:
-    """Return the whole array that MNIST's, CIFAR's and similar classes hold, as (N, C, H, W)."""
-    data = getattr(dataset, "data", None)
-    if data is None or not hasattr(data, "shape"):
-        return None
-    pixels = np.asarray(data)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
-        return None
-    if pixels.ndim == 3:
-        return pixels[:, None]
-    return pixels.transpose(0, 3, 1, 2) if pixels.shape[3] in (1, 3) else pixels
-
-
-def _labels(dataset: Any) -> Labels | None:
-    """Return the classes of all images, where that needs no reading of images."""
-    if isinstance(dataset, PictureFiles):
-        return np.array([label for _, label in dataset.samples], np.int64)
-    for name in ("targets", "labels", "_labels"):  # as torchvision's classes call them
-        labels = getattr(dataset, name, None)
-        if labels is not None:
-            found = np.asarray(labels)
-            if found.shape == (len(dataset),) and np.issubdtype(found.dtype, np.integer):
-                return found.astype(np.int64)
-    return None

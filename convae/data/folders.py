@@ -47,7 +47,7 @@ class Found:
     def describe_left_out(self) -> str:
         """Put what was left out into words; empty if nothing was."""
         counts = self.left_out.most_common()
-        return ", ".join(f"{count:,} {kind}" for kind, count in counts if count)
+        return ", ".join(f"{kind} ({count:,})" for kind, count in counts if count)
 
 
 def endings() -> set[str]:

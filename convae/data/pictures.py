@@ -50,7 +50,7 @@ class Conversions:
         """Put them into words, the most frequent first."""
         cut = f", by up to {self.cut:.0%} of a picture" if self.cut else ""
         return [
-            f"{count:,} {kind}{cut if kind == CROPPED else ''}"
+            f"{kind}{cut if kind == CROPPED else ''}: {count:,}"
             for kind, count in self.counts.most_common()
         ]
 

@@ -222,7 +222,7 @@ def _describe(folder: Path, found: Found, names: list[str]) -> list[str]:
     shown = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())[:MOST_CLASSES])
     more = len(counts) - MOST_CLASSES
     classes = f" in {len(counts)} classes: {shown}{f' and {more} more' if more > 0 else ''}"
-    notes = [f"{folder}: {len(names):,} pictures{'' if set(counts) == {'.'} else classes}"]
+    notes = [f"{folder}: {len(names):,} picture files{'' if set(counts) == {'.'} else classes}"]
     empty = sorted(
         path.name
         for path in folder.iterdir()

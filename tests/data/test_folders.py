@@ -44,7 +44,7 @@ def test_every_ending_that_can_be_read_is_found_and_others_are_counted(tmp_path)
         "hidden folders or by-products of systems": 1,
         "links to pictures that are there already": 0,
     }
-    assert "0 links" not in found.describe_left_out()
+    assert "links" not in found.describe_left_out()
 
 
 def test_links_to_folders_are_followed_once(tmp_path) -> None:
@@ -137,9 +137,9 @@ def test_what_was_found_and_left_out_is_reported(tmp_path) -> None:
     (tmp_path / "birds").mkdir()
     (tmp_path / "cats" / "list.csv").write_text("")
     assert load(tmp_path).notes == (
-        f"{tmp_path}: 20 pictures in 2 classes: cats 12, dogs 8",
+        f"{tmp_path}: 20 picture files in 2 classes: cats 12, dogs 8",
         "without pictures: birds",
-        "left out: 1 files ending in .csv",
+        "left out: files ending in .csv (1)",
     )
 
 
@@ -150,11 +150,11 @@ def test_conversions_are_reported_summed_up(tmp_path, memory_mb: int) -> None:
     Image.new("RGBA", (10, 10), (9, 9, 200, 100)).save(tmp_path / "zz.png")
     notes = load(tmp_path, image_size=8, memory_mb=memory_mb).notes
     assert "1 pictures in colour and 12 grey ones: all are read in colour" in notes[1]
-    assert "12 of mode L converted to colour" in notes
-    assert "13 scaled to 8x8 pixels" in notes
-    assert "1 with transparent parts, put on white" in notes
+    assert "of mode L converted to colour: 12" in notes
+    assert "scaled to 8x8 pixels: 13" in notes
+    assert "with transparent parts, put on white: 1" in notes
     assert any(
-        note.startswith("11 cropped") and note.endswith("52% of a picture") for note in notes
+        note.startswith("cropped") and note.endswith("52% of a picture: 11") for note in notes
     )
 
 

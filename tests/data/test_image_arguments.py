@@ -56,15 +56,15 @@ def test_odd_files_are_converted_or_listed(odd) -> None:
     assert (found["animated.gif"] == 10).all()
     assert (found["sixteen.png"].ravel() == np.rint(np.arange(64) * 1024 / 257)).all()
     assert set(images.conversions.lines()) == {
-        "1 of 16 bits, whose range from 0 to 65,535 became black to white",
-        "1 with several frames or pages, of which the first is used",
-        "1 of mode CMYK converted to grey",
-        "1 of mode P converted to grey",
-        "1 of mode RGB converted to grey",
-        "2 scaled to 8x8 pixels",
-        "2 cropped at the sides to the shape that the model takes, by up to 33% of a picture",
+        "of 16 bits, whose range from 0 to 65,535 became black to white: 1",
+        "with several frames or pages, of which the first is used: 1",
+        "of mode CMYK converted to grey: 1",
+        "of mode P converted to grey: 1",
+        "of mode RGB converted to grey: 1",
+        "scaled to 8x8 pixels: 2",
+        "cropped at the sides to the shape that the model takes, by up to 33% of a picture: 2",
     }
-    assert images.left_out == [f"{odd}: 1 files ending in .txt"]
+    assert images.left_out == [f"{odd}: files ending in .txt (1)"]
 
 
 def test_patterns_files_and_their_places(odd) -> None:

@@ -83,7 +83,7 @@ def test_transparent_parts_show_the_background_and_no_hidden_colours(mode: str) 
     assert np.abs(array[:, 0].astype(int) - 10).max() <= 2
     assert (array[:, 3] == np.array([0, 0, 255])[:, None]).all()
     assert (pixels(image, channels=1)[0, 3] == 255).all()
-    assert "1 with transparent parts, put on white" in said(image)
+    assert "with transparent parts, put on white: 1" in said(image)
 
 
 def test_opaque_pictures_with_an_alpha_channel_are_not_mentioned() -> None:
@@ -104,7 +104,7 @@ def test_the_first_page_counts_even_if_the_second_is_broken(tmp_path) -> None:
 def test_a_crop_that_cuts_parts_off_is_said() -> None:
     wide, almost = Image.new("RGB", (40, 20)), Image.new("RGB", (40, 40))
     assert any("by up to 50% of a picture" in line for line in said(wide, size=(8, 8)))
-    assert said(almost, size=(8, 8)) == ["1 scaled to 8x8 pixels"]
+    assert said(almost, size=(8, 8)) == ["scaled to 8x8 pixels: 1"]
 
 
 @pytest.mark.parametrize(

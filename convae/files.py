@@ -111,3 +111,20 @@ def locked(directory: Path) -> Iterator[None]:
             f"{os.fspath(directory)!r} is in use by another run; wait for it to end, or choose "
             "another folder"
         ) from None
+
+
+def printable(name: str) -> str:
+    """Escape line ends in a file's name, and what is not UTF-8.
+
+    Parameters
+    ----------
+    name : str
+        As the system gives it.
+
+    Returns
+    -------
+    str
+        As it can be shown and written.
+    """
+    escaped = name.replace("\n", "\\n").replace("\r", "\\r")
+    return escaped.encode("utf-8", "backslashreplace").decode()

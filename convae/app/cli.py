@@ -14,7 +14,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from convae.app.outputs import PictureFolder, Targets, codes_file, csv_file, printable
+from convae.app.outputs import PictureFolder, Targets, codes_file, csv_file
 from convae.app.summary import read_figures
 from convae.data.datasets import load_dataset
 from convae.data.image_arguments import ImageArguments
@@ -23,7 +23,7 @@ from convae.data.sources import named
 from convae.engine import Array, to_numpy
 from convae.errors import UserError, check_range
 from convae.export.formats import export
-from convae.files import discard_unfinished, write_bytes
+from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, load
 from convae.report.anomaly import image_errors
@@ -181,11 +181,11 @@ class Work:
         for line in images.conversions.lines():
             click.echo(f"  {line}", err=True)
         for line in images.left_out:
-            click.echo(f"  left out of {line}", err=True)
+            click.echo(f"  left out of {printable(line)}", err=True)
         if images.unreadable:
             click.echo(f"{len(images.unreadable):,} could not be read:", err=True)
             for name, reason in images.unreadable:
-                click.echo(f"  {name}: {reason}", err=True)
+                click.echo(f"  {printable(name)}: {reason}", err=True)
             sys.exit(1)
 
 

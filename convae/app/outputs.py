@@ -19,7 +19,7 @@ from PIL import Image
 
 from convae.data.image_arguments import ImageArguments
 from convae.errors import MissingPackageError, UserError
-from convae.files import atomic, write_bytes
+from convae.files import atomic, printable, write_bytes
 from convae.report.pictures import SOFTWARE, png
 
 
@@ -105,12 +105,6 @@ class _Parquet:
         column = self._arrow.FixedSizeListArray.from_arrays(numbers, self._size)
         images = self._arrow.array([printable(name) for name in names])
         self._writer.write_table(self._arrow.table([images, column], schema=self._schema))
-
-
-def printable(name: str) -> str:
-    """Escape line ends in a file's name, and what is not UTF-8."""
-    escaped = name.replace("\n", "\\n").replace("\r", "\\r")
-    return escaped.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from convae.files import write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST
 from convae.report.anomaly import judge, score
-from convae.report.evaluation import mean_image_error, measure, pca_error
+from convae.report.evaluation import PCA_IMAGES, mean_image_error, measure, pca_error
 from convae.report.fixed_images import FixedImages
 from convae.report.linear_probe import encode_all
 from convae.report.pictures import comparison, png
@@ -86,7 +86,7 @@ class Summary:
         write_bytes(directory / SUMMARY, json.dumps(content, indent=2).encode())
         log.info(
             f"{self._report(figures)}\n"
-            f"Run: {directory}\n"
+            f"Run: {shlex.quote(str(directory))}\n"
             f"Look at it: tensorboard --logdir {shlex.quote(str(directory))} {KEEP_PICTURES}"
         )
         return figures
@@ -114,13 +114,14 @@ class Summary:
         model, data, corruption = self.model, self.data, self.corruption
         noise = f" from {corruption.name} noise of {corruption.amount}" if corruption else ""
         size = f"{model.code_size:,}"
+        components = min(model.code_size, len(data.train), PCA_IMAGES)
         loses = model.code_size < np.prod(model.input_shape)
         note = "" if loses else " (the code is no smaller than the image: PCA loses nothing)"
         lines = [
             f"\nMean squared error on {len(data.test):,} test images of {data.name}{noise}:",
             f"  this model (epoch {figures['best_epoch']:.0f}, code of {size} numbers)"
             f"  {figures['test_mse']:.5f}",
-            f"  PCA with {size} components{note}  {figures['pca_mse']:.5f}",
+            f"  PCA with {components:,} components{note}  {figures['pca_mse']:.5f}",
             f"  the mean image  {figures['mean_image_mse']:.5f}",
         ]
         if corruption:

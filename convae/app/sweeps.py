@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -214,7 +215,7 @@ class Jobs:
             print(f"\n{as_table(rows)}\n")
             if rows[0][FIGURES[0]] != "":
                 print(f"Best: {command(_overrides(self.folder(rows[0]['run'])))}")
-            print(f"Table: {self.directory / RESULTS}")
+            print(f"Table: {shlex.quote(str(self.directory / RESULTS))}")
 
     def show_left(self) -> None:
         """List commands for the jobs that are not done."""

@@ -12,6 +12,7 @@ from convae.configuration import DatasetConfig
 from convae.data.sources import read_parts
 from convae.data.splits import Split, Splits
 from convae.errors import UserError, prefixed
+from convae.files import printable
 
 
 def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
@@ -26,8 +27,8 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
         if part is not None and not len(part):
             raise UserError(f"dataset: none of the {name} images can be read")
     rng = np.random.default_rng([seed, 1])
-    train, test = _divide(train, test, config.holdout, rng)
-    train, validation = _divide(train, validation, config.holdout, rng)
+    train, test = _divide(train, test, config.holdout, "testing", rng)
+    train, validation = _divide(train, validation, config.holdout, "validation", rng)
     normal = None
     if config.normal is not None:
         normal = _class_numbers(config.normal, train, parts.classes)
@@ -53,11 +54,12 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     with prefixed("dataset."):
         how = replace(parts.how, channels=channels, size=tuple(size), background=config.background)
     classes = tuple(parts.classes)
-    return Splits(config.name, train, validation, test, anomalous, classes, how, tuple(parts.notes))
+    notes = tuple(map(printable, parts.notes))
+    return Splits(config.name, train, validation, test, anomalous, classes, how, notes)
 
 
 def _divide(
-    whole: Split, part: Split | None, fraction: float, rng: np.random.Generator
+    whole: Split, part: Split | None, fraction: float, purpose: str, rng: np.random.Generator
 ) -> tuple[Split, Split]:
     """Set a random part of a split aside, unless the part exists already."""
     if part is not None:
@@ -66,8 +68,8 @@ def _divide(
     count = round(fraction * len(whole))
     if count == 0:
         raise UserError(
-            f"dataset: {len(whole)} images are too few to set {fraction:.0%} of them aside; "
-            "add images, or raise dataset.holdout"
+            f"dataset.holdout: {fraction:g} of {len(whole):,} images leaves none for {purpose}; "
+            "raise it, or add images"
         )
     return whole.select(np.sort(order[count:])), whole.select(np.sort(order[:count]))
 

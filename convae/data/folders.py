@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from convae.data.pictures import open_picture
 from convae.errors import UserError
 
 BY_PRODUCTS = ("__MACOSX", "@eaDir")
@@ -56,44 +57,68 @@ def endings() -> set[str]:
     return {
         ending
         for ending, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and kind not in RECOGNISED_ONLY
+        if kind in {*Image.OPEN, "MPO"} - set(RECOGNISED_ONLY)  # the JPEG plugin opens MPO files
     }
 
 
 def find_pictures(root: Path) -> Found:
-    """Search a folder at any depth, through links to other folders too.
+    """Search a folder at any depth, through links to other folders too, each folder once.
 
     Hidden files, and what systems and tools leave beside pictures, such as ``.ipynb_checkpoints``,
     ``._picture.png`` and ``__MACOSX``, are left out.
     """
-    found, known = Found(), endings()
+    found, visited = Found(), set[str]()
+    waiting = [str(root)]
+    while waiting:
+        links: list[str] = []
+        for start in waiting:  # what is really there comes first, links to more of it later
+            _walk(start, found, visited, links)
+        waiting = []
+        for link in sorted(links):
+            real = os.path.realpath(link)
+            if real in visited or _is_above(real, link):
+                found.left_out["links to folders that are there already"] += 1
+            else:
+                waiting.append(link)
+    found.files = _each_once(sorted(found.files), found.left_out)
+    return found
+
+
+def _walk(start: str, found: Found, visited: set[str], links: list[str]) -> None:
+    """Search a folder for pictures, and for links to other folders."""
+    known = endings()
 
     def cannot_read(error: OSError) -> None:
         found.unreadable.append((str(error.filename), error.strerror or type(error).__name__))
 
-    for folder, subfolders, files in os.walk(root, onerror=cannot_read, followlinks=True):
-        above = _real_parents(folder)
+    for folder, subfolders, files in os.walk(start, onerror=cannot_read):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
         for name in tuple(subfolders):
             if is_by_product(name):
                 subfolders.remove(name)
                 found.left_out["hidden folders or by-products of systems"] += 1
-            elif os.path.realpath(os.path.join(folder, name)) in above:
-                subfolders.remove(name)
-                found.left_out["links to a folder above them"] += 1
+            elif os.path.islink(os.path.join(folder, name)):
+                links.append(os.path.join(folder, name))
         for name in files:
             path, ending = Path(folder, name), os.path.splitext(name)[1].lower()
             if is_by_product(name):
                 found.left_out["hidden files"] += 1
             elif ending not in known:
-                found.left_out[
-                    f"files ending in {ending}" if ending else "files without ending"
-                ] += 1
+                kind = f"files ending in {ending}" if ending else "files without ending"
+                found.left_out[kind] += 1
             elif not path.is_file():
                 found.unreadable.append((str(path), _not_a_file(path)))
             else:
                 found.files.append(path)
-    found.files = _each_once(sorted(found.files), found.left_out)
-    return found
+
+
+def _is_above(real: str, link: str) -> bool:
+    """Tell whether a folder holds the link to it."""
+    return os.path.realpath(os.path.dirname(link)).startswith(os.path.join(real, ""))
 
 
 def _each_once(paths: list[Path], left_out: Counter[str]) -> list[Path]:
@@ -105,12 +130,6 @@ def _each_once(paths: list[Path], left_out: Counter[str]) -> list[Path]:
             chosen[real] = path
     left_out["links to pictures that are there already"] += len(paths) - len(chosen)
     return [path for path in paths if chosen[os.path.realpath(path)] is path]
-
-
-def _real_parents(folder: str) -> set[str]:
-    """Return the real paths of a folder and of all folders through which it was reached."""
-    path = Path(os.path.abspath(folder))
-    return {os.path.realpath(parent) for parent in (path, *path.parents)}
 
 
 def _not_a_file(path: Path) -> str:
@@ -128,9 +147,10 @@ def halves(root: Path) -> dict[str, Path]:
     Raises `UserError` if there are other folders beside them, or two for the same part.
     """
     part_of = {name: part for part, names in HALVES.items() for name in names}
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_by_product(p.name))
+    entries = sorted(path for path in root.iterdir() if not is_by_product(path.name))
+    folders = [path for path in entries if path.is_dir()]
     found: dict[str, Path] = {}
-    others = []
+    others = [path.name for path in entries if path.suffix.lower() in endings() and path.is_file()]
     for folder in folders:
         part = part_of.get(folder.name.lower())
         if part is None:
@@ -171,7 +191,7 @@ class PictureFiles:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Open one picture."""
         path, label = self.samples[index]
-        return Image.open(path), label
+        return open_picture(path), label
 
 
 def class_of(path: Path, folder: Path) -> str:

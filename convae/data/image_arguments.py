@@ -16,7 +16,7 @@ from PIL import Image
 
 from convae.data.datasets import load_dataset
 from convae.data.folders import find_pictures
-from convae.data.pictures import Conversions, Pixels, Preprocessing, reason
+from convae.data.pictures import Conversions, Pixels, Preprocessing, open_picture, reason
 from convae.data.sources import named
 from convae.data.splits import Split
 from convae.errors import UserError
@@ -124,7 +124,7 @@ class ImageArguments:
     def _of_files(self, paths: list[Path]) -> Iterator[tuple[str, Pixels]]:
         for path in paths:
             try:
-                with Image.open(path) as image:
+                with open_picture(path) as image:
                     pixels, done = self.how(image)
             except MemoryError:
                 raise

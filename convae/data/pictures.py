@@ -7,6 +7,7 @@ read as the training images were.
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -56,6 +57,7 @@ class Conversions:
 
 
 CROPPED = "cropped at the sides to the shape that the model takes"
+UPPER_BITS = "of 16 bits for each colour, of which Pillow keeps the upper 8"
 SEVERAL = "with several frames or pages, of which the first is used"
 TOO_BRIGHT = "brighter than any of the training images, which set white: clipped"
 
@@ -141,13 +143,19 @@ class Preprocessing:
         """
         if isinstance(image, ImageFile.ImageFile):
             image.filename = ""  # else Pillow maps the file into memory, which garbles turned TIFFs
-        image.load()
         done = Conversions()
-        upright = ImageOps.exif_transpose(image)  # a copy: what follows cannot lose the first frame
-        if _is_deep(image):
-            upright = self._to_eight_bits(upright, done)
-        if _has_more(image):
-            done.counts[SEVERAL] += 1
+        if ";16" in str(getattr(image, "tile", "")) and not image.mode.startswith("I"):
+            done.counts[UPPER_BITS] += 1
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            image.load()
+            upright = ImageOps.exif_transpose(image)  # a copy, which keeps the first frame
+            if _is_deep(image):
+                upright = self._to_eight_bits(upright, done)
+            if _has_more(image):
+                done.counts[SEVERAL] += 1
+        for message in {str(warning.message) for warning in warned}:
+            done.counts[f"of which Pillow warns: {message}"] += 1
         if upright.has_transparency_data:
             upright = self._on_background(upright, done)
         mode, name = ("L", "grey") if self.channels == 1 else ("RGB", "colour")
@@ -166,9 +174,12 @@ class Preprocessing:
         if levels.max() > self.white:
             done.counts[TOO_BRIGHT] += 1
         done.counts[f"of 16 bits, whose range from 0 to {self.white:,} became black to white"] += 1
-        return Image.fromarray(
-            np.rint(levels.clip(0, self.white) * (255 / self.white)).astype("u1")
-        )
+        grey = np.rint(levels.clip(0, self.white) * (255 / self.white)).astype("u1")
+        clear = image.info.get("transparency")
+        if not isinstance(clear, int):
+            return Image.fromarray(grey)
+        alpha = np.where(levels == clear, 0, 255).astype("u1")
+        return Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
 
     def _on_background(self, image: Image.Image, done: Conversions) -> Image.Image:
         layer = image.convert("RGBA")
@@ -224,13 +235,20 @@ def read_image(path: str | os.PathLike[str], model: TakesPictures) -> Array:
     """
     how = Preprocessing.of_model(model)
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             pixels, _ = how(image)
     except (MemoryError, FileNotFoundError):
         raise
     except Exception as error:  # of a decoder
         raise UserError(f"path: {os.fspath(path)!r} cannot be read: {reason(error)}") from error
     return to_floats(pixels[None], model.backend, model.dtype)
+
+
+def open_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """Open a picture file; what Pillow has to say of its size is no news to a user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Image.open(path)
 
 
 def to_floats(pixels: Pixels, backend: Backend, dtype: str) -> Array:

@@ -22,6 +22,7 @@ from convae.data.pictures import (
 )
 from convae.data.splits import InMemory, Labels, Split, Streamed, Unreadable, several
 from convae.errors import UserError, prefixed
+from convae.files import printable
 
 SAMPLED = 20
 """Images, evenly spaced, that stand for all of a dataset of torchvision, which decodes each."""
@@ -83,7 +84,7 @@ def read(
 
 def broken_images(broken: Sequence[tuple[str, str]]) -> UserError:
     """Name all files that cannot be read."""
-    listed = "\n".join(f"  {name}: {why}" for name, why in broken)
+    listed = "\n".join(f"  {printable(name)}: {why}" for name, why in broken)
     return UserError(
         f"dataset: {len(broken):,} images cannot be read:\n{listed}\n"
         "Repair or remove them, or leave them out with dataset.skip_broken=true"

@@ -7,6 +7,7 @@ A split yields uint8 batches ``(N, C, H, W)``; `convae.data.pictures.to_floats` 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,7 +171,7 @@ class Streamed:
             return _digest(f"{len(self.dataset)} {self.how}", self.indices.tobytes())
         paths = [Path(samples[int(index)][0]) for index in self.indices]
         listed = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths]
-        return _digest(str(self.how), "\n".join(listed).encode())
+        return _digest(str(self.how), os.fsencode("\n".join(listed)))
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,9 @@ def pca_error(train: Split, test: Split, components: int, corruption: Corruption
     fitted_on = vectors(train, PCA_IMAGES, np.random.default_rng(0))
     pca = None
     if components < fitted_on.shape[1]:
-        pca = PCA(min(components, len(fitted_on)), random_state=0).fit(fitted_on)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of equal images, without variance
+            pca = PCA(min(components, len(fitted_on)), random_state=0).fit(fitted_on)
     squares = 0.0
     for index, batch in enumerate(test.batches(1024)):
         x = to_floats(batch, backend_for("cpu"), "float32")

@@ -106,7 +106,7 @@ def test_halves_of_different_shapes_are_refused(tmp_path) -> None:
     [
         ({"name": "nosuch"}, ValueError, "dataset.name: 'nosuch' is unknown; expected .*digits"),
         ({"name": "digits", "holdout": 0.9}, ValueError, "dataset.holdout: 0.9 is out of range"),
-        ({"name": "digits", "holdout": 0.0001}, ValueError, "too few to set"),
+        ({"name": "digits", "holdout": 0.0001}, ValueError, "leaves none for testing"),
         ({"name": "digits", "channels": 3}, ValueError, "dataset.channels: 'digits'"),
         ({"name": "photos", "image_size": 9}, ValueError, "dataset.image_size: 'photos'"),
         ({"name": "MNIST", "channels": 2}, ValueError, "dataset.channels: 2"),

@@ -29,13 +29,13 @@ def load(root: Path, **config: object) -> Splits:
 
 def test_every_ending_that_can_be_read_is_found_and_others_are_counted(tmp_path) -> None:
     image = Image.new("RGB", (8, 8), (10, 200, 30))
-    for ending in ("png", "JPG", "gif", "avif", "jp2", "webp", "tiff", "bmp", "ppm"):
+    for ending in ("png", "JPG", "gif", "avif", "jp2", "webp", "tiff", "bmp", "ppm", "mpo"):
         image.save(tmp_path / f"picture.{ending}")
     for name in ("notes.txt", "more.txt", "film.mpg", "LICENSE", ".DS_Store"):
         (tmp_path / name).write_text("no picture")
     (tmp_path / ".ipynb_checkpoints").mkdir()
     found = find_pictures(tmp_path)
-    assert len(found.files) == 9
+    assert len(found.files) == 10
     assert dict(found.left_out) == {
         "files ending in .txt": 2,
         "files ending in .mpg": 1,
@@ -59,8 +59,61 @@ def test_links_to_folders_are_followed_once(tmp_path) -> None:
         *(f"cats/{n:03}.png" for n in range(3)),
         *(f"dogs/{n:03}.png" for n in range(2)),
     ]
-    assert found.left_out["links to a folder above them"] >= 1
-    assert found.left_out["links to pictures that are there already"] == 2
+    assert found.left_out["links to folders that are there already"] == 2
+
+
+def test_folders_that_link_to_each_other_are_searched_once(tmp_path) -> None:
+    names = [f"class{n}" for n in range(12)]
+    for name in names:
+        write_pictures(tmp_path / name, 1)
+        for other in names:
+            if other != name:
+                (tmp_path / name / other).symlink_to(tmp_path / other)
+    found = find_pictures(tmp_path)
+    assert len(found.files) == 12
+    assert found.left_out["links to folders that are there already"] == 12 * 11
+
+
+def test_a_link_out_of_the_root_is_followed_but_not_back_in(tmp_path) -> None:
+    write_pictures(tmp_path / "all" / "root" / "a", 2)
+    write_pictures(tmp_path / "all" / "b", 3)
+    (tmp_path / "all" / "root" / "out").symlink_to(tmp_path / "all")
+    (tmp_path / "all" / "root" / "beside").symlink_to(tmp_path / "all" / "b")
+    found = find_pictures(tmp_path / "all" / "root")
+    assert len(found.files) == 5
+    assert found.left_out["links to folders that are there already"] == 1
+
+
+def test_two_links_to_a_picture_are_one_picture(tmp_path) -> None:
+    write_pictures(tmp_path / "store", 2)
+    for name in ("a", "b"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        (tmp_path / "root" / name / "same.png").symlink_to(tmp_path / "store" / "000.png")
+    found = find_pictures(tmp_path / "root")
+    assert [path.parent.name for path in found.files] == ["a"]
+    assert found.left_out["links to pictures that are there already"] == 1
+
+
+def test_pictures_beside_halves_are_refused(tmp_path) -> None:
+    write_pictures(tmp_path / "Train", 12)
+    write_pictures(tmp_path, 1)
+    with pytest.raises(UserError, match=r"beside Train/, .* it holds 000\.png"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("memory_mb", [100, 0])
+def test_names_that_are_no_text_are_shown_escaped(tmp_path, memory_mb: int) -> None:
+    write_pictures(tmp_path, 12)
+    for name in (b"odd\xff\n.png", b"broken\xff.png"):
+        (tmp_path / "000.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        write_pictures(tmp_path, 1)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/broken\xff.png")).write_text("no picture")
+    with pytest.raises(UserError, match=r"broken\\udcff\.png: not a picture"):
+        load(tmp_path, memory_mb=memory_mb)
+    data = load(tmp_path, memory_mb=memory_mb, skip_broken=True)
+    assert any("broken\\udcff.png" in note for note in data.notes)
+    assert all(data.fingerprints().values())
+    "".join(data.notes).encode()
 
 
 def test_links_to_nothing_and_pipes_are_named(tmp_path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +87,40 @@ def test_transparent_parts_show_the_background_and_no_hidden_colours(mode: str) 
     assert (array[:, 3] == np.array([0, 0, 255])[:, None]).all()
     assert (pixels(image, channels=1)[0, 3] == 255).all()
     assert "with transparent parts, put on white: 1" in said(image)
+
+
+def test_a_clear_value_of_16_bits_shows_the_background(tmp_path) -> None:
+    levels = np.array([[1000, 40000]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "clear.png", transparency=1000)
+    with Image.open(tmp_path / "clear.png") as image:
+        assert pixels(image, channels=1).ravel().tolist() == [255, round(40000 / 257)]
+
+
+def test_16_bits_in_colour_are_said_to_lose_half(tmp_path) -> None:
+    rows = b"".join(b"\0" + bytes([9, 200] * 12) for _ in range(4))  # 4x4 pixels of 6 bytes
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checked = name + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with Image.open(tmp_path / "deep.png") as image:
+        array, done = Preprocessing()(image)
+    assert (array == 9).all()
+    assert done.lines() == ["of 16 bits for each colour, of which Pillow keeps the upper 8: 1"]
+
+
+def test_warnings_of_pillow_are_counted_and_not_printed(tmp_path, recwarn) -> None:
+    image = Image.new("L", (4, 4))
+
+    def load() -> None:
+        warnings.warn("Truncated File Read", stacklevel=1)
+
+    image.load = load
+    assert said(image, channels=1) == ["of which Pillow warns: Truncated File Read: 1"]
+    assert not recwarn.list
 
 
 def test_opaque_pictures_with_an_alpha_channel_are_not_mentioned() -> None:

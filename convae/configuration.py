@@ -94,7 +94,9 @@ class DatasetConfig:
                 value = getattr(self, name)
                 check_range(f"dataset.{name}", value, at_least=least, at_most=most, integer=True)
         if not isinstance(self.test, dict | None):
-            raise UserError(f"dataset.test: {self.test!r} is no mapping such as {{train: false}}")
+            raise UserError(
+                f"dataset.test: {self.test!r} is not a mapping such as {{train: false}}"
+            )
         if self.name in (*BUILT_IN, "ImageFolder") and (self.train or self.test):
             raise UserError(
                 f"dataset.train, dataset.test: {self.name!r} takes no arguments; leave them out"
@@ -231,19 +233,21 @@ def from_plain(values: Any, kind: Any = Config, name: str = "configuration") -> 
     A `UserError` names what is missing, unknown, of a wrong type or out of range.
     """
     if not dataclasses.is_dataclass(kind):
-        return _checked(values, kind, name)
+        return _of_type(values, kind, name)
     if not isinstance(values, dict):
-        raise UserError(f"{name}: {values!r} is no mapping")
+        raise UserError(f"{name}: {values!r} is not a mapping")
     hints = typing.get_type_hints(kind)
-    if wrong := values.keys() ^ hints.keys():
-        raise UserError(f"{name}: {', '.join(sorted(wrong))} missing, or unknown")
+    if missing := hints.keys() - values.keys():
+        raise UserError(f"{name}: {', '.join(sorted(missing))} missing")
+    if unknown := values.keys() - hints.keys():
+        raise UserError(f"{name}: {', '.join(map(str, unknown))} unknown")
     built: Any = kind
     return built(
         **{key: from_plain(value, hints[key], f"{name}.{key}") for key, value in values.items()}
     )
 
 
-def _checked(value: Any, kind: Any, name: str) -> Any:
+def _of_type(value: Any, kind: Any, name: str) -> Any:
     """Return a value of a type that is no dataclass, or refuse it."""
     choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     for choice in choices:
@@ -262,10 +266,15 @@ def _checked(value: Any, kind: Any, name: str) -> Any:
     raise UserError(f"{name}: {value!r} is not of the type {getattr(kind, '__name__', kind)}")
 
 
+VALUES = ("true", "false", "yes", "no", "on", "off", "y", "n", "null", "none", "nan", "inf")
+"""Words that Hydra and YAML read as values."""
+
+
 def override(key: str, value: Any) -> str:
     """Write an override whose value may have any characters, with quotes where Hydra needs them."""
     text = str(value)
-    if re.fullmatch(r"[\w./:+~-]+", text, re.ASCII):
+    is_name = re.fullmatch(r"[\w./:+-]*[A-Za-z/][\w./:+-]*", text, re.ASCII)
+    if is_name and (text[0].isalpha() or "/" in text) and text.lower() not in VALUES:
         return f"{key}={text}"
     escaped = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + m[2].replace('"', '\\"'), text)
     return f'{key}="{escaped}"'

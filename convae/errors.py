@@ -29,6 +29,10 @@ class DivergenceError(UserError, FloatingPointError):
     """A loss that is no longer finite."""
 
 
+class VersionError(UserError):
+    """A file that another version of convae wrote, and that this one cannot read."""
+
+
 class MissingPackageError(UserError, ModuleNotFoundError):
     """An optional package that is not installed."""
 
@@ -72,14 +76,15 @@ def check_range(
         wanted += f"{' of' if limits[0].startswith('at') else ''} {' and '.join(limits)}"
     if isinstance(value, bool) or not isinstance(value, Integral if integer else Real):
         raise UserTypeError(f"{name}: {value!r} is not {wanted}")
-    number = float(value)
+    number: Any = value if isinstance(value, Integral) else float(value)
     inside = (
         number >= (-inf if at_least is None else at_least)
         and number > (-inf if over is None else over)
         and number <= (inf if at_most is None else at_most)
         and number < (inf if below is None else below)
     )
-    if not (isfinite(number) and inside):  # every comparison with NaN is false
+    is_finite = isinstance(value, Integral) or isfinite(number)
+    if not (is_finite and inside):  # every comparison with NaN is false
         raise UserError(f"{name}: {value!r} is out of range; expected {wanted}")
 
 
@@ -103,6 +108,24 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
     names = list(choices)
     if not isinstance(value, str) or value not in names:
         raise UserError(f"{name}: {value!r} is unknown; expected one of {', '.join(names)}")
+
+
+def counted(count: int, noun: str) -> str:
+    """Put a number before a noun, in the singular or the plural.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    noun : str
+        In the singular; its plural ends in s.
+
+    Returns
+    -------
+    str
+        Such as "1 image" and "1,200 images".
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @contextmanager

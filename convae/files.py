@@ -38,7 +38,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(TEMPORARY, f".{target.name}.", target.parent)
+    handle, temporary = tempfile.mkstemp(TEMPORARY, f".{target.name[:32]}.", target.parent)
     _unfinished.add(temporary)
     try:
         with os.fdopen(handle, "w+b") as file:
@@ -51,8 +51,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.replace(temporary, target)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            # a full disk names no file
+        if isinstance(error, OSError) and error.errno and error.filename in (None, temporary):
+            # a full disk names no file, and nobody knows the temporary one
             raise OSError(error.errno, f"{error.strerror}, writing", os.fspath(target)) from None
         raise
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,6 +108,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """`convae train` in this process; what Hydra changes in it is restored afterwards."""
     root, level = logging.getLogger(), logging.getLogger().level
     hydra_config = HydraConfig.instance().cfg
+    interrupt = signal.getsignal(signal.SIGINT)
 
     def call(*arguments: str, full_error: bool = False) -> None:
         monkeypatch.setattr(sys, "argv", ["convae"])
@@ -114,6 +116,7 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         entry.main(arguments)
 
     yield call
+    signal.signal(signal.SIGINT, interrupt)
     for handler in list(root.handlers):
         if type(handler) in (logging.StreamHandler, logging.FileHandler):
             root.removeHandler(handler)

@@ -121,14 +121,14 @@ def test_plain_values_become_a_configuration_again() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("trainer", None, "configuration.trainer: None is no mapping"),
+        ("trainer", None, "configuration.trainer: None is not a mapping"),
         ("trainer.epochs", "many", "configuration.trainer.epochs: 'many' is not of the type int"),
         ("trainer.epochs", True, "configuration.trainer.epochs: True is not of the type int"),
         ("trainer.epochs", 0, "trainer.epochs: 0 is out of range"),
         ("trainer.ema", "x", "configuration.trainer.ema: 'x'"),
-        ("trainer.new", 1, "configuration.trainer: new missing, or unknown"),
+        ("trainer.new", 1, "configuration.trainer: new unknown"),
         ("model.layers", 5, "configuration.model.layers: 5"),
-        ("model.layers", [7], "configuration.model.layers.0: 7 is no mapping"),
+        ("model.layers", [7], "configuration.model.layers.0: 7 is not a mapping"),
         ("dataset.train", [], "configuration.dataset.train"),
         ("penalty.l1", float("nan"), None),
     ],

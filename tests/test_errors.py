@@ -126,3 +126,9 @@ def test_a_prefix_leaves_other_errors_alone() -> None:
     assert caught.value.args == ("x",)
     with prefixed("model."):
         pass
+
+
+def test_huge_integers_are_compared_without_overflow() -> None:
+    check_range("seed", 10**400, at_least=0, integer=True)
+    with pytest.raises(UserError, match="out of range"):
+        check_range("seed", 10**400, at_most=5, integer=True)

@@ -14,15 +14,16 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from convae.app.outputs import PictureFolder, Targets, codes_file, csv_file
+from convae.app.arguments import command
+from convae.app.outputs import PictureFolder, Targets, codes_file, csv_file, refuse_foreign
 from convae.app.summary import read_figures
 from convae.data.datasets import load_dataset
 from convae.data.image_arguments import ImageArguments
 from convae.data.pictures import Preprocessing, to_floats
 from convae.data.sources import named
 from convae.engine import Array, to_numpy
-from convae.errors import UserError, check_range
-from convae.export.formats import export
+from convae.errors import UserError, check_range, counted
+from convae.export.formats import EXPORTERS, export
 from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, load
@@ -34,6 +35,8 @@ from convae.version import __version__
 
 MISTAKES = (UserError, OSError, MemoryError)
 """What a user can put right: shown as a message. Everything else keeps its traceback."""
+
+OVERWRITE = "Replace existing files that convae did not write."
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -49,6 +52,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            sys.exit(130)
         except BrokenPipeError:
             sys.exit(141)  # the reader of a pipe has closed it
         except MISTAKES as error:
@@ -118,9 +123,7 @@ def with_images(command: Command) -> Command:
             show_default=True,
             help="Images at a time.",
         ),
-        click.option(
-            "--overwrite", is_flag=True, help="Replace existing files that convae did not write."
-        ),
+        click.option("--overwrite", is_flag=True, help=OVERWRITE),
         click.argument("images", nargs=-1, required=True),
     ):
         command = option(command)
@@ -177,7 +180,7 @@ class Work:
     def report(self, what: str) -> None:
         """Report what was done and converted; exit with 1 if pictures could not be read."""
         images = self.images
-        click.echo(f"{self.done:,} images: {what}", err=True)
+        click.echo(f"{counted(self.done, 'image')}: {what}", err=True)
         for line in images.conversions.lines():
             click.echo(f"  {line}", err=True)
         for line in images.left_out:
@@ -297,7 +300,8 @@ def score(output: Path, maps: Path | None, **how: Any) -> None:
 @main.command("export")
 @with_model
 @click.argument("target", type=click.Path(path_type=Path))
-def export_model(run: Path, device: str, target: Path) -> None:
+@click.option("--overwrite", is_flag=True, help=OVERWRITE)
+def export_model(run: Path, device: str, target: Path, overwrite: bool) -> None:
     """Export the model to other runtimes: TARGET ends in .onnx, .pt2 or .safetensors.
 
     The file's results are compared with the model's; the largest difference is printed and
@@ -307,7 +311,10 @@ def export_model(run: Path, device: str, target: Path) -> None:
     convae export outputs/RUN model.onnx
     convae export outputs/RUN state_dict.safetensors
     """
-    error = export(model_of(run, device), target)
+    model = model_of(run, device)
+    if not overwrite and target.suffix in EXPORTERS:
+        refuse_foreign(target)
+    error = export(model, target)
     click.echo(f"{target}: results differ from the model's by {error:.1e} at most")
 
 
@@ -318,7 +325,8 @@ def export_model(run: Path, device: str, target: Path) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="PNG file for a picture of the first layer's filters.",
 )
-def show(run: Path, device: str, filters: Path | None) -> None:
+@click.option("--overwrite", is_flag=True, help=OVERWRITE)
+def show(run: Path, device: str, filters: Path | None, overwrite: bool) -> None:
     """Show a model: its layers, its configuration and the figures of its run.
 
     \b
@@ -326,6 +334,8 @@ def show(run: Path, device: str, filters: Path | None) -> None:
     """
     if filters is not None and filters.suffix.lower() != ".png":
         raise UserError(f"--filters: {filters} is not a .png file")
+    if filters is not None and not overwrite:
+        refuse_foreign(filters)
     model = model_of(run, device)
     click.echo(describe(model))
     click.echo(f"output {model.output_activation.name}, loss {model.loss.name}, seed {model.seed}")
@@ -334,10 +344,9 @@ def show(run: Path, device: str, filters: Path | None) -> None:
         click.echo(f"layer {index}: {', '.join(f'{k}={v}' for k, v in stated.items())}")
     overrides = run / ".hydra" / "overrides.yaml"
     if overrides.is_file():
-        said = [line.removeprefix("- ") for line in overrides.read_text().splitlines()]
-        click.echo(
-            f"trained with: python train.py {' '.join(w for w in said if w != '[]')}".rstrip()
-        )
+        from omegaconf import OmegaConf  # here, since importing it takes time
+
+        click.echo(f"trained with: {command(map(str, OmegaConf.load(overrides)))}")
     for name, value in read_figures(run).items():
         click.echo(f"{name}: {value:.5g}")
     if filters is not None:

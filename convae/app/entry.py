@@ -32,12 +32,15 @@ from convae.app import search, sweeps, workers
 from convae.app.arguments import ordered, resume_command
 from convae.app.overrides import (
     CONFIGS,
+    check_composition,
+    check_values,
     culprit,
     hydra_of_its_own,
     message_of,
     mistake,
     names_used_folder,
     resumes_sweep,
+    search_path,
 )
 from convae.app.run import AfterEpoch, Result, run
 from convae.configuration import Config, from_plain
@@ -77,28 +80,28 @@ def train(
     OSError
         If files cannot be read or written.
     Interrupted
-        If SIGINT or SIGTERM was received; the state is saved.
+        If SIGINT, SIGTERM, SIGHUP or SIGUSR1 was received; the state is saved.
     """
     given = list(overrides)
     if message := mistake(given):
         raise UserError(message)
     _fresh_folders.clear()
     if config_dir is not None:
-        given.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
+        given.append(search_path(config_dir))
     with hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
         try:
             composed = compose("config", overrides=given, return_hydra_config=True)
             HydraConfig.instance().cfg = composed  # type: ignore[assignment]
-            wanted = Path(composed.hydra.run.dir)
             hydra_files = composed.hydra.output_subdir
+            if composed.resume is None:
+                check_values(composed)  # before a folder is made
+            wanted = Path(composed.hydra.run.dir)
             with open_dict(composed):
                 hydra_node = composed.pop("hydra")
-            if composed.resume is None:
-                OmegaConf.to_object(composed)  # so that mistakes show before a folder is made
         except (UserError, FileNotFoundError):
             raise
         except Exception as error:  # Hydra raises what Python does, for overrides of wrong types
-            raise UserError(culprit(given) or message_of(error)) from error
+            raise UserError(culprit(given, error) or message_of(error)) from error
     is_chosen = composed.resume is not None or str(wanted) in _fresh_folders.values()
     directory = wanted if is_chosen else new_folder(wanted)
     if hydra_files is not None:
@@ -115,14 +118,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is not None:
         sys.argv = ["convae train", *arguments]
     sys.argv[1:] = given = ordered(sys.argv[1:])
-    if message := mistake(given) or names_used_folder(given) or resumes_sweep(given):
-        sys.exit(f"error: {message}")
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on; what is shown is decided here
     # Hydra takes sweepers from its own package of plugins only: theirs are names in it
     sweepers: dict[str, type[Plugin]] = {sweeps.GRID: sweeps.Grid, search.SEARCH: search.Search}
     Plugins.instance().class_name_to_class.update(sweepers)
     try:
+        if message := mistake(given) or names_used_folder(given) or resumes_sweep(given):
+            sys.exit(f"error: {message}")
+        check_composition(given)
         _hydra_main()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more is no reason for a traceback
@@ -132,10 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if full:
             raise
         of_hydra = isinstance(error, (HydraException, OmegaConfBaseException))
-        message = (culprit(given) if of_hydra else None) or message_of(error)
+        message = (culprit(given, error) if of_hydra else None) or message_of(error)
         sys.exit(f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where it was raised)")
-    except Exception:
-        its_fault = culprit(given)
+    except Exception as error:
+        its_fault = culprit(given, error)
         if full or its_fault is None:  # a bug of ours
             raise
         sys.exit(f"error: {its_fault}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import shutil
@@ -19,8 +20,12 @@ from PIL import Image
 
 from convae.data.image_arguments import ImageArguments
 from convae.errors import MissingPackageError, UserError
+from convae.export.formats import EXPORTERS
 from convae.files import atomic, printable, write_bytes
 from convae.report.pictures import SOFTWARE, png
+
+LONGEST_STEM = 200
+"""Bytes of a picture's name without its ending; file systems allow 255 for both."""
 
 
 class Codes(Protocol):
@@ -113,6 +118,8 @@ def csv_file(path: Path) -> Iterator[Any]:
     if str(path) == "-":
         yield csv.writer(sys.stdout, lineterminator="\n")
         return
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected a file")
     with atomic(path) as binary, _text(binary) as file:
         yield csv.writer(file, lineterminator="\n")
 
@@ -142,18 +149,28 @@ class Targets:
         """Return the path, or refuse it."""
         if os.path.realpath(path) in self.images.inputs:
             raise UserError(f"{path} is one of the input images; choose another output")
-        if path.is_file() and not self._overwrite and not _is_ours(path):
-            raise UserError(
-                f"{path} exists, and convae did not write it; choose another output, or replace it "
-                "with --overwrite"
-            )
+        if not self._overwrite:
+            refuse_foreign(path)
+            if path.suffix == ".npy" and not path.is_file():
+                refuse_foreign(path.with_suffix(".images.txt"))
         return path
 
 
+def refuse_foreign(path: Path) -> None:
+    """Refuse to replace a file that convae did not write."""
+    if path.is_file() and not _is_ours(path):
+        raise UserError(
+            f"{path} exists, and convae did not write it; choose another output, or replace it "
+            "with --overwrite"
+        )
+
+
 def _is_ours(path: Path) -> bool:
-    """Tell whether convae wrote a file of pictures, codes or scores."""
+    """Tell whether convae wrote a file of pictures, codes or scores, or exported it."""
     if path.suffix == ".npy":
         return path.with_suffix(".images.txt").is_file()
+    if path.suffix in EXPORTERS:
+        return b"convae" in path.read_bytes()
     if path.suffix == ".png":
         try:
             with Image.open(path) as image:
@@ -190,10 +207,19 @@ class PictureFolder:
     def add(self, name: str, picture: np.ndarray[Any, Any]) -> None:
         """Write a picture as PNG; a name that is taken gets a number."""
         place = self._targets.images.place(name)
-        stem = place.stem if place.suffix == ".png" else place.name
+        stem = _short(place.stem if place.suffix == ".png" else place.name)
         path, number = self._folder / place.with_name(f"{stem}.png"), 1
         while str(path).lower() in self._taken:  # some file systems ignore case
             number += 1
             path = self._folder / place.with_name(f"{stem}_{number}.png")
         self._taken.add(str(path).lower())
         write_bytes(self._targets.check(path), png(picture))
+
+
+def _short(stem: str) -> str:
+    """Shorten a name so that an ending, and a number, can follow it; a digest keeps it apart."""
+    content = os.fsencode(stem)
+    if len(content) <= LONGEST_STEM:
+        return stem
+    digest = hashlib.blake2b(content, digest_size=4).hexdigest()
+    return f"{os.fsdecode(content[: LONGEST_STEM // 2])}_{digest}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from convae.app.arguments import divide
 from convae.configuration import GROUPS, override, unknown_key
 from convae.training.state import is_used, used_folder
 
@@ -27,6 +30,11 @@ def mistake(arguments: Sequence[str]) -> str | None:
     """Find an argument that is no good override, and return a message that says what would do."""
     if message := unknown_key(arguments):
         return message
+    keys = {argument.partition("=")[0] for argument in arguments}
+    if "resume" in keys and "find_learning_rate" in keys:
+        return "find_learning_rate: it trains no run, so there is none to resume; omit resume"
+    if "resume" in keys and (other := keys & {"hydra.run.dir", "experiment", "debug"}):
+        return f"{min(other)}: a resumed run keeps its own; omit it"
     for argument in arguments:
         if argument.startswith("-") or not ("=" in argument or argument.startswith("~")):
             continue
@@ -48,8 +56,11 @@ def _wrong_override(parsed: Override) -> str | None:
     """Say what is wrong with an override that can be read."""
     key, value = parsed.key_or_group, parsed.value()
     if key == "hydra.run.dir":
-        if not isinstance(value, str) or not value:
-            return f"{key}: {value!r} is no folder"
+        if value is None or value == "":
+            return f"{key}: {'null' if value is None else 'nothing'} is not a folder"
+        if not isinstance(value, str):
+            quoted = shlex.quote(f'{key}="{str(parsed.input_line).partition("=")[2]}"')
+            return f"{key}: {value!r} is read as a value, not as a name; write {quoted}"
         return None
     if key.startswith("hydra"):
         return None
@@ -71,14 +82,44 @@ def _options(group: str) -> list[str]:
     )
 
 
-def culprit(arguments: Sequence[str]) -> str | None:
-    """Name the override that cannot be composed, and why; None if all can, or if they are swept."""
-    overrides = [argument for argument in arguments if "=" in argument and argument[0] != "-"]
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    if any(each.is_sweep_override() for each in parsed):
-        return None
-    error = _error_of(overrides)
-    if error is None:
+INTERNAL = re.compile(r"\s*(full_key|object_type|reference_type)\b")
+"""Lines of OmegaConf's messages that are about its own objects."""
+
+FULL_KEY = re.compile(r"\s*full_key: (\S+)")
+"""Where OmegaConf names the key."""
+
+WRAPPED = re.compile(r"^\w+ raised while resolving interpolation: ")
+"""What OmegaConf puts before the message of another error."""
+
+
+def check_composition(arguments: Sequence[str]) -> None:
+    """Compose what a command line says, so that mistakes show before a run's folder is made.
+
+    Sweeps, and other configuration files, which flags name, are left to Hydra.
+    """
+    flags, overrides = divide(arguments)
+    if flags or any(word.startswith("resume=") for word in overrides):
+        return
+    if error := _error_of(overrides):
+        raise error
+
+
+def check_values(composed: DictConfig) -> None:
+    """Check a composed configuration; Hydra's own part may be in it."""
+    own = composed.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    OmegaConf.to_object(own)
+
+
+def culprit(arguments: Sequence[str], original: Exception) -> str | None:
+    """Name the override with which composing raises an error like the original one, and why.
+
+    None if there is none, or if the command line has flags, which may name other files.
+    """
+    flags, overrides = divide(arguments)
+    error = None if flags else _error_of(overrides)
+    if error is None or type(error) is not type(original):
         return None
     for argument in overrides:
         others = [other for other in overrides if other is not argument]
@@ -88,11 +129,17 @@ def culprit(arguments: Sequence[str]) -> str | None:
     return message_of(error)
 
 
+def search_path(config_dir: str | os.PathLike[str]) -> str:
+    """Write the override that adds a folder of configuration files."""
+    _, _, quoted = override("x", f"file://{Path(config_dir).resolve()}").partition("=")
+    return f"hydra.searchpath=[{quoted}]"
+
+
 def _error_of(overrides: Sequence[str]) -> Exception | None:
     """Compose a configuration, and return the error that this raises, if any."""
     with hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
         try:
-            OmegaConf.to_object(compose("config", overrides=list(overrides)))
+            check_values(compose("config", overrides=list(overrides)))
         except Exception as error:  # Hydra raises what Python does, for overrides of wrong types
             return error
     return None
@@ -118,10 +165,20 @@ def names_used_folder(arguments: Sequence[str]) -> str | None:
     """Refuse a folder that holds a run, before Hydra writes its files into it."""
     for argument in arguments:
         if argument.startswith("hydra.run.dir="):
-            (parsed,) = OverridesParser.create().parse_overrides([argument])
-            if is_used(Path(str(parsed.value()))):
-                return used_folder(str(parsed.value()))
+            folder = _resolved_folder(arguments)
+            if is_used(folder):
+                return used_folder(folder)
     return None
+
+
+def _resolved_folder(arguments: Sequence[str]) -> Path:
+    """Resolve the folder that a command line gives to its run."""
+    _, overrides = divide(arguments)
+    with hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
+        folder = [word for word in overrides if word.startswith("hydra.run.dir=")]
+        composed = compose("config", overrides=folder, return_hydra_config=True)
+        HydraConfig.instance().cfg = composed  # type: ignore[assignment]
+        return Path(str(composed.hydra.run.dir))
 
 
 def resumes_sweep(arguments: Sequence[str]) -> str | None:
@@ -136,6 +193,11 @@ def message_of(error: BaseException) -> str:
     """Put an error and its cause into lines."""
     causes = [str(error), str(error.__cause__ or "")]
     lines = [line for cause in causes for line in cause.splitlines() if line.strip()]
+    keys = [match[1] for line in lines if (match := FULL_KEY.match(line))]
+    lines = [WRAPPED.sub("", line) for line in lines if not INTERNAL.match(line)]
+    lines = list(dict.fromkeys(lines))
+    if keys and not any(keys[0] in line for line in lines):
+        lines.insert(0, f"{keys[0]}:")
     if isinstance(error, MemoryError):
         lines.append("out of memory: lower trainer.batch_size, or the model's filters")
     return "\n".join(lines) or repr(error)

@@ -101,7 +101,9 @@ def _run(
     if config.resume is not None:
         progress = restore(*read_state(directory), model, parts.optimizer)
         check_resumable(progress, data, model.loss.name)
-        log.info(f"resuming after step {progress.step}, in epoch {progress.epoch + 1}")
+        is_done = progress.epoch >= config.trainer.epochs
+        where = "all epochs are done" if is_done else f"in epoch {progress.epoch + 1}"
+        log.info(f"resuming after step {progress.step}, {where}")
     else:
         progress = begin(configuration, data, model.loss.name)
     model.metadata = {

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -24,7 +23,7 @@ from omegaconf import DictConfig
 from convae.app import workers
 from convae.app.arguments import command, divide
 from convae.app.run import AfterEpoch
-from convae.app.summary import SUMMARY
+from convae.app.summary import read_figures
 from convae.app.sweeps import JobSweeper, sweeping
 from convae.configuration import override
 from convae.errors import MissingPackageError, UserError, check_choice, check_range
@@ -61,8 +60,6 @@ class Search(JobSweeper):
         How many jobs, in addition to those that the study has.
     n_jobs : int
         How many at a time; the launcher decides whether they run at the same time.
-    direction : str
-        ``"minimize"`` or ``"maximize"``.
     storage : str
         Optuna's URL of the database that keeps the study.
     study_name : str
@@ -80,7 +77,6 @@ class Search(JobSweeper):
         self,
         n_trials: int,
         n_jobs: int,
-        direction: str,
         storage: str,
         study_name: str,
         sampler: Mapping[str, Any],
@@ -89,7 +85,6 @@ class Search(JobSweeper):
     ) -> None:
         self.n_trials = n_trials
         self.n_jobs = n_jobs
-        self.direction = direction
         self.storage = storage
         self.study_name = study_name
         self.sampler = sampler
@@ -129,7 +124,8 @@ class Search(JobSweeper):
     def _check_values(self) -> None:
         check_range("hydra.sweeper.n_trials", self.n_trials, at_least=1, integer=True)
         self.n_jobs = workers.effective(self.n_jobs, "hydra.sweeper.n_jobs")
-        check_choice("hydra.sweeper.direction", self.direction, ("minimize", "maximize"))
+        if self.config.hydra.job.chdir:
+            raise UserError("hydra.job.chdir: a search needs its jobs in one folder; leave it out")
         if not isinstance(self.sampler, Mapping | DictConfig):
             raise UserError(
                 f"hydra.sweeper.sampler: {self.sampler!r}; expected a name and a seed, such as "
@@ -155,15 +151,10 @@ class Search(JobSweeper):
         study = optuna.create_study(
             storage=storage,
             study_name=self.study_name,
-            direction=self.direction,  # type: ignore[arg-type]
+            direction="minimize",
             pruner=_pruner(self.pruning),
             load_if_exists=True,
         )
-        if study.direction.name.lower() != self.direction:
-            raise UserError(
-                f"hydra.sweeper.direction: {self.direction!r}, but the study {self.study_name!r} "
-                f"is there and has {study.direction.name.lower()!r}; choose another study_name"
-            )
         for trial in study.trials:
             for key in trial.distributions.keys() & space.keys():
                 try:
@@ -254,13 +245,13 @@ def _settle(study: Study, directory: Path) -> None:
 
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         sweep = Path(trial.user_attrs.get("sweep", directory))
-        if sweep.is_dir() and not sweep.samefile(directory) and _is_held(sweep):
-            continue
-        summary = sweep / str(trial.user_attrs.get("job")) / SUMMARY
-        if summary.is_file():
-            study.tell(trial.number, json.loads(summary.read_text())["validation_loss"])
-        else:
+        if not sweep.is_dir() or (not sweep.samefile(directory) and _is_held(sweep)):
+            continue  # at work in another process, perhaps on another machine
+        loss = read_figures(sweep / str(trial.user_attrs.get("job"))).get("validation_loss")
+        if loss is None:
             study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            study.tell(trial.number, loss)
 
 
 def _is_held(sweep: Path) -> bool:
@@ -357,7 +348,7 @@ def _check_installed() -> None:
 
 @contextmanager
 def database(url: str) -> Iterator[BaseStorage]:
-    """Open the database at an URL for a ``with`` block.
+    """Open the database at a URL for a ``with`` block.
 
     Parameters
     ----------
@@ -382,7 +373,7 @@ def database(url: str) -> Iterator[BaseStorage]:
         storage = RDBStorage(url, engine_kwargs={"connect_args": waiting})
     except (SQLAlchemyError, ImportError) as error:
         raise UserError(
-            f"hydra.sweeper.storage: {url!r} cannot be opened ({error}); expected an URL such as "
+            f"hydra.sweeper.storage: {url!r} cannot be opened ({error}); expected a URL such as "
             "sqlite:///studies.db"
         ) from None
     try:

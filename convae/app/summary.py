@@ -25,7 +25,7 @@ from convae.report.fixed_images import FixedImages
 from convae.report.linear_probe import encode_all
 from convae.report.pictures import comparison, png
 from convae.report.tensorboard import Board
-from convae.training.state import Progress
+from convae.training.progress import Progress
 
 log = logging.getLogger("convae")
 
@@ -143,7 +143,11 @@ class Summary:
         x = np.concatenate(
             [to_numpy(to_floats(p, model.backend, model.dtype)) for p in some.batches(256)]
         )
-        board.embeddings(encode_all(model, some), x, some.labels)
+        labels = some.labels
+        names = (
+            None if labels is None else [dict(enumerate(data.classes)).get(n, n) for n in labels]
+        )
+        board.embeddings(encode_all(model, some), x, names)
 
 
 def read_figures(run: Path) -> dict[str, float]:

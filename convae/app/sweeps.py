@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import logging
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,11 +26,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from convae.app import workers
 from convae.app.arguments import command, resume_command, run_command
-from convae.app.summary import SUMMARY
-from convae.errors import check_range
+from convae.app.summary import SUMMARY, read_figures
+from convae.errors import UserError, check_range
 from convae.files import locked, write_bytes
 from convae.training.signals import StopSignals
 from convae.training.state import has_state
+
+log = logging.getLogger("convae")
 
 GRID = "hydra_plugins.convae.Grid"
 """Name of `Grid` for Hydra."""
@@ -252,8 +254,11 @@ def collect(directory: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"run": int(folder.name)}
         pairs = (override.partition("=") for override in _overrides(folder))
         row |= {key.lstrip("+"): value for key, _, value in pairs}
-        summary = folder / SUMMARY
-        figures = json.loads(summary.read_text()) if summary.is_file() else {}
+        try:
+            figures = read_figures(folder)
+        except UserError as error:  # the other runs are not lost
+            log.warning(f"warning: {error}")
+            figures = {}
         if "pruned" in figures:
             row["pruned"] = figures["pruned"]
         rows.append(row | {name: figures.get(name, "") for name in FIGURES})

@@ -31,7 +31,8 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     train, validation = _divide(train, validation, config.holdout, "validation", rng)
     normal = None
     if config.normal is not None:
-        normal = _class_numbers(config.normal, train, parts.classes)
+        by_position = config.name != "ImageFolder"  # a folder called 03 is not class number 3
+        normal = _class_numbers(config.normal, train, parts.classes, by_position)
         train, validation = _of_classes(train, normal), _of_classes(validation, normal)
         if not len(train) or not len(validation):
             raise UserError(
@@ -54,8 +55,12 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     with prefixed("dataset."):
         how = replace(parts.how, channels=channels, size=tuple(size), background=config.background)
     classes = tuple(parts.classes)
-    notes = tuple(map(printable, parts.notes))
-    return Splits(config.name, train, validation, test, anomalous, classes, how, notes)
+    notes = [*parts.notes]
+    if normal is not None:
+        names = (classes[n] if n < len(classes) else str(n) for n in normal)
+        notes.append(f"normal, and trained on: {', '.join(names)}")
+    notes = [printable(note) for note in notes]
+    return Splits(config.name, train, validation, test, anomalous, classes, how, tuple(notes))
 
 
 def _divide(
@@ -85,19 +90,22 @@ def _of_classes(split: Split, classes: list[int]) -> Split:
     return split.select(np.flatnonzero(np.isin(split.labels, classes)))
 
 
-def _class_numbers(normal: list[Any], split: Split, classes: Sequence[str]) -> list[int]:
-    """Look up the numbers of classes given by their names or numbers."""
+def _class_numbers(
+    normal: list[Any], split: Split, classes: Sequence[str], by_position: bool
+) -> list[int]:
+    """Look up the numbers of classes given by their names, or by their numbers if these count."""
     if split.labels is None:
         raise UserError("dataset.normal: this dataset has no classes; leave it at null")
     known = {int(label): str(int(label)) for label in np.unique(split.labels)}
     known |= {n: name for n, name in enumerate(classes) if n in known}
-    by_name = {str(number): number for number in known}
+    by_name = {str(number): number for number in known} if by_position else {}
     by_name |= {name: number for number, name in known.items()}  # names win over positions
     numbers = [by_name.get(str(which), -1) for which in normal]
+    shown = {n for n, name in known.items() if by_position and name != str(n)}
     if not numbers or -1 in numbers:
         raise UserError(
             f"dataset.normal: {normal} is not a list of classes among "
-            f"{', '.join(f'{n} ({name})' if name != str(n) else name for n, name in known.items())}"
+            f"{', '.join(f'{n} ({name})' if n in shown else name for n, name in known.items())}"
         )
     return numbers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,16 @@ from convae.errors import UserError
 BY_PRODUCTS = ("__MACOSX", "@eaDir")
 """Folders with copies that macOS and network storage make."""
 
+RUN_MARKS = (".hydra", "best.safetensors", "last.safetensors")
+"""What the folder of a run holds."""
+
+RUN_PICTURES = ("reconstructions.png", "learning_rate.png")
+"""Pictures that a run leaves in its folder."""
+
 RECOGNISED_ONLY = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
 """Formats that Pillow recognises and cannot read by itself."""
 
-HALVES = {
+PART_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
@@ -97,6 +104,11 @@ def _walk(start: str, found: Found, visited: set[str], links: list[str]) -> None
             subfolders.clear()
             continue
         visited.add(real)
+        is_run = any(name in (*subfolders, *files) for name in RUN_MARKS)
+        if is_run and folder != start:
+            subfolders.clear()
+            found.left_out["folders of runs"] += 1
+            continue
         for name in tuple(subfolders):
             if is_by_product(name):
                 subfolders.remove(name)
@@ -110,8 +122,10 @@ def _walk(start: str, found: Found, visited: set[str], links: list[str]) -> None
             elif ending not in known:
                 kind = f"files ending in {ending}" if ending else "files without ending"
                 found.left_out[kind] += 1
-            elif not path.is_file():
-                found.unreadable.append((str(path), _not_a_file(path)))
+            elif is_run and name in RUN_PICTURES:
+                found.left_out["pictures of a run"] += 1
+            elif problem := _problem(path):
+                found.unreadable.append((str(path), problem))
             else:
                 found.files.append(path)
 
@@ -132,8 +146,13 @@ def _each_once(paths: list[Path], left_out: Counter[str]) -> list[Path]:
     return [path for path in paths if chosen[os.path.realpath(path)] is path]
 
 
-def _not_a_file(path: Path) -> str:
-    return "a link to nothing" if path.is_symlink() and not path.exists() else "not a file"
+def _problem(path: Path) -> str | None:
+    """Say why a path cannot be read as a file; None if it seems that it can."""
+    try:
+        return None if stat.S_ISREG(path.stat().st_mode) else "not a file"
+    except OSError as error:
+        is_dangling = isinstance(error, FileNotFoundError) and path.is_symlink()
+        return "a link to nothing" if is_dangling else error.strerror or type(error).__name__
 
 
 def is_by_product(name: str) -> bool:
@@ -141,12 +160,12 @@ def is_by_product(name: str) -> bool:
     return name.startswith(".") or name in BY_PRODUCTS
 
 
-def halves(root: Path) -> dict[str, Path]:
+def part_folders(root: Path) -> dict[str, Path]:
     """Return the folders of a dataset's parts; only "train", the root itself, if it has no halves.
 
     Raises `UserError` if there are other folders beside them, or two for the same part.
     """
-    part_of = {name: part for part, names in HALVES.items() for name in names}
+    part_of = {name: part for part, names in PART_FOLDERS.items() for name in names}
     entries = sorted(path for path in root.iterdir() if not is_by_product(path.name))
     folders = [path for path in entries if path.is_dir()]
     found: dict[str, Path] = {}
@@ -163,13 +182,29 @@ def halves(root: Path) -> dict[str, Path]:
         else:
             found[part] = folder
     if "train" not in found:
+        if found and not others:
+            names = " and ".join(f"{folder.name}/" for folder in found.values())
+            raise UserError(
+                f"dataset.root: {str(root)!r} holds {names}, but no train/; add it, or rename them "
+                "if they are classes"
+            )
         return {"train": root}
     if others:
         raise UserError(
             f"dataset.root: beside {found['train'].name}/, {str(root)!r} may hold val/ and test/, "
-            f"and nothing else; it holds {', '.join(others)}. Move them elsewhere, or into these"
+            f"and nothing else; it holds {_some(others)}. Move them elsewhere, or into these"
         )
-    return {part: found[part] for part in HALVES if part in found}
+    return {part: found[part] for part in PART_FOLDERS if part in found}
+
+
+def _some(names: list[str]) -> str:
+    """List some names."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+MOST_NAMES = 5
+"""Names in a message, at most."""
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from convae.data.datasets import load_dataset
-from convae.data.folders import find_pictures
+from convae.data.folders import find_pictures, is_by_product
 from convae.data.pictures import Conversions, Pixels, Preprocessing, open_picture, reason
 from convae.data.sources import named
 from convae.data.splits import Split
@@ -58,10 +57,10 @@ class ImageArguments:
         self.conversions = Conversions()
         self.left_out: list[str] = []
         self.unreadable: list[tuple[str, str]] = []
-        if "" in list(arguments):
+        arguments, errors = list(arguments), []
+        if not arguments or "" in arguments:
             raise UserError("IMAGES: an empty name; expected files, folders, patterns or a dataset")
         self._sources: list[list[Path] | tuple[str, Split]] = []
-        arguments, errors = list(arguments), []
         for argument in arguments:
             try:
                 self._sources.append(self._source(argument, root))
@@ -123,6 +122,9 @@ class ImageArguments:
 
     def _of_files(self, paths: list[Path]) -> Iterator[tuple[str, Pixels]]:
         for path in paths:
+            if not os.path.isfile(path):  # a pipe would be waited for
+                self.unreadable.append((str(path), "not a file"))
+                continue
             try:
                 with open_picture(path) as image:
                     pixels, done = self.how(image)
@@ -135,14 +137,13 @@ class ImageArguments:
             yield str(path), pixels
 
     def _of_split(self, name: str, split: Split) -> Iterator[tuple[str, Pixels]]:
-        how = replace(self.how, transposed=False)
         number = 0
         for batch in split.batches(256):
             for pixels in batch:
                 image = Image.fromarray(
                     pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
                 )
-                converted, done = how(image)
+                converted, done = self.how(image)
                 self.conversions.add(done)
                 yield f"{name}/{number:05d}", converted
                 number += 1
@@ -154,10 +155,23 @@ def _files(argument: str) -> list[Path]:
     if path.exists():
         return [path]
     if glob.has_magic(argument):
-        files = sorted(Path(p) for p in glob.glob(argument, recursive=True) if Path(p).is_file())
+        files = _matching(path)
         if not files:
             raise FileNotFoundError(f"nothing matches {argument!r}")
         return files
     if len(path.parts) > 1 or path.suffix:
         raise FileNotFoundError(f"there is no file {argument!r}")
     return []
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Find what matches a pattern, through no links to folders, and no hidden files."""
+    parts = pattern.parts
+    fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:fixed])
+    found = base.glob(str(Path(*parts[fixed:])))
+    return sorted(
+        path
+        for path in found
+        if not path.is_dir() and not any(map(is_by_product, path.relative_to(base).parts))
+    )

@@ -59,7 +59,7 @@ class Conversions:
 CROPPED = "cropped at the sides to the shape that the model takes"
 UPPER_BITS = "of 16 bits for each colour, of which Pillow keeps the upper 8"
 SEVERAL = "with several frames or pages, of which the first is used"
-TOO_BRIGHT = "brighter than any of the training images, which set white: clipped"
+TOO_BRIGHT = "brighter than all pictures of the dataset, which set white: clipped"
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Preprocessing:
         What shows through transparent pictures: a colour as Pillow names it, such as "white" or
         "#804020".
     white : int
-        The value that is white in pictures of 16 bits; 65,535, or less where none of the training
-        images uses all bits.
+        The value that is white in pictures of 16 bits; 65,535, or less where none of a dataset's
+        pictures uses all bits.
     transposed : bool
         Whether rows and columns are exchanged in the files.
 
@@ -108,11 +108,12 @@ class Preprocessing:
             object.__setattr__(self, "size", tuple(self.size))
         check_range("white", self.white, at_least=1, at_most=DEEP_WHITE, integer=True)
         try:
-            ImageColor.getrgb(self.background)
+            if len(ImageColor.getrgb(self.background)) != 3:  # with a transparency of its own
+                raise ValueError
         except (AttributeError, TypeError, ValueError):
             raise UserError(
-                f"background: {self.background!r} is no colour; expected a name such as white, or "
-                "#rrggbb"
+                f"background: {self.background!r} is not a colour; expected a name such as white, "
+                "or #rrggbb"
             ) from None
 
     def plain(self) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class Preprocessing:
         if isinstance(image, ImageFile.ImageFile):
             image.filename = ""  # else Pillow maps the file into memory, which garbles turned TIFFs
         done = Conversions()
-        if ";16" in str(getattr(image, "tile", "")) and not image.mode.startswith("I"):
+        if _loses_bits(image):
             done.counts[UPPER_BITS] += 1
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -159,9 +160,11 @@ class Preprocessing:
         if upright.has_transparency_data:
             upright = self._on_background(upright, done)
         mode, name = ("L", "grey") if self.channels == 1 else ("RGB", "colour")
-        if upright.mode != mode:
-            done.counts[f"of mode {upright.mode} converted to {name}"] += 1
-            upright = upright.convert(mode)
+        if image.mode not in (mode, f"{mode}A") and not image.mode.startswith("I"):
+            done.counts[f"of mode {image.mode} converted to {name}"] += 1
+        if upright.mode == "LAB":  # to grey only through colour
+            upright = upright.convert("RGB")
+        upright = upright.convert(mode)
         if self.size is not None and upright.size != tuple(reversed(self.size)):
             upright = self._scaled(upright, self.size, done)
         pixels = np.asarray(upright, np.uint8)
@@ -171,6 +174,8 @@ class Preprocessing:
     def _to_eight_bits(self, image: Image.Image, done: Conversions) -> Image.Image:
         """Scale 16 bits so that `white` becomes 255."""
         levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0:
+            raise UserError("negative values, of unknown range; convert it to 8 or 16 bits")
         if levels.max() > self.white:
             done.counts[TOO_BRIGHT] += 1
         done.counts[f"of 16 bits, whose range from 0 to {self.white:,} became black to white"] += 1
@@ -267,6 +272,8 @@ def reason(error: BaseException) -> str:
     """Say in one line why a picture could not be read."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture of a known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -290,6 +297,13 @@ def _is_deep(image: Image.Image) -> bool:
     if image.mode in ("I", "F"):
         raise UserError("32 bits per channel, of unknown range; convert it to 8 or 16 bits")
     return False
+
+
+def _loses_bits(image: Image.Image) -> bool:
+    """Tell whether a picture in colour has 16 bits per channel, of which Pillow keeps 8."""
+    tiles = str(getattr(image, "tile", ""))
+    deep = ";16" in tiles or (image.format == "PPM" and f"{DEEP_WHITE}" in tiles)
+    return deep and not image.mode.startswith("I")
 
 
 def _has_more(image: Image.Image) -> bool:

@@ -21,7 +21,7 @@ from convae.data.pictures import (
     largest_level,
 )
 from convae.data.splits import InMemory, Labels, Split, Streamed, Unreadable, several
-from convae.errors import UserError, prefixed
+from convae.errors import UserError, counted, prefixed
 from convae.files import printable
 
 SAMPLED = 20
@@ -29,7 +29,7 @@ SAMPLED = 20
 
 
 @dataclass(frozen=True)
-class Parts:
+class Dataset:
     """What a dataset itself distinguishes.
 
     Parameters
@@ -54,12 +54,12 @@ class Parts:
     notes: Sequence[str] = ()
 
 
-def read(
+def read_dataset(
     datasets: dict[str, Any],
     config: DatasetConfig,
     classes: Sequence[str],
     notes: Sequence[str] = (),
-) -> Parts:
+) -> Dataset:
     """Keep the parts of a dataset in memory if they fit, or stream them."""
     raw = {part: _raw_pixels(dataset) for part, dataset in datasets.items()}
     asked = (config.image_size, config.channels)
@@ -69,24 +69,24 @@ def read(
             assert pixels is not None
             turned = pixels.swapaxes(2, 3) if config.transposed else pixels
             splits[part] = InMemory(turned, _labels(datasets[part]))
-        return Parts(classes=classes, **splits)
-    how, said = _survey(list(datasets.values()), config)
+        return Dataset(classes=classes, **splits)
+    how, found = _survey(list(datasets.values()), config)
     done = Conversions()
     broken: list[tuple[str, str]] = []
     for part, dataset in datasets.items():
         stream = Streamed(dataset, np.arange(len(dataset)), how, config.workers, _labels(dataset))
-        splits[part] = _checked(stream, config, done, broken)
+        splits[part] = _read_once(stream, config, done, broken)
     if broken and not config.skip_broken:
         raise broken_images(broken)
-    notes = [*notes, *said, *done.lines(), *skipped(broken)]
-    return Parts(classes=classes, how=how, notes=notes, **splits)
+    notes = [*notes, *found, *done.lines(), *skipped(broken)]
+    return Dataset(classes=classes, how=how, notes=notes, **splits)
 
 
 def broken_images(broken: Sequence[tuple[str, str]]) -> UserError:
     """Name all files that cannot be read."""
     listed = "\n".join(f"  {printable(name)}: {why}" for name, why in broken)
     return UserError(
-        f"dataset: {len(broken):,} images cannot be read:\n{listed}\n"
+        f"dataset: {counted(len(broken), 'image')} cannot be read:\n{listed}\n"
         "Repair or remove them, or leave them out with dataset.skip_broken=true"
     )
 
@@ -115,8 +115,8 @@ def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, 
     channels = config.channels or (3 if colours[True] else 1)
     if config.channels is None and colours[True] and colours[False]:
         notes.append(
-            f"{colours[True]:,} pictures in colour and {colours[False]:,} grey ones: all are read "
-            "in colour; dataset.channels=1 makes all grey"
+            f"{counted(colours[True], 'picture')} in colour, {colours[False]:,} in grey: all are "
+            "read in colour; dataset.channels=1 makes all grey"
         )
     white = DEEP_WHITE
     if brightest:
@@ -141,7 +141,7 @@ def _samples(datasets: list[Any]) -> list[tuple[Any, int]]:
     return chosen
 
 
-def _checked(
+def _read_once(
     stream: Streamed, config: DatasetConfig, done: Conversions, broken: list[tuple[str, str]]
 ) -> Split:
     """Read a stream once: keep its images in memory if they fit, and find those that are broken."""
@@ -164,6 +164,8 @@ def _checked(
             size += item.pixels.nbytes
             if size <= limit:
                 kept.append(item.pixels)
+            else:
+                kept.clear()
     if len(shapes) > 1:
         raise UserError(f"dataset.image_size: images differ in size, {several(shapes)}")
     if not intact:

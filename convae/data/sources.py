@@ -22,12 +22,12 @@ from convae.data.folders import (
     class_of,
     endings,
     find_pictures,
-    halves,
     is_by_product,
+    part_folders,
 )
-from convae.data.reading import Parts, broken_images, read, skipped
+from convae.data.reading import Dataset, broken_images, read_dataset, skipped
 from convae.data.splits import InMemory
-from convae.errors import UserError
+from convae.errors import UserError, counted
 
 EXTRA_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
 """Arguments that a dataset of torchvision needs beside those that select a half."""
@@ -51,6 +51,8 @@ def named(name: str, root: str = "data") -> DatasetConfig:
     by_name = {known.lower(): known for known in datasets.__all__}
     found = by_name.get(name.lower())
     if found is None or found == "ImageFolder":
+        if Path(name).exists():
+            raise UserError(f"{name!r} is a file or folder; expected the name of a dataset")
         raise UserError(f"{name!r} is neither a file, a folder, nor a dataset by name")
     parameters = inspect.signature(getattr(datasets, found)).parameters
     extra = EXTRA_ARGUMENTS.get(found, {})
@@ -65,12 +67,12 @@ def named(name: str, root: str = "data") -> DatasetConfig:
     return DatasetConfig(name=found, root=root, train=train, test=test, transposed=transposed)
 
 
-def read_parts(config: DatasetConfig) -> Parts:
+def read_parts(config: DatasetConfig) -> Dataset:
     """Read the parts that a dataset itself distinguishes."""
     if config.name == "photos":
-        return Parts(*_photos())
+        return Dataset(*_photos())
     if config.name == "digits":
-        return Parts(_digits(), classes=[str(digit) for digit in range(10)])
+        return Dataset(_digits(), classes=[str(digit) for digit in range(10)])
     if config.name == "ImageFolder":
         return _image_folder(config)
     if config.test is not None and config.train == config.test:
@@ -82,7 +84,9 @@ def read_parts(config: DatasetConfig) -> Parts:
     datasets = {"train": _torchvision(config, config.train)}
     if config.test is not None:
         datasets["test"] = _torchvision(config, config.test)
-    return read(datasets, config, [str(name) for name in getattr(datasets["train"], "classes", [])])
+    return read_dataset(
+        datasets, config, [str(name) for name in getattr(datasets["train"], "classes", [])]
+    )
 
 
 def _digits() -> InMemory:
@@ -167,12 +171,12 @@ def _remove_empty_folders(root: Path, before: set[Path]) -> None:
         root.rmdir()
 
 
-def _image_folder(config: DatasetConfig) -> Parts:
+def _image_folder(config: DatasetConfig) -> Dataset:
     """Read a folder of pictures, with or without folders for training and test images inside."""
     root = Path(config.root)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset.root: there is no folder {config.root!r}")
-    folders = halves(root)
+    folders = part_folders(root)
     found = {part: _find(folder, config) for part, folder in folders.items()}
     _refuse_shared({part: each.files for part, each in found.items()})
     names = {
@@ -186,7 +190,7 @@ def _image_folder(config: DatasetConfig) -> Parts:
         for part, each in found.items()
     }
     notes = [note for part in found for note in _describe(folders[part], found[part], names[part])]
-    return read(datasets, config, classes, notes)
+    return read_dataset(datasets, config, classes, notes)
 
 
 def _find(folder: Path, config: DatasetConfig) -> Found:
@@ -211,8 +215,9 @@ def _refuse_shared(files: dict[str, list[Path]]) -> None:
         for second in parts[n + 1 :]:
             if shared := of_part[first] & of_part[second]:
                 raise UserError(
-                    f"dataset.root: {len(shared)} pictures, such as {min(shared)!r}, are among the "
-                    f"{first} and the {second} images through links; remove them from one of them"
+                    f"dataset.root: links put {counted(len(shared), 'picture')}, such as "
+                    f"{min(shared)!r}, among the {first} and the {second} images; remove them from "
+                    "one of these"
                 )
 
 
@@ -221,8 +226,11 @@ def _describe(folder: Path, found: Found, names: list[str]) -> list[str]:
     counts = Counter(names)
     shown = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())[:MOST_CLASSES])
     more = len(counts) - MOST_CLASSES
-    classes = f" in {len(counts)} classes: {shown}{f' and {more} more' if more > 0 else ''}"
-    notes = [f"{folder}: {len(names):,} picture files{'' if set(counts) == {'.'} else classes}"]
+    kinds = "class" if len(counts) == 1 else "classes"
+    classes = f" in {len(counts)} {kinds}: {shown}{f' and {more} more' if more > 0 else ''}"
+    has_classes = set(counts) != {"."}
+    files = counted(len(names), "picture file")
+    notes = [f"{folder}: {files}{classes if has_classes else ''}"]
     empty = sorted(
         path.name
         for path in folder.iterdir()

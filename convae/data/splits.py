@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,13 +166,13 @@ class Streamed:
         return replace(self, indices=self.indices[indices], labels=labels)
 
     def fingerprint(self) -> str:
-        """See `Split`; of files their names and sizes, since reading them takes long."""
+        """See `Split`; of files their names, sizes and ends, since reading them takes long."""
         samples = getattr(self.dataset, "samples", None)
         if samples is None:
             return _digest(f"{len(self.dataset)} {self.how}", self.indices.tobytes())
         paths = [Path(samples[int(index)][0]) for index in self.indices]
-        listed = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in paths]
-        return _digest(str(self.how), os.fsencode("\n".join(listed)))
+        signatures = [part for path in paths for part in _signature(path)]
+        return _digest(str(self.how), *signatures)
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
@@ -195,7 +196,14 @@ class Streamed:
             sampler=order.tolist(),
             num_workers=self.workers,
             collate_fn=list,
+            worker_init_fn=_leave_signals_to_the_run,
         )
+
+
+def _leave_signals_to_the_run(number: int) -> None:
+    """Have a worker process ignore what is sent to all of a run, which ends it by itself."""
+    for received in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(received, signal.SIG_IGN)
 
 
 def _pixels(items: Iterable[Read | Unreadable]) -> list[Pixels]:
@@ -216,6 +224,20 @@ def several(shapes: Iterable[tuple[int, ...]]) -> str:
         f"such as {' and '.join(f'{columns}x{rows}' for rows, columns in sizes[:2])} pixels; set "
         "it, for example dataset.image_size=64"
     )
+
+
+SAMPLE = 4096
+"""Bytes at both ends of a file by which it is recognised."""
+
+
+def _signature(path: Path) -> tuple[bytes, bytes]:
+    """Return a file's name, class and size, and the bytes at its ends."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        ends = file.read(SAMPLE)
+        file.seek(max(size - SAMPLE, 0))
+        ends += file.read(SAMPLE)
+    return os.fsencode(f"{path.parent.name}/{path.name} {size}\n"), ends
 
 
 def _digest(*parts: str | bytes | memoryview) -> str:

@@ -36,9 +36,11 @@ def extend(V: Array, geometry: Geometry) -> Array:
     if geometry.padding_mode == "zeros":
         return V
     xp = array_module(V)
+    order = sorted(range(V.ndim), key=lambda axis: -V.strides[axis])  # copies keep the memory order
+    W = V.transpose(order)
     for axis, where in enumerate(sources(geometry), start=2):
-        V = xp.take(V, xp.asarray(where), axis=axis)
-    return V
+        W = xp.take(W, xp.asarray(where), axis=order.index(axis))
+    return W.transpose([order.index(axis) for axis in range(V.ndim)])
 
 
 def fold(W: Array, geometry: Geometry) -> Array:

@@ -48,7 +48,7 @@ class Geometry:
     stride : tuple of int
         Input positions between consecutive output positions.
     padding : tuple of (int, int)
-        Zeros before the first and after the last input position.
+        Positions before the first and after the last of the input.
     dilation : tuple of int
         Input positions between consecutive kernel elements.
     tile : tuple of int
@@ -96,7 +96,7 @@ class Geometry:
 
     @cached_property
     def padded(self) -> Integers:
-        """Size of the zero-padded input: covers the input and all that `extended` reads."""
+        """Size of the padded input: covers the input and all that `extended` reads."""
         return tuple(
             max(before + size, (extended - 1) * stride + span)
             for before, size, extended, stride, span in zip(
@@ -119,6 +119,14 @@ class Geometry:
         )
         none = ((0, 0),) * self.axes
         return replace(self, size=size, padding=none, padding_mode="zeros")
+
+    @property
+    def meets_each_once(self) -> bool:
+        """Whether no input position meets two elements of the kernel at one output position."""
+        if self.padding_mode == "zeros" or self.padding == ((0, 0),) * self.axes:
+            return True
+        reach = zip(self.size, spans(self.kernel, self.dilation), strict=True)
+        return self.padding_mode == "circular" and all(span <= size for size, span in reach)
 
     def macs(self, channels: int, filters: int) -> int:
         """Count the multiply-accumulates of c, h or g per example.

@@ -109,7 +109,8 @@ def difference(model: Autoencoder, results: list[Any], x: np.ndarray[Any, Any]) 
     H = model.encode(model.xp.asarray(x))
     ours = (H, model.decode(H))
     pairs = zip(results, ours, strict=True)
-    return max(float(np.abs(theirs - to_numpy(own)).max()) for theirs, own in pairs)
+    largest = [np.abs(theirs - to_numpy(own)).max() for theirs, own in pairs]
+    return float(np.max(largest))  # NaN, if there is one
 
 
 def _is_ours(path: Path) -> bool:

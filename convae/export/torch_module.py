@@ -245,7 +245,7 @@ def _fold(A: Tensor, geometry: Geometry) -> Tensor:
         zip(sources(geometry), geometry.size, strict=True), start=2
     ):
         shape = (*A.shape[:axis], size, *A.shape[axis + 1 :])
-        A = torch.zeros(shape, dtype=A.dtype).index_add(axis, torch.tensor(where), A)
+        A = A.new_zeros(shape).index_add(axis, torch.tensor(where, device=A.device), A)
     return A
 
 

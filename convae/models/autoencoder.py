@@ -322,7 +322,7 @@ class Autoencoder:
         self.compare_range("x", x)
         return R
 
-    def compare_range(self, name: str, x: Array) -> None:
+    def compare_range(self, name: str, x: Array, stacklevel: int = 3) -> None:
         """Warn of images that no reconstruction can equal.
 
         Parameters
@@ -331,6 +331,8 @@ class Autoencoder:
             What they are called in the warning.
         x : (N, C, *size) ndarray
             Images.
+        stacklevel : int
+            As in `warnings.warn`: which caller the warning is about.
 
         Warns
         -----
@@ -347,7 +349,7 @@ class Autoencoder:
             f"{name}: values range from {least:g} to {largest:g}, but output_activation "
             f"{self.output_activation.name!r} only ranges from {low:g} to {high:g}; scale the "
             "images, or use 'identity'",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
     def evaluate(self, x: Array, target: Array | None = None) -> tuple[float, Array]:

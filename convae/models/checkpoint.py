@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from convae.errors import UserError
+from convae.errors import UserError, VersionError
 from convae.files import write_bytes
 
 KEY = "convae"
@@ -61,7 +61,10 @@ def read(
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         ours = json.loads(metadata[KEY])
-        newer = ours.get("format", FORMAT) > FORMAT
+        if ours.get("format", FORMAT) > FORMAT:
+            raise VersionError(
+                f"path: {os.fspath(path)!r} was written by a newer version of convae; update convae"
+            )
         description: dict[str, Any] = ours["description"]
         intact = ours["blake2b"] == _digest(arrays, description)
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -72,12 +75,8 @@ def read(
         raise UserError(
             f"path: {os.fspath(path)!r} is a safetensors file, but convae did not write it"
         ) from None
-    if newer:
-        raise UserError(
-            f"path: {os.fspath(path)!r} was written by a newer version of convae; update convae"
-        )
     if not isinstance(description, dict):
-        raise UserError(f"path: {os.fspath(path)!r} is damaged: its description is no mapping")
+        raise UserError(f"path: {os.fspath(path)!r} is damaged: its description is not a mapping")
     if not intact:
         raise UserError(f"path: {os.fspath(path)!r} is damaged (its digest does not match)")
     return arrays, description

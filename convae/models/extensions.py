@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from convae.errors import UserError, UserTypeError
 from convae.models.activations import ACTIVATIONS, Activation
 from convae.models.losses import LOSSES, Loss
+
+OURS = {*ACTIVATIONS, *LOSSES}
+"""Names that cannot be given again; others can, as when a notebook's cell is run twice."""
 
 POINTS = np.linspace(-3, 3, 50) + 0.012345
 """Where an activation's derivatives are compared with differences: off the usual kinks."""
@@ -36,7 +40,7 @@ def register(new: Activation | Loss) -> None:
     UserTypeError
         If it is neither.
     UserError
-        If the name is taken by another one, or a derivative is wrong.
+        If the name is one of convae's own, or a derivative is wrong.
     """
     if isinstance(new, Activation):
         _check_derivatives(new)
@@ -45,7 +49,7 @@ def register(new: Activation | Loss) -> None:
         known = LOSSES
     else:
         raise UserTypeError(f"new: {new!r} is neither an Activation nor a Loss")
-    if known.get(new.name, new) is not new:
+    if new.name in OURS and known.get(new.name) is not new:
         raise UserError(f"name: {new.name!r} is taken; choose another one")
     known[new.name] = new
 
@@ -66,12 +70,30 @@ def _check_derivatives(f: Activation) -> None:
         zeros = np.zeros_like(Z)
         return zeros if f.curvature is None else zeros + f.curvature(np, value(Z))
 
-    for name, function, derivative in (("derivative", value, slope), ("curvature", slope, bend)):
-        difference = (function(POINTS + STEP) - function(POINTS - STEP)) / (2 * STEP)
-        error = np.abs(derivative(POINTS) - difference)
-        if not (error < TOLERANCE).all():
-            worst = int(np.argmax(np.nan_to_num(error, nan=np.inf)))
-            raise UserError(
-                f"{name}: at Z = {POINTS[worst]:.3f} it is {derivative(POINTS)[worst]:.4g}, but "
-                f"differences give {difference[worst]:.4g}; it is computed from H = f(Z)"
-            )
+    _compare("derivative", slope(POINTS), _difference(value))
+    _compare("curvature", bend(POINTS), _difference(slope))
+    if f.slope is not None:  # the compiled passes compute with these
+        _compare("slope", np.where(POINTS > 0, 1, f.slope) * POINTS, value(POINTS))
+    if f.quadratic is not None:
+        p, q, r, below = f.quadratic
+        H = value(POINTS)
+        _compare("quadratic", (p + q * H + r * H * H) * np.where(H > 0, 1, below), slope(POINTS))
+
+
+def _difference(
+    function: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]],
+) -> np.ndarray[Any, Any]:
+    """Return the central differences of a function at `POINTS`."""
+    difference: np.ndarray[Any, Any] = (function(POINTS + STEP) - function(POINTS - STEP)) / 2
+    return difference / STEP
+
+
+def _compare(name: str, stated: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> None:
+    """Refuse what an activation states of itself where it is not what its function does."""
+    error = np.abs(stated - found)
+    if not (error < TOLERANCE).all():
+        worst = int(np.argmax(np.nan_to_num(error, nan=np.inf)))
+        raise UserError(
+            f"{name}: at Z = {POINTS[worst]:.3f} it gives {stated[worst]:.4g}, where the function "
+            f"has {found[worst]:.4g}; derivatives are computed from H = f(Z)"
+        )

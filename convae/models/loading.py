@@ -62,7 +62,7 @@ def load(
     if {name: array.shape for name, array in arrays.items()} != shapes:
         raise UserError(f"{damaged}: its arrays do not match the model")
     if not isinstance(description.get("metadata", {}), dict):
-        raise UserError(f"{damaged}: its metadata is no mapping")
+        raise UserError(f"{damaged}: its metadata is not a mapping")
     try:
         model = Autoencoder(**description["model"], device=device, backend=backend)
     except TypeError as error:

@@ -10,7 +10,8 @@ With H the code, N the examples of a batch, K the kernels and strengths >= 0, th
 
 The Jacobian of a layer ``H = f(c(K, V) + b)`` has the entry ``f'(Z_i) K_ij`` for the code's
 element i and the input's element j. So its squared Frobenius norm is ``sum f'(Z)^2 * W`` with
-``W = c(K*K, 1)``, and its gradient is c and g once more, for every kind of sharing.
+``W = c(K*K, 1)``, and its gradient is c and g once more, for every kind of sharing. This holds
+where no position of the input meets a kernel twice at one output, as it can at mirrored edges.
 """
 
 from __future__ import annotations
@@ -84,8 +85,16 @@ class Penalty:
         Raises
         ------
         UserError
-            If `kl` is used and the code is not an output of a sigmoid.
+            If `kl` is used and the code is not an output of a sigmoid, or `contractive` with
+            padding that copies positions into the reach of a kernel that sees them already.
         """
+        for index, layer in enumerate(layers):
+            if self.contractive and not layer.geometry.meets_each_once:
+                raise UserError(
+                    f"penalty.contractive: layer {index}'s padding_mode "
+                    f"{layer.spec.padding_mode!r} puts a position of the input under several "
+                    "elements of the kernel, which its closed form does not cover; use 'zeros'"
+                )
         name = layers[-1].hidden_activation.name
         if self.kl and name != "sigmoid":
             raise UserError(

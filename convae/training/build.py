@@ -19,8 +19,9 @@ from convae.report.fixed_images import FixedImages
 from convae.report.tensorboard import Board
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import OPTIMIZERS, Optimizer
+from convae.training.progress import Progress
 from convae.training.schedules import SCHEDULES, Schedule
-from convae.training.state import Progress, StateFolder
+from convae.training.state import StateFolder
 from convae.training.step import TrainingStep
 from convae.training.trainer import Trainer
 

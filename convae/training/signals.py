@@ -54,8 +54,8 @@ class StopSignals:
 
     One within `REPEATED` seconds is the same wish: a shell and its job both pass Ctrl-C on.
 
-    Outside the main thread, where Python allows no handlers, nothing is changed; nor is SIGHUP
-    where it is ignored, as under nohup.
+    Outside the main thread, where Python allows no handlers, nothing is changed; nor are signals
+    that are ignored, as SIGHUP under nohup.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class StopSignals:
         self._previous: dict[signal.Signals, Any] = {}
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+                if signal.getsignal(number) == signal.SIG_IGN:
                     continue
                 self._previous[number] = signal.signal(number, self._note)
         return self

@@ -9,182 +9,30 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, TypeAlias, get_origin, get_type_hints
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from convae.configuration import Config, from_plain, override
 from convae.data.splits import Splits
 from convae.engine import to_numpy
-from convae.errors import UserError, check_choice, check_range, prefixed
+from convae.errors import UserError, VersionError, check_choice
 from convae.models import checkpoint
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, LAST, parameter_shapes_of
 from convae.models.parameters import flat_size
 from convae.training.optimizers import OPTIMIZERS, Optimizer
-from convae.training.schedules import SCHEDULES, check_state
+from convae.training.progress import Progress, require_keys
+from convae.training.schedules import SCHEDULES
 
 log = logging.getLogger("convae")
 
 LAYOUT = 3
 """What states hold, and in which order; a state of another layout is refused."""
-
-LONGEST = 10**12
-"""More steps than any run has."""
-
-
-@dataclass
-class LossSum:
-    """A running sum of losses.
-
-    Parameters
-    ----------
-    total : float or 0-d ndarray
-        Sum of the batches' mean losses, each times its images; perhaps on the device.
-    images : int
-        Images counted.
-    """
-
-    total: Any = 0.0
-    images: int = 0
-
-    def add(self, loss: Any, images: int) -> None:
-        """Add the mean loss of a batch, a 0-d array, without waiting for the device."""
-        self.total = self.total + loss * images
-        self.images += images
-
-    def mean(self) -> float:
-        """Mean loss over the images; waits for the device."""
-        return float(self.total) / self.images
-
-
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Parameters
-    ----------
-    epoch : int
-        Epochs completed.
-    batch : int
-        Batches done of the current epoch.
-    step : int
-        Updates of the parameters done.
-    steps_per_epoch : int
-        Updates that an epoch takes.
-    best_epoch : int
-        The epoch of the lowest validation loss so far.
-    best_loss : float
-        That loss.
-    whole, recent : LossSum
-        Training losses of the current epoch, and since the last point of the curves.
-    order : dict
-        State of the generator that shuffles the images, at the start of the current epoch.
-    schedule : dict
-        State of the learning-rate schedule.
-    run : str
-        The run's id, which its states, its models and its summary carry; see `begin`.
-    steps : int
-        Steps of the whole run, as planned.
-    data : dict
-        Fingerprints of training, validation and test images.
-    loss : str
-        Name of the loss that `best_loss` is of.
-    average : (M,) ndarray or None
-        Moving average of the parameters when the state was saved, on the host.
-    best : dict or None
-        The parameters of the best epoch by name, on the host: with them the best model's file can
-        be restored whatever happened to it.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    steps_per_epoch: int = 0
-    best_epoch: int = 0
-    best_loss: float = inf
-    whole: LossSum = field(default_factory=LossSum)
-    recent: LossSum = field(default_factory=LossSum)
-    order: dict[str, Any] = field(default_factory=dict)
-    schedule: dict[str, Any] = field(default_factory=dict)
-    run: str = ""
-    steps: int = 0
-    data: dict[str, str] = field(default_factory=dict)
-    loss: str = ""
-    average: np.ndarray[Any, Any] | None = None
-    best: dict[str, np.ndarray[Any, Any]] | None = None
-
-    @classmethod
-    def fresh(cls, seed: int) -> Progress:
-        """Return the start of a run, whose seed decides the order of the images."""
-        return cls(order=dict(np.random.default_rng([seed, 2]).bit_generator.state))
-
-    def plain(self) -> dict[str, Any]:
-        """Return all fields but the arrays in plain values, ready for JSON."""
-        values = dataclasses.asdict(dataclasses.replace(self, average=None, best=None))
-        del values["average"], values["best"]
-        for name in ("whole", "recent"):
-            values[name]["total"] = float(values[name]["total"])
-        return values
-
-    @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Progress:
-        """Rebuild what `plain` described; a `UserError` names a value that no run can have."""
-        kinds = get_type_hints(cls)
-        del kinds["average"], kinds["best"]
-        _require_keys("progress", values, kinds)
-        for name, kind in kinds.items():
-            mapping = kind is LossSum or get_origin(kind) is dict
-            if not isinstance(values[name], dict if mapping else kind if kind is str else object):
-                raise UserError(f"progress.{name}: {values[name]!r} is no {kind}")
-        for name in ("whole", "recent"):
-            _require_keys(f"progress.{name}", values[name], ("total", "images"))
-        sums = {name: LossSum(**values[name]) for name in ("whole", "recent")}
-        progress = cls(**{**values, **sums})
-        with prefixed("progress."):
-            progress._check()
-        return progress
-
-    def _check(self) -> None:
-        for name in ("epoch", "batch", "step", "steps_per_epoch", "best_epoch", "steps"):
-            check_range(name, getattr(self, name), at_least=0, at_most=LONGEST, integer=True)
-        if self.step:
-            check_range("steps_per_epoch", self.steps_per_epoch, at_least=1, integer=True)
-        check_range("batch", self.batch, at_least=0, at_most=self.steps_per_epoch, integer=True)
-        check_range("epoch", self.epoch, at_least=0, at_most=self.step, integer=True)
-        check_range("best_epoch", self.best_epoch, at_least=0, at_most=self.epoch, integer=True)
-        if self.best_epoch or self.best_loss != inf:
-            check_range("best_loss", self.best_loss)
-        for name in ("whole", "recent"):
-            losses = getattr(self, name)
-            check_range(f"{name}.total", losses.total)
-            check_range(f"{name}.images", losses.images, at_least=0, integer=True)
-        if not re.fullmatch(r"[0-9a-f]{16}", self.run):
-            raise UserError(f"run: {self.run!r} is no id")
-        _require_keys("data", self.data, ("train", "validation", "test"))
-        for name, digest in self.data.items():
-            if not isinstance(digest, str):
-                raise UserError(f"data.{name}: {digest!r} is no fingerprint")
-        check_state(self.schedule)
-        rng = np.random.default_rng()
-        try:
-            rng.bit_generator.state = self.order
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            raise UserError(f"order: no state of a generator ({error!r})") from None
-        if rng.bit_generator.state != self.order or self.order["has_uint32"] not in (0, 1):
-            raise UserError("order: no state of a generator, such as has_uint32")
-
-
-def _require_keys(name: str, values: Any, keys: Collection[str]) -> None:
-    """Refuse all but a mapping with exactly these keys."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"{name}: {values!r} is no mapping")
-    if wrong := values.keys() ^ set(keys):
-        raise UserError(f"{name}: {', '.join(sorted(wrong))} missing, or too much")
 
 
 @dataclass(frozen=True)
@@ -221,7 +69,8 @@ class StateFolder:
         }
         path = self.directory / _name(progress.step)
         checkpoint.write(path, arrays, description)
-        self._remove(_states(self.directory)[self.keep :])
+        older = [state for state in _states(self.directory) if state.name < path.name]
+        self._remove(older[self.keep - 1 :])
         return path
 
     def drop(self) -> None:
@@ -247,7 +96,7 @@ def begin(configuration: Mapping[str, Any], data: Splits, loss: str) -> Progress
     repeated run has equal files.
     """
     progress = Progress.fresh(configuration["seed"])
-    check_resumable(progress, data, loss)
+    progress.data, progress.loss = data.fingerprints(), loss
     content = json.dumps([configuration, progress.data], sort_keys=True).encode()
     progress.run = hashlib.blake2b(content, digest_size=8).hexdigest()
     progress.schedule = _fresh_schedule(configuration["schedule"])
@@ -277,6 +126,11 @@ def is_used(directory: Path) -> bool:
 
 def used_folder(directory: str | os.PathLike[str]) -> str:
     """Say that a folder holds a run already, and what to do."""
+    if not has_state(Path(directory)):
+        return (
+            f"hydra.run.dir: {os.fspath(directory)!r} holds a run already, whose states are gone; "
+            "choose another folder"
+        )
     return (
         f"hydra.run.dir: {os.fspath(directory)!r} holds a run already; resume it with "
         f"{shlex.quote(override('resume', directory))}, or choose another folder"
@@ -303,7 +157,7 @@ def read_state(directory: str | os.PathLike[str]) -> Saved:
             _check(arrays, description)
             if path.name != _name(description["progress"]["step"]):
                 raise UserError("it is of another step than its name says")
-        except LayoutError:
+        except VersionError:
             raise
         except (OSError, UserError) as error:
             log.warning(f"warning: {path} is stepped over: {error}")
@@ -312,19 +166,15 @@ def read_state(directory: str | os.PathLike[str]) -> Saved:
     raise UserError(f"resume: all states in {os.fspath(directory)!r} are damaged")
 
 
-class LayoutError(UserError):
-    """A state of another version of convae, intact as far as that one knows."""
-
-
 def _check_layout(description: Mapping[str, Any]) -> None:
     """Refuse a state of another version: older states beside it are no better."""
     layout = description.get("layout")
     if type(layout) is not int or layout < 1:
         raise UserError(f"its layout is {layout!r}")
     if layout > LAYOUT:
-        raise LayoutError("resume: written by a newer version of convae; update convae")
+        raise VersionError("resume: written by a newer version of convae; update convae")
     if layout < LAYOUT:
-        raise LayoutError(
+        raise VersionError(
             "resume: written by an older version of convae, whose states have another layout; "
             "resume it with that version"
         )
@@ -333,15 +183,15 @@ def _check_layout(description: Mapping[str, Any]) -> None:
 def _check(arrays: Mapping[str, np.ndarray[Any, Any]], description: Mapping[str, Any]) -> None:
     """Refuse a state with missing, wrong or non-finite content, before anything is built of it."""
     known = ("layout", "model", "optimizer_steps", "progress", "configuration")
-    _require_keys("its description", description, known)
+    require_keys("its description", description, known)
     progress = Progress.from_plain(description["progress"])
     try:
         shapes = parameter_shapes_of(description["model"])
-        dtype = np.dtype(description["model"]["dtype"])
+        dtype, loss = np.dtype(description["model"]["dtype"]), description["model"]["loss"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"its model is wrong: {error!r}") from None
     config = from_plain(description["configuration"])
-    if progress.loss != description["model"]["loss"]:
+    if progress.loss != loss:
         raise UserError(f"progress.loss: {progress.loss!r} is not its model's")
     if description["optimizer_steps"] is True or description["optimizer_steps"] != progress.step:
         raise UserError(f"optimizer_steps: {description['optimizer_steps']!r} is not its step")
@@ -365,7 +215,7 @@ def _needed_vectors(config: Config, progress: Progress) -> list[str]:
     schedule: Any = SCHEDULES[config.schedule.name]
     optimizer: Any = OPTIMIZERS[config.optimizer.name]
     fields = [field.name for field in dataclasses.fields(schedule) if not field.init]
-    _require_keys("progress.schedule", progress.schedule, fields)
+    require_keys("progress.schedule", progress.schedule, fields)
     if not progress.step:
         return []
     average = [] if config.trainer.ema is None else ["average"]
@@ -416,8 +266,8 @@ def check_resumable(progress: Progress, data: Splits, loss: str) -> None:
         changed = [name for name in found if progress.data.get(name) != found[name]]
         raise UserError(
             f"resume: the {', '.join(changed)} images are not those of the run's beginning (files, "
-            "seed or dataset settings changed), so training images could become test images; "
-            "restore them, or start a new run"
+            "seed or settings of the dataset changed, perhaps memory_mb), so training images could "
+            "become test images; restore them, or start a new run"
         )
     if progress.loss and progress.loss != loss:
         log.warning(
@@ -425,4 +275,5 @@ def check_resumable(progress: Progress, data: Splits, loss: str) -> None:
             "searched for from here on"
         )
         progress.best_loss, progress.best_epoch, progress.best = inf, 0, None
+        progress.searched_from = progress.epoch
     progress.data, progress.loss = found, loss

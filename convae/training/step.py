@@ -99,7 +99,7 @@ class TrainingStep:
         self._check_finite(loss)
         if self._is_first:
             self._is_first = False
-            model.compare_range("images", x if target is None else target)
+            model.compare_range("images", x if target is None else target, stacklevel=4)
         gradients = model.flat_gradients
         if self.clip_norm is not None:
             norm = model.xp.sqrt(model.xp.square(gradients).sum())

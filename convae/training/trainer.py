@@ -27,9 +27,10 @@ from convae.report.evaluation import measure
 from convae.report.fixed_images import FixedImages
 from convae.report.tensorboard import Board
 from convae.training.averaging import MovingAverage
+from convae.training.progress import LossSum, Progress
 from convae.training.schedules import Schedule
 from convae.training.signals import Interrupted, StopSignals
-from convae.training.state import LossSum, Progress, StateFolder
+from convae.training.state import StateFolder
 from convae.training.step import TrainingStep
 
 log = logging.getLogger("convae")
@@ -121,6 +122,12 @@ class Trainer:
         self.rng = np.random.default_rng()
         self.rng.bit_generator.state = progress.order
         self.schedule.load_state(progress.schedule)
+        progress.schedule = self.schedule.state()
+        if progress.epoch >= self.epochs and progress.epoch and not progress.best_epoch:
+            raise UserError(
+                "loss.name: with another loss the best epoch is searched for anew, but no epochs "
+                "are left; prolong the run with trainer.epochs"
+            )
         self._announce_schedule()
         if self.average is None:
             progress.average = None
@@ -147,7 +154,7 @@ class Trainer:
         DivergenceError
             If the loss is no longer finite; the models and states saved before it remain.
         Interrupted
-            If SIGINT or SIGTERM was received; the state is saved.
+            If one of `convae.training.signals.SIGNALS` was received; the state is saved.
         OSError
             If a file cannot be written; those saved before it remain.
         """
@@ -178,6 +185,8 @@ class Trainer:
                 self._end_epoch(speed)
                 if self.stopped:
                     break
+            if self._stop.received:  # after the last step: the state is saved
+                raise Interrupted(self._stop.received, f"stopped after step {progress.step}")
         return progress
 
     def _train_epoch(self) -> float:
@@ -243,7 +252,7 @@ class Trainer:
             kept, _ = checkpoint.read(path)
         except (OSError, UserError):
             kept = {}
-        if kept.keys() == best.keys() and all((kept[name] == best[name]).all() for name in best):
+        if kept.keys() == best.keys() and all(np.array_equal(kept[n], best[n]) for n in best):
             return
         description = self.model.description()
         description["metadata"] = {**self.model.metadata, "epoch": self.progress.best_epoch}
@@ -318,7 +327,7 @@ class Trainer:
 
     def _patience_exhausted(self) -> bool:
         """Tell whether the validation loss has not fallen for too many epochs."""
-        waited = self.progress.epoch - self.progress.best_epoch
+        waited = self.progress.epoch - max(self.progress.best_epoch, self.progress.searched_from)
         return self.patience is not None and waited >= self.patience
 
     def _averaged(self) -> AbstractContextManager[None]:

@@ -280,13 +280,20 @@ def test_a_keyboard_interrupt_says_how_to_resume(main, monkeypatch, capsys) -> N
         (["model.layers.7.filters=3"], "model.layers has 3 entries, numbered from 0"),
         (["model.layers.x.filters=3"], "model.layers is a list; number its entries"),
         (["dataset.test={train:true}"], "dataset.train, dataset.test: 'digits' takes no arguments"),
-        (["dataset=mnist", "dataset.test=3"], "dataset.test: 3 is no mapping"),
+        (["dataset=mnist", "dataset.test=3"], "dataset.test: 3 is not a mapping"),
         (["dataset.name=FakeData"], "dataset.name: FakeData reads no files"),
         (["dataset.transposed=true"], "dataset.transposed: 'digits' has a fixed form"),
-        (["dataset.background=nocolour"], "dataset.background: 'nocolour' is no colour"),
+        (["dataset.background=nocolour"], "dataset.background: 'nocolour' is not a colour"),
         (["corruption.amount=0.3"], "corruption.amount: 0.3, but there is no noise; choose"),
         (["penalty.l1=1e30"], "lower penalty.l1 or optimizer.learning_rate"),
-        (["hydra.run.dir="], "hydra.run.dir: '' is no folder"),
+        (["hydra.run.dir="], "hydra.run.dir: nothing is not a folder"),
+        (
+            ["hydra.run.dir=7_2"],
+            "72 is read as a value, not as a name; write",
+        ),
+        (["resume=x", "hydra.run.dir=y"], "hydra.run.dir: a resumed run keeps its own; omit it"),
+        (["resume=x", "experiment=mnist"], "experiment: a resumed run keeps its own; omit it"),
+        (["resume=x", "find_learning_rate=true"], "find_learning_rate: it trains no run"),
         (["dataset.root=photos (1)"], "needs quotes: 'dataset.root=\"photos (1)\"'"),
         (["loss.name=x=y"], "loss.name: 'x=y' cannot be read"),
         (["penalty=[1"], "penalty: '[1' cannot be read"),
@@ -377,13 +384,22 @@ def test_two_starts_in_one_second_have_two_folders(tmp_path) -> None:
         assert (folder / "summary.json").is_file()
 
 
+def test_a_used_folder_is_known_behind_an_interpolation(tmp_path, main, monkeypatch) -> None:
+    folder = convae.train([*TINY, "hydra.run.dir=used"]).directory
+    before = (folder / ".hydra" / "overrides.yaml").read_bytes()
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    with pytest.raises(SystemExit, match="holds a run already"):
+        main(*TINY, "seed=5", "hydra.run.dir=${oc.env:PLACE}/used")
+    assert (folder / ".hydra" / "overrides.yaml").read_bytes() == before
+
+
 def test_states_can_be_dropped_and_the_folder_stays_used(tmp_path) -> None:
     kept = convae.train([*TINY, "trainer.epochs=3", "trainer.keep_states=3"]).directory
     assert len(list(kept.glob("state-*"))) == 3
     folder = convae.train([*TINY, "trainer.drop_states=true"]).directory
     assert not list(folder.glob("state-*"))
     assert convae.load(folder).metadata["threshold"] > 0
-    with pytest.raises(SystemExit, match="holds a run already"):
+    with pytest.raises(SystemExit, match="holds a run already, whose states are gone"):
         entry.main([f"hydra.run.dir={folder}"])
 
 
@@ -413,3 +429,30 @@ def test_no_traceback_when_imports_are_interrupted(tmp_path) -> None:
         output, _ = process.communicate()
         assert process.returncode in (-signal.SIGINT, 130)
         assert "Traceback" not in output
+
+
+def test_a_mistake_makes_no_folder(tmp_path, main) -> None:
+    for overrides in (["trainer.epochs=0"], ["dataset.holdout=7"], ["optimizer=nosuch"]):
+        with pytest.raises(SystemExit):
+            main(*overrides)
+        with pytest.raises(UserError):
+            convae.train(overrides)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_configurations_may_have_any_name(tmp_path) -> None:
+    own = tmp_path / "my configs, (1)" / "model"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("layers:\n  - {filters: 5, kernel: input}\n")
+    assert convae.train([*TINY, "model=mine"], config_dir=own.parent).model.code_size == 5
+    with pytest.raises(UserError, match=r"trainer.epochs=abc: "):
+        convae.train(["model=mine", "trainer.epochs=abc"], config_dir=own.parent)
+
+
+def test_flags_name_other_files_and_so_no_override_is_blamed(tmp_path, main) -> None:
+    (tmp_path / "cfg" / "experiment").mkdir(parents=True)
+    (tmp_path / "cfg" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 3\n")
+    with pytest.raises(SystemExit) as stopped:
+        main("--config-dir", str(tmp_path / "cfg"), "experiment=mine", "trainer.epochs=abc")
+    assert "trainer.epochs" in str(stopped.value)
+    assert "Could not find" not in str(stopped.value)

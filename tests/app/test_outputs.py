@@ -124,3 +124,46 @@ def test_a_terminated_command_leaves_nothing_half_written(slow_model, tmp_path) 
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_long_names_are_shortened_and_kept_apart(model, tmp_path) -> None:
+    folder = tmp_path / "long"
+    folder.mkdir()
+    for last in "ab":
+        Image.new("RGB", (12, 12)).save(folder / f"{'n' * 250}{last}.png")
+    done = call("reconstruct", model, folder, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("argument", ["{}/pipe.png", "{}/*.png"])
+def test_pipes_and_links_to_nothing_are_listed(model, tmp_path, argument: str) -> None:
+    write_pictures(tmp_path / "in", 1)
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    (tmp_path / "in" / "gone.png").symlink_to("nowhere")
+    done = call("score", model, argument.format(tmp_path / "in"), "-o", tmp_path / "s.csv")
+    assert done.exit_code == 1
+    assert "pipe.png: not a file" in done.output
+    assert ("gone.png: not a file" in done.output) == ("*" in argument)
+
+
+def test_exports_and_filters_replace_no_files_of_others(model, pictures, tmp_path) -> None:
+    for name, words in (
+        ("mine.safetensors", ("export", model)),
+        ("mine.png", ("show", model, "--filters")),
+        ("c.npy", ("encode", model, pictures, "-o")),
+    ):
+        target = tmp_path / name
+        foreign = target.with_suffix(".images.txt") if name == "c.npy" else target
+        foreign.write_text("mine")
+        done = call(*words, target)
+        assert done.exit_code == 1
+        assert "--overwrite" in done.output
+        assert foreign.read_text() == "mine"
+        assert call(*words, target, "--overwrite").exit_code == 0
+        assert call(*words, target).exit_code == 0  # ours now
+
+
+def test_a_folder_is_no_table(model, pictures, tmp_path) -> None:
+    done = call("score", model, pictures, "-o", tmp_path)
+    assert "is a folder; expected a file" in done.output

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from convae.configuration import DatasetConfig
 from convae.data.datasets import load_dataset
-from convae.data.folders import find_pictures, halves
+from convae.data.folders import find_pictures, part_folders
 from convae.data.splits import InMemory, Splits, Streamed
 from convae.errors import UserError
 from tests.helpers import pixels_of, write_pictures
@@ -167,7 +169,72 @@ def test_two_names_for_one_half_are_refused(tmp_path) -> None:
     for name in ("train", "val", "valid"):
         (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=r"holds val and valid, which mean the same"):
-        halves(tmp_path)
+        part_folders(tmp_path)
+
+
+def test_folders_of_runs_are_left_out(tmp_path) -> None:
+    write_pictures(tmp_path / "a", 3)
+    write_pictures(tmp_path / "outputs" / "run", 2)
+    (tmp_path / "outputs" / "run" / ".hydra").mkdir()
+    write_pictures(tmp_path / "other", 1)
+    (tmp_path / "other" / "best.safetensors").touch()
+    (tmp_path / ".hydra").mkdir()  # a run in the root itself
+    Image.new("L", (4, 4)).save(tmp_path / "reconstructions.png")
+    found = find_pictures(tmp_path)
+    assert [path.parent.name for path in found.files] == ["a"] * 3
+    assert found.left_out["folders of runs"] == 2
+    assert found.left_out["pictures of a run"] == 1
+
+
+def test_many_loose_pictures_make_a_short_message(tmp_path) -> None:
+    write_pictures(tmp_path / "train", 1)
+    write_pictures(tmp_path, 50)
+    with pytest.raises(UserError, match=r"it holds 000.png, .*004.png and 45 more") as error:
+        load(tmp_path)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("normal", [[3], [2]])
+def test_folders_are_no_numbers(tmp_path, normal: list) -> None:
+    for name in ("01", "02", "03", "2"):
+        write_pictures(tmp_path / name, 12)
+    if normal == [3]:
+        with pytest.raises(
+            UserError, match=r"dataset.normal: \[3\] is not a list of classes among 01"
+        ):
+            load(tmp_path, normal=normal, holdout=0.3)
+        return
+    data = load(tmp_path, normal=normal, holdout=0.3)
+    assert set(data.train.labels) == {3}
+    assert "normal, and trained on: 2" in data.notes
+
+
+def test_streamed_files_that_were_replaced_are_noticed(tmp_path) -> None:
+    for index in range(12):
+        Image.new("L", (8, 8), 200).save(tmp_path / f"{index:02}.bmp")
+    before = load(tmp_path, memory_mb=0).fingerprints()
+    assert load(tmp_path, memory_mb=0).fingerprints() == before
+    Image.new("L", (8, 8), 100).save(tmp_path / "05.bmp")  # of the same size
+    assert load(tmp_path, memory_mb=0).fingerprints() != before
+
+
+def test_workers_leave_signals_to_the_run(tmp_path) -> None:
+    write_pictures(tmp_path, 12)
+    script = f"""
+import os, signal
+from convae.configuration import DatasetConfig
+from convae.data.datasets import load_dataset
+data = load_dataset(DatasetConfig("ImageFolder", {str(tmp_path)!r}, memory_mb=0, workers=1))
+signal.signal(signal.SIGTERM, lambda *_: print("received", flush=True))
+batches = data.train.batches(1)
+next(batches)
+os.killpg(os.getpgid(0), signal.SIGTERM)
+print(1 + sum(len(batch) for batch in batches), flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True
+    )
+    assert done.stdout.split() == ["received", "10"], done.stderr
 
 
 def test_valid_and_invalid_may_be_classes(tmp_path) -> None:
@@ -176,11 +243,20 @@ def test_valid_and_invalid_may_be_classes(tmp_path) -> None:
     assert load(tmp_path).classes == ("invalid", "valid")
 
 
+def test_test_images_without_training_images_are_no_class(tmp_path) -> None:
+    for name in ("test", "val"):
+        write_pictures(tmp_path / name, 12)
+    with pytest.raises(UserError, match=r"holds test/ and val/, but no train/"):
+        load(tmp_path)
+
+
 def test_pictures_linked_into_two_halves_are_refused(tmp_path) -> None:
     write_pictures(tmp_path / "train", 12)
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "same.png").symlink_to(tmp_path / "train" / "003.png")
-    with pytest.raises(UserError, match=r"1 pictures, such as .*003\.png.*train and the test"):
+    with pytest.raises(
+        UserError, match=r"links put 1 picture, such as .*003\.png.*train and the test"
+    ):
         load(tmp_path)
 
 
@@ -202,7 +278,7 @@ def test_conversions_are_reported_summed_up(tmp_path, memory_mb: int) -> None:
         Image.new("L", (10 + index, 10), index).save(tmp_path / f"{index:02}.png")
     Image.new("RGBA", (10, 10), (9, 9, 200, 100)).save(tmp_path / "zz.png")
     notes = load(tmp_path, image_size=8, memory_mb=memory_mb).notes
-    assert "1 pictures in colour and 12 grey ones: all are read in colour" in notes[1]
+    assert "1 picture in colour, 12 in grey: all are read in colour" in notes[1]
     assert "of mode L converted to colour: 12" in notes
     assert "scaled to 8x8 pixels: 13" in notes
     assert "with transparent parts, put on white: 1" in notes
@@ -239,7 +315,13 @@ def partly_broken(tmp_path) -> Path:
 def test_all_broken_pictures_are_listed_before_training(partly_broken, memory_mb: int) -> None:
     with pytest.raises(UserError) as error:
         load(partly_broken, memory_mb=memory_mb)
-    for part in ("3 images", "003.png: ", "017.png: ", "wrong.dds: ", "dataset.skip_broken=true"):
+    for part in (
+        "3 images cannot",
+        "003.png: ",
+        "017.png: ",
+        "wrong.dds: ",
+        "dataset.skip_broken=true",
+    ):
         assert part in str(error.value)
 
 

@@ -112,3 +112,14 @@ def test_ten_times_the_pictures_take_the_same_memory(tmp_path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_patterns_go_through_no_links_and_no_hidden_folders(tmp_path) -> None:
+    for folder in ("a", "b", ".hidden"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / folder / "x.png")
+    for here, there in (("a", "b"), ("b", "a")):
+        (tmp_path / here / "other").symlink_to(tmp_path / there)
+    images = ImageArguments([str(tmp_path / "**" / "*.png")], HOW, "data")
+    names, _ = read(images)
+    assert [str(Path(name).relative_to(tmp_path)) for name in names] == ["a/x.png", "b/x.png"]

@@ -67,10 +67,17 @@ def test_16_bits_keep_their_range_and_their_orientation(tmp_path, ending: str) -
     assert (array == (np.rot90(expected, -1) if turned else expected)).all()
 
 
+def test_negative_values_are_refused(tmp_path) -> None:
+    image = Image.fromarray(np.array([[-3000, 3000]], np.int32))
+    image.format = "PNG"  # Pillow's mode for signed 16 bits is that of 32
+    with pytest.raises(convae.UserError, match="negative values, of unknown range"):
+        pixels(image, channels=1)
+
+
 def test_12_bits_in_16_are_not_black() -> None:
     image = Image.fromarray(np.array([[0, 2048, 4095, 5000]], np.uint16))
     assert pixels(image, channels=1, white=4095).ravel().tolist() == [0, 128, 255, 255]
-    assert sum("brighter than any" in line for line in said(image, channels=1, white=4095)) == 1
+    assert sum("brighter than all" in line for line in said(image, channels=1, white=4095)) == 1
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -154,6 +161,7 @@ def test_a_crop_that_cuts_parts_off_is_said() -> None:
         ({"white": float("nan")}, "white"),
         ({"background": "no colour"}, "background"),
         ({"background": None}, "background"),
+        ({"background": "#20304000"}, "background"),
     ],
 )
 def test_wrong_rules_are_refused(wrong: dict, name: str) -> None:

@@ -155,7 +155,7 @@ def test_an_unreadable_picture_is_named(tmp_path, memory_mb: int, workers: int) 
         for split in (splits.train, splits.validation, splits.test):
             pixels_of(split)
 
-    with pytest.raises(ValueError, match=r"(?s)1 images cannot be read:.*005\.png: .*skip_broken"):
+    with pytest.raises(ValueError, match=r"(?s)1 image cannot be read:.*005\.png: .*skip_broken"):
         read_all()
 
 

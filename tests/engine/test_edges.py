@@ -15,6 +15,7 @@ from torch.nn import functional
 
 import convae
 from convae import engine
+from convae.engine.edges import extend, fold
 from convae.errors import UserError
 from tests.helpers import error
 
@@ -129,6 +130,15 @@ def test_unknown_modes_are_refused() -> None:
         UserError, match=r"padding_mode: 'mirror' is unknown; expected one of zeros"
     ):
         engine.c(np.ones((1, 1, 2)), np.ones((1, 1, 4)), padding_mode="mirror")
+
+
+def test_padding_keeps_the_engines_memory_order(rng) -> None:
+    geometry = engine.resolve(size=(6, 7), kernel=3, padding=2, padding_mode="reflect")
+    V = rng.random((6, 7, 3, 5)).transpose(3, 2, 0, 1)  # examples innermost, as the CPU has them
+    padded = extend(V, geometry)
+    assert padded.shape == (5, 3, 10, 11)
+    assert padded.transpose(2, 3, 1, 0).flags.c_contiguous
+    assert fold(padded, geometry).transpose(2, 3, 1, 0).flags.c_contiguous
 
 
 # ---- empty batches

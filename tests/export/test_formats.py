@@ -202,3 +202,19 @@ def test_the_documentations_script_without_convae(tmp_path, monkeypatch, capsys)
     np.testing.assert_allclose(found["x"], x, rtol=1e-6)
     np.testing.assert_allclose(found["code"], model.encode(x), rtol=1e-4, atol=1e-5)
     assert "anomaly" in capsys.readouterr().out
+
+
+def test_a_file_with_nan_is_not_written(tmp_path) -> None:
+    model = exported_model("shared")
+    model.parameters["0.visible_bias"][0] = np.nan
+    for ending in ("safetensors", "pt2"):
+        with pytest.raises(RuntimeError, match="not written, as its results differ by nan"):
+            export(model, tmp_path / f"model.{ending}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_padding_follows_the_modules_device() -> None:
+    layer = convae.Layer(2, 3, padding=1, padding_mode="reflect")
+    module = convae.to_torch(convae.Autoencoder((1, 6, 6), [layer])).to("meta")
+    _, R = module(torch.empty(2, 1, 6, 6, device="meta"))
+    assert R.shape == (2, 1, 6, 6)

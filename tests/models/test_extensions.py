@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,12 @@ HARD_TANH = convae.Activation(
     derivative=lambda xp, H: (H > -1) & (H < 1),
     range=(-1, 1),
 )
+
+
+RIGHT = {
+    "derivative": lambda xp, H: 1 - H * H,
+    "curvature": lambda xp, H: 2 * H * (H * H - 1),
+}
 
 
 def huber(backend, R, x, f_out, count):
@@ -88,8 +95,10 @@ def test_taken_names_and_other_things_are_refused() -> None:
     twin = convae.Activation(
         name="hard_tanh", function=HARD_TANH.function, derivative=HARD_TANH.derivative
     )
-    with pytest.raises(UserError, match="name: 'hard_tanh' is taken"):
-        convae.register(twin)
+    convae.register(twin)  # as when a notebook's cell is run again
+    assert ACTIVATIONS["hard_tanh"] is twin
+    with pytest.raises(UserError, match="name: 'relu' is taken"):
+        convae.register(replace(twin, name="relu"))
     with pytest.raises(UserError, match="name: 'mse' is taken"):
         convae.register(convae.Loss(name="mse", function=huber))
     with pytest.raises(UserTypeError, match="neither an Activation nor a Loss"):
@@ -104,11 +113,13 @@ def test_taken_names_and_other_things_are_refused() -> None:
         {"derivative": lambda xp, H: H * np.nan},
         {"derivative": lambda xp, H: 1 - H * H, "curvature": lambda xp, H: H},
         {"derivative": lambda xp, H: 1 - H * H, "curvature": None},
+        {**RIGHT, "quadratic": (1, 0.1, -1, 1)},
+        {**RIGHT, "slope": 0.5},
     ],
 )
 def test_wrong_derivatives_are_found(wrong: dict) -> None:
     f = convae.Activation(name="wrong", function=lambda xp, Z: xp.tanh(Z, out=Z), **wrong)
-    with pytest.raises(UserError, match=r"(derivative|curvature): at Z ="):
+    with pytest.raises(UserError, match=r"(derivative|curvature|quadratic|slope): at Z ="):
         convae.register(f)
     assert "wrong" not in ACTIVATIONS
 

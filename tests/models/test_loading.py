@@ -7,7 +7,8 @@ import pytest
 import convae
 from convae import Layer
 from convae.models import checkpoint
-from convae.training.state import Progress, StateFolder
+from convae.training.progress import Progress
+from convae.training.state import StateFolder
 from tests.helpers import ShortStorage
 
 

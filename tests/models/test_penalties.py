@@ -11,6 +11,7 @@ import torch
 
 import convae
 from convae import Layer, Penalty
+from convae.errors import UserError
 from convae.models.activations import ACTIVATIONS
 from convae.models.backpropagation import training_work
 from tests.helpers import Untied, assert_gradients, build
@@ -102,3 +103,28 @@ def test_kl_needs_a_sigmoid(rng) -> None:
     model = convae.Autoencoder((1, 4, 4), [Layer(2, 3)])
     with pytest.raises(ValueError, match=r"penalty.kl: .*'relu'.*'sigmoid'"):
         model.loss_and_gradients(rng.random((2, 1, 4, 4), dtype="float32"), penalty=Penalty(kl=1))
+
+
+@pytest.mark.parametrize(("mode", "size"), [("reflect", 8), ("replicate", 8), ("circular", 2)])
+def test_contractive_is_refused_where_its_closed_form_is_wrong(mode: str, size: int) -> None:
+    layer = convae.Layer(3, 3, padding=1, padding_mode=mode)
+    model = convae.Autoencoder((1, size, size), [layer])
+    with pytest.raises(UserError, match=f"penalty.contractive: layer 0's padding_mode '{mode}'"):
+        model.check_penalty(convae.Penalty(contractive=0.1))
+
+
+def test_contractive_with_circular_padding_is_the_jacobians_norm(rng) -> None:
+    layer = convae.Layer(3, 3, padding=1, padding_mode="circular", activation="sigmoid")
+    model = convae.Autoencoder((1, 5, 5), [layer], dtype="float64")
+    x = rng.random((1, 1, 5, 5))
+    columns = []
+    for position in np.ndindex(5, 5):
+        ends = []
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[0, 0][position] += sign * 1e-6
+            ends.append(model.encode(moved).ravel())
+        columns.append((ends[0] - ends[1]) / 2e-6)
+    plain, _ = model.loss_and_gradients(x)
+    with_penalty, _ = model.loss_and_gradients(x, penalty=convae.Penalty(contractive=1.0))
+    assert with_penalty - plain == pytest.approx((np.array(columns) ** 2).sum(), rel=1e-6)

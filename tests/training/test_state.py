@@ -14,14 +14,8 @@ import pytest
 import convae
 from convae.errors import UserError
 from convae.models import checkpoint
-from convae.training.state import (
-    LossSum,
-    Progress,
-    StateFolder,
-    has_state,
-    read_state,
-    restore,
-)
+from convae.training.progress import LossSum, Progress
+from convae.training.state import StateFolder, has_state, read_state, restore
 from tests.helpers import NOISE_CONFIG, noise_model
 
 
@@ -90,6 +84,15 @@ def test_the_newest_states_are_kept(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["state-000000020.safetensors"]
     states.drop()
     assert not has_state(folder)
+
+
+def test_a_damaged_newer_state_does_not_push_out_the_one_just_written(folder: Path) -> None:
+    (folder / "state-000000099.safetensors").write_text("damaged")
+    states = StateFolder(folder, CONFIGURATION, keep=1)
+    model = noise_model()
+    path = states.save(model, optimizer_after(11, model), progress_at(11))
+    assert path.is_file()
+    assert read_state(folder)[1]["progress"]["step"] == 11
 
 
 def test_progress_is_plain_values_and_back() -> None:

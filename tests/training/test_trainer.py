@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import pytest
 from tensorboard.summary.writer import event_file_writer
 
 import convae
-from convae.configuration import Config, OptimizerConfig
+from convae.configuration import Config, OptimizerConfig, ScheduleConfig
+from convae.data.splits import Splits
 from convae.errors import DivergenceError, UserError
+from convae.report.tensorboard import Board
 from convae.training import trainer as module
+from convae.training.build import build_parts, build_trainer
 from convae.training.signals import Interrupted, StopSignals
+from convae.training.state import StateFolder, check_resumable, read_state, restore
 from convae.training.trainer import Trainer
-from tests.helpers import NOISE_CONFIG, curve, events, fit, open_trainer
+from tests.helpers import NOISE_CONFIG, curve, events, fit, noise_model, open_trainer
 
 STEPS = 3 * 5
 
@@ -189,3 +194,66 @@ def test_what_follows_an_epoch_may_end_the_run(noise, tmp_path) -> None:
     losses = curve(tmp_path, "loss/validation")
     assert seen == [(1, pytest.approx(losses[0])), (2, pytest.approx(losses[1]))]
     assert convae.training.state.read_state(tmp_path)[1]["progress"]["epoch"] == 2
+
+
+def test_another_schedule_after_a_resume_leaves_states_that_can_be_read(noise, tmp_path) -> None:
+    fit(noise, tmp_path, replace(NOISE_CONFIG, schedule=ScheduleConfig("constant")))
+    longer = changed(epochs=5)
+    with open_trainer(noise, tmp_path, longer, resume=True) as trainer:
+        trainer._save()
+        assert read_state(tmp_path)[1]["progress"]["schedule"].keys() == {
+            "lowest",
+            "waited",
+            "current",
+        }
+        assert read_state(tmp_path)[1]["progress"]["step"] == trainer.progress.step
+
+
+def test_another_models_file_is_replaced(noise, tmp_path) -> None:
+    expected = convae.load(fit_in(noise, tmp_path)).flat_parameters
+    other = convae.Autoencoder((1, 6, 6), [convae.Layer(7, 3), convae.Layer(3, "input")])
+    other.save(tmp_path / "best.safetensors")
+    fit(noise, tmp_path, resume=True)
+    assert (convae.load(tmp_path).flat_parameters == expected).all()
+
+
+def fit_in(noise: Splits, folder: Path) -> Path:
+    fit(noise, folder)
+    return folder
+
+
+def test_a_signal_during_the_last_validation_is_not_lost(noise, tmp_path, monkeypatch) -> None:
+    validate = Trainer._validate
+
+    def interrupted(self: Trainer, epoch: int) -> float:
+        if epoch == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(self, epoch)
+
+    monkeypatch.setattr(Trainer, "_validate", interrupted)
+    with pytest.raises(Interrupted, match="stopped after step 15"):
+        fit(noise, tmp_path)
+    assert read_state(tmp_path)[1]["progress"]["epoch"] == 3
+
+
+def test_patience_is_counted_from_a_change_of_the_loss(noise, tmp_path) -> None:
+    config = changed(patience=2)
+    fit(noise, tmp_path, config)
+    with open_trainer(
+        noise, tmp_path, replace(config, trainer=changed(epochs=9, patience=2).trainer), True
+    ) as t:
+        check_resumable(t.progress, noise, "bce")
+        assert t.progress.best_epoch == 0
+        assert not t._patience_exhausted()
+        t.progress.epoch += 2
+        assert t._patience_exhausted()
+
+
+def test_another_loss_without_epochs_left_is_refused(noise, tmp_path) -> None:
+    fit(noise, tmp_path)
+    model, parts = noise_model(), build_parts(NOISE_CONFIG)
+    progress = restore(*read_state(tmp_path), model, parts.optimizer)
+    check_resumable(progress, noise, "bce")
+    states = StateFolder(tmp_path, asdict(NOISE_CONFIG))
+    with Board(tmp_path, after=15) as board, pytest.raises(UserError, match="no epochs are left"):
+        build_trainer(NOISE_CONFIG, model, parts, noise, board, states, progress)

@@ -144,9 +144,8 @@ class Summary:
             [to_numpy(to_floats(p, model.backend, model.dtype)) for p in some.batches(256)]
         )
         labels = some.labels
-        names = (
-            None if labels is None else [dict(enumerate(data.classes)).get(n, n) for n in labels]
-        )
+        known = dict(enumerate(data.classes))
+        names = None if labels is None else [known.get(label, label) for label in labels]
         board.embeddings(encode_all(model, some), x, names)
 
 

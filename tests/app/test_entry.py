@@ -356,11 +356,11 @@ def test_a_path_can_be_pasted_as_it_is_printed(name: str, tmp_path) -> None:
     assert convae.train([again, "trainer.epochs=2"]).figures["best_epoch"] >= 1
 
 
-def test_the_refusal_of_a_used_folder_can_be_pasted(tmp_path, capsys) -> None:
+def test_the_refusal_of_a_used_folder_can_be_pasted(tmp_path, main) -> None:
     folder = tmp_path / "my run"
     convae.train([*TINY, override("hydra.run.dir", "my run")])
     with pytest.raises(SystemExit) as stopped:
-        entry.main([override("hydra.run.dir", folder)])
+        main(override("hydra.run.dir", folder))
     command = str(stopped.value).partition("resume it with ")[2].partition(", or choose")[0]
     assert shlex.split(command) == [f'resume="{folder}"']
 
@@ -393,14 +393,14 @@ def test_a_used_folder_is_known_behind_an_interpolation(tmp_path, main, monkeypa
     assert (folder / ".hydra" / "overrides.yaml").read_bytes() == before
 
 
-def test_states_can_be_dropped_and_the_folder_stays_used(tmp_path) -> None:
+def test_states_can_be_dropped_and_the_folder_stays_used(tmp_path, main) -> None:
     kept = convae.train([*TINY, "trainer.epochs=3", "trainer.keep_states=3"]).directory
     assert len(list(kept.glob("state-*"))) == 3
     folder = convae.train([*TINY, "trainer.drop_states=true"]).directory
     assert not list(folder.glob("state-*"))
     assert convae.load(folder).metadata["threshold"] > 0
     with pytest.raises(SystemExit, match="holds a run already, whose states are gone"):
-        entry.main([f"hydra.run.dir={folder}"])
+        main(f"hydra.run.dir={folder}")
 
 
 def test_no_traceback_when_imports_are_interrupted(tmp_path) -> None:

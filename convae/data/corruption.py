@@ -39,14 +39,17 @@ def _gaussian(x: Array, amount: float, draw: Callable[[str], Array]) -> Array:
 
 def _masking(x: Array, amount: float, draw: Callable[[str], Array]) -> Array:
     """Set the given fraction of all values to 0."""
-    return x * (draw("uniform") >= amount)
+    xp = array_module(x)
+    return xp.multiply(x, draw("uniform") >= amount, out=xp.empty_like(x))  # in x's memory order
 
 
 def _salt_and_pepper(x: Array, amount: float, draw: Callable[[str], Array]) -> Array:
     """Set the given fraction of all values to 0 or 1, with equal chance."""
     xp = array_module(x)
     chance = draw("uniform")
-    return xp.where(chance < amount, (chance < amount / 2).astype(x.dtype), x)
+    noisy = xp.empty_like(x)  # in x's memory order
+    noisy[...] = xp.where(chance < amount, (chance < amount / 2).astype(x.dtype), x)
+    return noisy
 
 
 Function: TypeAlias = Callable[[Array, float, Callable[[str], Array]], Array]

@@ -239,11 +239,20 @@ def assert_nothing_half_done(here: Path) -> None:
         checkpoint.read(path)
 
 
-@pytest.mark.parametrize("way", ["train", "main"])
-@pytest.mark.parametrize("overrides", cases(300), ids=" ".join)
-def test_300_odd_overrides(main, here, way: str, overrides: list[str]) -> None:
-    given = [*TINY, *overrides]
-    message = outcome((lambda: convae.train(given)) if way == "train" else (lambda: main(*given)))
+CASES = cases(300)
+
+
+@pytest.mark.parametrize("overrides", CASES, ids=" ".join)
+def test_300_odd_overrides(here, overrides: list[str]) -> None:
+    check(here, overrides, outcome(lambda: convae.train([*TINY, *overrides])))
+
+
+@pytest.mark.parametrize("overrides", CASES[::3], ids=" ".join)
+def test_100_of_them_on_the_command_line(main, here, overrides: list[str]) -> None:
+    check(here, overrides, outcome(lambda: main(*TINY, *overrides)))
+
+
+def check(here: Path, overrides: list[str], message: str | None) -> None:
     if message is None:
         assert_finite_and_in_effect(here, overrides)
     else:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from convae.errors import UserError, check_range
+from convae.errors import UserError, check_range, require_keys
 
 MISSING: Any = "???"
 """Hydra's mark of a mandatory value."""
@@ -234,13 +234,8 @@ def from_plain(values: Any, kind: Any = Config, name: str = "configuration") -> 
     """
     if not dataclasses.is_dataclass(kind):
         return _of_type(values, kind, name)
-    if not isinstance(values, dict):
-        raise UserError(f"{name}: {values!r} is not a mapping")
     hints = typing.get_type_hints(kind)
-    if missing := hints.keys() - values.keys():
-        raise UserError(f"{name}: {', '.join(sorted(missing))} missing")
-    if unknown := values.keys() - hints.keys():
-        raise UserError(f"{name}: {', '.join(map(str, unknown))} unknown")
+    require_keys(name, values, hints)
     built: Any = kind
     return built(
         **{key: from_plain(value, hints[key], f"{name}.{key}") for key, value in values.items()}

@@ -6,7 +6,7 @@ traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf, isfinite
 from numbers import Integral, Real
@@ -108,6 +108,31 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
     names = list(choices)
     if not isinstance(value, str) or value not in names:
         raise UserError(f"{name}: {value!r} is unknown; expected one of {', '.join(names)}")
+
+
+def require_keys(name: str, values: Any, keys: Collection[str]) -> None:
+    """Refuse all but a mapping with exactly the given keys.
+
+    Parameters
+    ----------
+    name : str
+        What it is, which begins the message.
+    values : object
+        What was given.
+    keys : collection of str
+        The keys.
+
+    Raises
+    ------
+    UserError
+        If it is not a mapping, or keys are missing or unknown.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}: {values!r} is not a mapping")
+    if missing := set(keys) - values.keys():
+        raise UserError(f"{name}: {', '.join(sorted(missing))} missing")
+    if unknown := values.keys() - set(keys):
+        raise UserError(f"{name}: {', '.join(map(str, unknown))} unknown")
 
 
 def counted(count: int, noun: str) -> str:

@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         of_hydra = isinstance(error, (HydraException, OmegaConfBaseException))
         message = (culprit(given, error) if of_hydra else None) or message_of(error)
         sys.exit(f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where it was raised)")
-    except Exception as error:
+    except Exception as error:  # for overrides of wrong types Hydra raises what Python does
         its_fault = culprit(given, error)
         if full or its_fault is None:  # a bug of ours
             raise
@@ -176,7 +176,7 @@ def _job(composed: DictConfig, directory: Path) -> float | None:
     except MISTAKES as error:
         log.error(f"error: {message_of(error)}")
         _note_error(directory, message_of(error))
-    except Exception as error:
+    except Exception as error:  # of one job: the others are done, and its traceback is logged
         log.exception("error: a bug of convae; the sweep continues")
         _note_error(directory, repr(error))
     return None

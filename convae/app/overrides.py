@@ -25,6 +25,15 @@ from convae.training.state import is_used, used_folder
 CONFIGS = "convae.configs"
 """The package with the configuration's files."""
 
+INTERNAL = re.compile(r"\s*(full_key|object_type|reference_type)\b")
+"""Lines of OmegaConf's messages that are about its own objects."""
+
+FULL_KEY = re.compile(r"\s*full_key: (\S+)")
+"""Where OmegaConf names the key."""
+
+WRAPPED = re.compile(r"^\w+ raised while resolving interpolation: ")
+"""What OmegaConf puts before the message of another error."""
+
 
 def mistake(arguments: Sequence[str]) -> str | None:
     """Find an argument that is no good override, and return a message that says what would do."""
@@ -35,11 +44,12 @@ def mistake(arguments: Sequence[str]) -> str | None:
         return "find_learning_rate: it trains no run, so there is none to resume; omit resume"
     if "resume" in keys and (other := keys & {"hydra.run.dir", "experiment", "debug"}):
         return f"{min(other)}: a resumed run keeps its own; omit it"
+    parser = OverridesParser.create()
     for argument in arguments:
         if argument.startswith("-") or not ("=" in argument or argument.startswith("~")):
             continue
         try:
-            (parsed,) = OverridesParser.create().parse_overrides([argument])
+            (parsed,) = parser.parse_overrides([argument])
         except HydraException as error:
             key, _, value = argument.partition("=")
             quoted = shlex.quote(override(key, value))
@@ -80,16 +90,6 @@ def _options(group: str) -> list[str]:
     return sorted(
         file.name.removesuffix(".yaml") for file in files(CONFIGS).joinpath(group).iterdir()
     )
-
-
-INTERNAL = re.compile(r"\s*(full_key|object_type|reference_type)\b")
-"""Lines of OmegaConf's messages that are about its own objects."""
-
-FULL_KEY = re.compile(r"\s*full_key: (\S+)")
-"""Where OmegaConf names the key."""
-
-WRAPPED = re.compile(r"^\w+ raised while resolving interpolation: ")
-"""What OmegaConf puts before the message of another error."""
 
 
 def check_composition(arguments: Sequence[str]) -> None:
@@ -165,7 +165,9 @@ def names_used_folder(arguments: Sequence[str]) -> str | None:
     """Refuse a folder that holds a run, before Hydra writes its files into it."""
     for argument in arguments:
         if argument.startswith("hydra.run.dir="):
-            folder = _resolved_folder(arguments)
+            (parsed,) = OverridesParser.create().parse_overrides([argument])
+            is_plain = "${" not in argument
+            folder = Path(str(parsed.value())) if is_plain else _resolved_folder(arguments)
             if is_used(folder):
                 return used_folder(folder)
     return None

@@ -195,7 +195,7 @@ class Jobs:
         try:
             with workers.hidden_signals() if self._uses_workers else nullcontext():
                 returns = self._launcher.launch(batch, initial_job_idx=first)
-        except Exception:
+        except Exception:  # a launcher raises what it likes when its workers have ended
             if not self.signals.received:
                 raise
         finally:

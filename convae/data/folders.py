@@ -26,6 +26,9 @@ RUN_PICTURES = ("reconstructions.png", "learning_rate.png")
 RECOGNISED_ONLY = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
 """Formats that Pillow recognises and cannot read by itself."""
 
+MOST_NAMES = 5
+"""Names in a message, at most."""
+
 PART_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -138,12 +141,12 @@ def _is_above(real: str, link: str) -> bool:
 def _each_once(paths: list[Path], left_out: Counter[str]) -> list[Path]:
     """Leave out further links to a picture: copies could end in different halves of a dataset."""
     chosen: dict[str, Path] = {}
-    for path in paths:
-        real = os.path.realpath(path)
+    reals = [os.path.realpath(path) for path in paths]
+    for path, real in zip(paths, reals, strict=True):
         if real not in chosen or os.path.abspath(path) == real:
             chosen[real] = path
     left_out["links to pictures that are there already"] += len(paths) - len(chosen)
-    return [path for path in paths if chosen[os.path.realpath(path)] is path]
+    return [path for path, real in zip(paths, reals, strict=True) if chosen[real] is path]
 
 
 def _problem(path: Path) -> str | None:
@@ -169,7 +172,8 @@ def part_folders(root: Path) -> dict[str, Path]:
     entries = sorted(path for path in root.iterdir() if not is_by_product(path.name))
     folders = [path for path in entries if path.is_dir()]
     found: dict[str, Path] = {}
-    others = [path.name for path in entries if path.suffix.lower() in endings() and path.is_file()]
+    known = endings()
+    others = [path.name for path in entries if path.suffix.lower() in known and path.is_file()]
     for folder in folders:
         part = part_of.get(folder.name.lower())
         if part is None:
@@ -201,10 +205,6 @@ def _some(names: list[str]) -> str:
     """List some names."""
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
-
-
-MOST_NAMES = 5
-"""Names in a message, at most."""
 
 
 @dataclass(frozen=True)

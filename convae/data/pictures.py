@@ -164,7 +164,8 @@ class Preprocessing:
             done.counts[f"of mode {image.mode} converted to {name}"] += 1
         if upright.mode == "LAB":  # to grey only through colour
             upright = upright.convert("RGB")
-        upright = upright.convert(mode)
+        if upright.mode != mode:
+            upright = upright.convert(mode)
         if self.size is not None and upright.size != tuple(reversed(self.size)):
             upright = self._scaled(upright, self.size, done)
         pixels = np.asarray(upright, np.uint8)

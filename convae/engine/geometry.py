@@ -26,6 +26,15 @@ Padding: TypeAlias = str | int | Sequence[int | Sequence[int]]
 LARGEST = 2**31 - 1
 """Largest size, stride and so on along an axis."""
 
+PADDINGS = (
+    "'valid', 'same', 'full', 'causal', 'same_upper', 'same_lower', an integer, one integer per "
+    "axis, or one pair (before, after) per axis"
+)
+"""What padding may be, for messages."""
+
+SIZED = ("same_upper", "same_lower")
+"""Names whose padding depends on the input's size."""
+
 LONGEST_PADDING = {"zeros": math.inf, "replicate": math.inf, "circular": 0, "reflect": -1}
 """The most positions that each mode of padding can add to a side, less the input's size."""
 
@@ -196,16 +205,6 @@ def per_side(
         before, after = per_axis("padding", entry, 2, minimum=0)
         sides.append((before, after))
     return tuple(sides)
-
-
-PADDINGS = (
-    "'valid', 'same', 'full', 'causal', 'same_upper', 'same_lower', an integer, one integer per "
-    "axis, or one pair (before, after) per axis"
-)
-"""What padding may be, for messages."""
-
-SIZED = ("same_upper", "same_lower")
-"""Names whose padding depends on the input's size."""
 
 
 def _named_padding(

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 EXAMPLES = 4
 """Random images on which a file is compared with the model."""
 
+AXES = {
+    3: ["batch", "length"],
+    4: ["batch", "height", "width"],
+    5: ["batch", "depth", "height", "width"],
+}
+"""Names of the dynamic axes of images, but for the channels, by their number."""
+
 TOLERANCE = 1e-5
 """Differences beyond this are an error, for values of the order of 1."""
 
@@ -183,14 +190,6 @@ def _in_float32(model: Autoencoder) -> Autoencoder:
     for name, array in model.parameters.items():
         copy.parameters[name][...] = to_numpy(array)
     return copy
-
-
-AXES = {
-    3: ["batch", "length"],
-    4: ["batch", "height", "width"],
-    5: ["batch", "depth", "height", "width"],
-}
-"""Names of the dynamic axes of images, but for the channels, by their number."""
 
 
 def _name_axes(graph: Any) -> None:

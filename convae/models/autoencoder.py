@@ -243,7 +243,8 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        return self.codes(x)[-1]
+        x = self._check("x", x, self.input_shape)
+        return self._encode(x)[-1].astype(self.dtype, copy=False)
 
     def codes(self, x: Array) -> list[Array]:
         """Encode images and keep what every layer makes of them.
@@ -264,11 +265,13 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         x = self._check("x", x, self.input_shape)
-        if not len(x):
-            return [self.xp.empty((0, *layer.output_shape), self.dtype) for layer in self.layers]
         return [H.astype(self.dtype, copy=False) for H in self._encode(x)[1:]]
 
     def _encode(self, x: Array) -> list[Array]:
+        """Return x and the codes of all layers, in the type of the activations."""
+        if not len(x):
+            shapes = (layer.output_shape for layer in self.layers)
+            return [x, *(self.xp.empty((0, *shape), self.dtype) for shape in shapes)]
         return backpropagation.encode(self.layers, x.astype(self.storage or self.dtype, copy=False))
 
     def decode(self, H: Array) -> Array:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, get_origin, get_type_hints
 
 import numpy as np
 
-from convae.errors import UserError, check_range, prefixed
+from convae.errors import UserError, check_range, prefixed, require_keys
 from convae.training.schedules import check_state
 
 LONGEST = 10**12
@@ -162,13 +162,3 @@ class Progress:
             raise UserError(f"order: no state of a generator ({error!r})") from None
         if rng.bit_generator.state != self.order or self.order["has_uint32"] not in (0, 1):
             raise UserError("order: no state of a generator, such as has_uint32")
-
-
-def require_keys(name: str, values: Any, keys: Collection[str]) -> None:
-    """Refuse all but a mapping with exactly these keys."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"{name}: {values!r} is not a mapping")
-    if missing := set(keys) - values.keys():
-        raise UserError(f"{name}: {', '.join(sorted(missing))} missing")
-    if unknown := values.keys() - set(keys):
-        raise UserError(f"{name}: {', '.join(map(str, unknown))} unknown")

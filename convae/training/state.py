@@ -20,13 +20,13 @@ import numpy as np
 from convae.configuration import Config, from_plain, override
 from convae.data.splits import Splits
 from convae.engine import to_numpy
-from convae.errors import UserError, VersionError, check_choice
+from convae.errors import UserError, VersionError, check_choice, require_keys
 from convae.models import checkpoint
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, LAST, parameter_shapes_of
 from convae.models.parameters import flat_size
 from convae.training.optimizers import OPTIMIZERS, Optimizer
-from convae.training.progress import Progress, require_keys
+from convae.training.progress import Progress
 from convae.training.schedules import SCHEDULES
 
 log = logging.getLogger("convae")

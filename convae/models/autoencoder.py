@@ -18,6 +18,7 @@ from convae.errors import UserError, UserTypeError, check_choice
 from convae.models import backpropagation, checkpoint, losses
 from convae.models.activations import activation
 from convae.models.backpropagation import Backpropagation, Batch
+from convae.models.initialisation import initialise
 from convae.models.layers import Layer, parameter_shapes, stack
 from convae.models.parameters import Arrays, allocate, per_layer
 from convae.models.penalties import NONE, Penalty
@@ -120,7 +121,9 @@ class Autoencoder:
         self._check_storage()
         self.layers = stack(layers, self.input_shape, self.output_activation.name, self.backend)
         self.flat_parameters, self.parameters = self._allocate()
-        self._initialise()
+        for layer, arrays in zip(self.layers, per_layer(self.parameters), strict=True):
+            layer.parameters = arrays
+        initialise(self, "he")
         self._backpropagation = Backpropagation(
             self.layers, self.loss, self.backend, self._allocate, storage or dtype
         )
@@ -145,14 +148,6 @@ class Autoencoder:
                 import ml_dtypes  # noqa: F401 - NumPy and CuPy know the name from now on
             except ImportError:
                 raise UserError("storage: 'bfloat16' needs the package ml_dtypes") from None
-
-    def _initialise(self) -> None:
-        """Give each layer its live parameters, with initial values."""
-        rng = np.random.default_rng(self.seed)
-        for layer, arrays in zip(self.layers, per_layer(self.parameters), strict=True):
-            layer.parameters = arrays
-            for name, values in layer.initialise(rng).items():
-                arrays[name][...] = self.xp.asarray(values)
 
     def __repr__(self) -> str:
         """Say what goes in, what the code is, and how large the model is."""

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
-from math import prod, sqrt
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -218,34 +217,6 @@ class TiedConvolution:
             if shape is not None:
                 shapes[name] = shape
         return shapes
-
-    def initialise(self, rng: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:
-        """Draw initial kernels; biases start at zero.
-
-        A tied kernel serves both directions, so its variance is ``gain / mean(fan_in, fan_out)``:
-        Glorot's (2010), with He's (2015) gain of 2 for the rectifiers. ``fan_in`` counts the inputs
-        of one hidden unit, ``fan_out`` the hidden units that one input reaches on average.
-
-        Parameters
-        ----------
-        rng : numpy.random.Generator
-            Where the numbers come from.
-
-        Returns
-        -------
-        dict
-            float64 arrays by the names of `shapes`.
-        """
-        geometry = self.geometry
-        elements = prod(geometry.kernel)
-        fan_in = self.input_shape[0] // geometry.groups * elements
-        fan_out = float(self.spec.filters // geometry.groups * elements)
-        fan_out *= prod(geometry.output) / prod(geometry.size)
-        deviation = sqrt(self.hidden_activation.gain / ((fan_in + fan_out) / 2))
-        return {
-            name: rng.normal(0, deviation, shape) if name.endswith("kernel") else np.zeros(shape)
-            for name, shape in self.shapes.items()
-        }
 
     def c(self, K: Array, V: Array) -> Array:
         """Strided convolution: V (N, C, *size) -> (N, O, *output)."""

@@ -398,12 +398,14 @@ def _filters(
     """Make tight kernels of signals V (N, C, *size): (count, *tile, C / groups, *kernel)."""
     groups = geometry.groups
     each, channels = count // groups, V.shape[1] // groups
-    used = tuple(min(t, n) for t, n in zip(geometry.tile, geometry.output, strict=True))
     K = np.zeros((count, *geometry.tile, channels, *geometry.kernel))
     edges = ((0, 0), (0, 0), *geometry.padding)
     for group in range(groups):
         mine = slice(group * channels, (group + 1) * channels)
-        moments = {place: Moments(channels * prod(map(len, chosen))) for place in np.ndindex(*used)}
+        moments = {
+            place: Moments(channels * prod(map(len, chosen)))
+            for place in np.ndindex(*geometry.tile)
+        }
         for start in range(0, len(V), BATCH):
             some = np.pad(V[start : start + BATCH, mine], edges, NUMPY_MODES[geometry.padding_mode])
             columns = frames.patches(some, geometry, chosen)  # (N, C, taps, *output)

@@ -43,6 +43,9 @@ WARMUP = 100
 FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
 """Limits of that."""
 
+LEAST_PATIENCE = 5
+"""Epochs without a lower validation loss that are tolerated; a third of the epochs, if more."""
+
 RATE, SATURATED_RATE = 1e-3, 4e-3
 """Adam's learning rate, and that before a sigmoid, where kernels start larger."""
 
@@ -216,9 +219,11 @@ def _length(config: Config, images: int, reasons: list[str]) -> TrainerConfig:
     assert trainer.batch_size is not None
     if trainer.epochs is None:
         epochs = round(STEPS / ceil(images / trainer.batch_size))
-        trainer = replace(trainer, epochs=min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS))
+        epochs = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
+        patience = trainer.patience or max(LEAST_PATIENCE, epochs // 3)
+        trainer = replace(trainer, epochs=epochs, patience=patience)
         reasons.append(
-            f"trainer.epochs={trainer.epochs}, trainer.batch_size={trainer.batch_size} for "
-            f"{images:,} images"
+            f"trainer.epochs={epochs}, fewer if the validation loss has not fallen for {patience}; "
+            f"trainer.batch_size={trainer.batch_size}"
         )
     return trainer

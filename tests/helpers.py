@@ -286,6 +286,7 @@ GROUPS = (
     "schedule",
     "loss",
     "corruption",
+    "augmentation",
     "penalty",
     "trainer",
     "experiment",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -115,18 +116,32 @@ def check_values(composed: DictConfig) -> None:
 def culprit(arguments: Sequence[str], original: Exception) -> str | None:
     """Name the override with which composing raises an error like the original one, and why.
 
-    None if there is none, or if the command line has flags, which may name other files.
+    None if there is none, or if the command line has flags, which may name other files. Of a sweep
+    it is the first job that is composed.
     """
-    flags, overrides = divide(arguments)
-    error = None if flags else _error_of(overrides)
+    flags, given = divide(arguments)
+    if set(flags) - {"-m", "--multirun"}:
+        return None
+    overrides = [*map(_first_value, given)] if flags else given
+    error = _error_of(overrides)
     if error is None or type(error) is not type(original):
         return None
-    for argument in overrides:
-        others = [other for other in overrides if other is not argument]
+    for place, argument in enumerate(given):
+        others = overrides[:place] + overrides[place + 1 :]
         if _error_of(others) is None:
             explanation = _explanation(others, argument.partition("=")[0])
             return f"{argument}: {explanation or message_of(error)}"
     return message_of(error)
+
+
+def _first_value(argument: str) -> str:
+    """Replace the values of a sweep by the first of them."""
+    (parsed,) = OverridesParser.create().parse_overrides([argument])
+    if not parsed.is_sweep_override():
+        return argument
+    values: Any = parsed.value()
+    first = values.start if parsed.is_interval_sweep() else next(parsed.sweep_string_iterator())
+    return f"{argument.partition('=')[0]}={first}"
 
 
 def search_path(config_dir: str | os.PathLike[str]) -> str:
@@ -153,6 +168,12 @@ def _explanation(others: Sequence[str], key: str) -> str | None:
     for depth in range(len(above), 0, -1):
         name = ".".join(above[:depth])
         node = OmegaConf.select(composed, name)
+        if OmegaConf.is_list(node) and name == "model.layers" and not len(node):
+            return (
+                "model=auto chooses the layers for the images, so there is none yet to change; "
+                "name a model that has layers, such as model=conv, or set the whole list, "
+                f"{name}=[...]"
+            )
         if OmegaConf.is_list(node):
             return (
                 f"{name} has {len(node)} entries, numbered from 0; for more of them set the whole "

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from convae import AdamW, Layer
+from convae.data.augmentation import Augmentation
+from convae.data.splits import InMemory, Splits
 from convae.errors import DeviceError, UserError
 from convae.training.build import build_model, build_parts, build_step
+from convae.training.choices import choose
 from convae.training.optimizers import OPTIMIZERS
 from convae.training.schedules import SCHEDULES
 from tests.helpers import NOISE_CONFIG, OPTIONS, compose, open_trainer
@@ -20,6 +24,10 @@ SHAPES = {"digits": (1, 8, 8), "photos": (3, 32, 32)}
 def test_every_file_builds(option: str) -> None:
     extra = ["dataset.name=Flowers102"] if option == "dataset=torchvision" else []
     config = compose(option, *extra)
+    build_parts(config)  # what is left open is no mistake
+    shape = SHAPES.get(config.dataset.name, (1, 28, 28))
+    images = InMemory(np.random.default_rng(0).integers(0, 256, (20, *shape), dtype=np.uint8))
+    config = choose(config, Splits("noise", images, images, images)).config
     parts = build_parts(config)
     assert type(parts.optimizer) is OPTIMIZERS[config.optimizer.name]
     assert parts.optimizer.learning_rate == config.optimizer.learning_rate
@@ -27,20 +35,33 @@ def test_every_file_builds(option: str) -> None:
     assert parts.schedule.factor(0, 100, 10) > 0
     assert parts.corruption.name == config.corruption.name
     assert dataclasses.asdict(parts.penalty) == dataclasses.asdict(config.penalty)
-    shape = SHAPES.get(config.dataset.name, (1, 28, 28))
+    changes = dataclasses.asdict(config.augmentation)
+    assert {name: getattr(parts.augmentation, name) for name in changes} == changes
     model = build_model(config, shape)
     assert model.input_shape == shape
     assert [layer.spec.filters for layer in model.layers] == [
         layer.filters for layer in config.model.layers
     ]
+    assert model.layers
 
 
 def test_values_given_are_the_objects() -> None:
-    config = compose("optimizer=adamw", "optimizer.beta2=0.99", "schedule=step", "schedule.every=3")
+    config = compose(
+        "optimizer=adamw",
+        "optimizer.learning_rate=0.002",
+        "optimizer.weight_decay=0.02",
+        "optimizer.beta2=0.99",
+        "schedule=step",
+        "schedule.every=3",
+        "augmentation=both",
+        "augmentation.shift=3",
+        "seed=3",
+    )
     parts = build_parts(config)
-    assert parts.optimizer == AdamW(0.002, 0.01, beta2=0.99)
+    assert parts.optimizer == AdamW(0.002, 0.02, beta2=0.99)
+    assert parts.augmentation == Augmentation(flip=True, shift=3, seed=3)
     assert (parts.schedule.every, parts.schedule.decay) == (3, 0.1)
-    model = build_model(compose("seed=3", "dtype=float64", "loss=bce"), (1, 8, 8))
+    model = build_model(compose("model=conv", "seed=3", "dtype=float64", "loss=bce"), (1, 8, 8))
     assert (model.seed, model.dtype, model.loss.name) == (3, "float64", "bce")
     assert model.layers[1].spec == Layer(64, 3, stride=2, padding="same")
     step = build_step(compose("trainer.clip_norm=1.5"), model, parts)
@@ -63,7 +84,7 @@ def test_a_trainer_has_the_configurations_numbers(noise, tmp_path) -> None:
     ("overrides", "says"),
     [
         (["optimizer.name=rms"], "optimizer.name: 'rms' is unknown; expected one of sgd, adam"),
-        (["optimizer.momentum=0.9"], "optimizer.momentum: adam .*learning_rate"),
+        (["optimizer.momentum=0.9"], "optimizer.momentum: adamw .*learning_rate"),
         (["optimizer.learning_rate=-1"], "optimizer.learning_rate: -1.0 is out of range"),
         (["optimizer.epsilon=0"], "optimizer.epsilon: 0.0 is out of range"),
         (["schedule.name=cos"], "schedule.name: 'cos' is unknown; expected one of constant, cos"),
@@ -99,4 +120,4 @@ def test_bad_parts_are_refused_by_key(overrides: list[str], says: str) -> None:
 )
 def test_bad_models_are_refused_by_key(overrides: list[str], kind: type, says: str) -> None:
     with pytest.raises(kind, match=says):
-        build_model(compose(*overrides), (1, 8, 8))
+        build_model(compose("model=conv", *overrides), (1, 8, 8))

@@ -16,7 +16,7 @@ from tests.helpers import compose
 
 def search(*overrides: str, optimizer: OptimizerConfig | None = None) -> RangeTest:
     """The range test on digits."""
-    config = compose("dataset=digits", "device=cpu", *overrides)
+    config = compose("model=conv", "dataset=digits", "device=cpu", *overrides)
     if optimizer is not None:
         config = replace(config, optimizer=optimizer)
     data = load_dataset(config.dataset)

@@ -71,8 +71,11 @@ def choose_layers(input_shape: Sequence[int], code: int | None = None) -> list[L
     UserTypeError, UserError
         If the shape is no shape of images, or the code larger than one.
     """
-    if not 2 <= len(input_shape) <= 4:
-        raise UserError(f"input_shape: {tuple(input_shape)!r} is not (channels, *positions)")
+    if not isinstance(input_shape, Sequence) or not 2 <= len(input_shape) <= 4:
+        raise UserError(
+            f"input_shape: {input_shape!r} is not (channels, *positions) "
+            "with 1 to 3 axes of positions"
+        )
     channels, *size = per_axis("input_shape", tuple(input_shape), len(input_shape))
     values = channels * prod(size)
     code = code_size(input_shape) if code is None else code

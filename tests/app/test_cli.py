@@ -119,7 +119,7 @@ def test_show(trained, tmp_path) -> None:
     done = use("show", trained, "--filters", tmp_path / "filters.png")
     assert done.exit_code == 0, done.stderr
     for part in (
-        "35,313 parameters",
+        "9,265 parameters",
         "layer 2: filters=16, kernel=input",
         "test_mse: 0.",
         SHORT[0],
@@ -226,7 +226,7 @@ def installed(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command_is_installed(trained) -> None:
     done = installed("show", trained)
     assert done.returncode == 0, done.stderr
-    assert "35,313 parameters" in done.stdout
+    assert "9,265 parameters" in done.stdout
     done = installed("show", "nowhere")
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["Error: RUN: 'nowhere' does not exist"]
@@ -236,7 +236,7 @@ def test_the_command_is_installed(trained) -> None:
 def test_train_is_there_too() -> None:
     done = installed("train", "--help")
     assert done.returncode == 0
-    for part in ("model: conv, deep, local", "trainer:", "batch_size: 32"):
+    for part in ("model: auto, conv, deep, local", "trainer:", "batch_size: null"):
         assert part in done.stdout
     done = installed("train", "trainer.epoch=1")
     assert done.returncode == 1

@@ -73,6 +73,7 @@ def test_a_configuration_takes_a_registered_name(tmp_path) -> None:
             "debug=fast",
             "device=cpu",
             "trainer.embeddings=0",
+            "model=conv",
             "model.layers.0.activation=hard_tanh",
             f"hydra.run.dir={tmp_path / 'run'}",
         ]

@@ -131,6 +131,11 @@ def culprit(arguments: Sequence[str], original: Exception) -> str | None:
         if _error_of(others) is None:
             explanation = _explanation(others, argument.partition("=")[0])
             return f"{argument}: {explanation or message_of(error)}"
+    groups = [word for word in overrides if word.partition("=")[0] in (*GROUPS, "experiment")]
+    for argument, single in zip(given, overrides, strict=True):  # several are at fault
+        if str(_error_of([*groups, single])) == str(error):
+            explanation = _explanation(groups, argument.partition("=")[0])
+            return f"{argument}: {explanation or message_of(error)}"
     return message_of(error)
 
 

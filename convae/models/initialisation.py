@@ -21,6 +21,7 @@ where R does, and s takes the place of 1 / g_b in the lowest layer.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod, sqrt
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -43,8 +44,11 @@ Drawn: TypeAlias = dict[str, np.ndarray[Any, Any]]
 FROM_DATA = ("pca", "parseval")
 METHODS = (*FROM_DATA, "orthogonal", "he")
 
-BATCH = 256
-"""Images that pass through a layer at a time."""
+BATCH, BATCH_NUMBERS = 256, 2**24
+"""Images that pass through a layer at a time, and numbers in their codes, at most."""
+
+NUMBERS, FEWEST = 2**26, 50
+"""Numbers on which a layer's kernels are based, about, and the fewest images."""
 
 FIT_VALUES = 200_000
 """Values, at most, to which an output activation is fitted."""
@@ -74,7 +78,8 @@ def initialise(
         normal ones (He et al. 2015), both of Glorot's mean variance, with biases of zero.
     images : (N, C, *size) ndarray, optional
         Training images, of the model's dtype; for "pca" and "parseval", which need them. Some
-        thousands are enough; every layer's codes of all of them are kept for a while.
+        thousands are enough. Of large ones, lower layers use only the first: put them in any order
+        but that of their classes.
     seed : int, optional
         Seed of what is drawn; the model's own by default.
 
@@ -275,39 +280,68 @@ def _set(layer: TiedConvolution, drawn: Drawn) -> None:
         array[...] = layer.backend.xp.asarray(values)
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a layer is given: images, through the layers below it, in batches.
+
+    Parameters
+    ----------
+    images : (N, C, *size) ndarray
+        The images, on the model's device.
+    below : sequence of TiedConvolution
+        The layers, which have started.
+    numbers : int
+        Numbers in one of the layer's inputs.
+    """
+
+    images: Array
+    below: Sequence[TiedConvolution]
+    numbers: int
+
+    def batches(self) -> Iterator[np.ndarray[Any, Any]]:
+        """Iterate over (N, C, *size), of as many images as memory is meant for."""
+        count = min(len(self.images), max(NUMBERS // self.numbers, FEWEST))
+        largest = max([self.numbers, *(prod(layer.output_shape) for layer in self.below)])
+        size = max(1, min(BATCH, BATCH_NUMBERS // largest))
+        for first in range(0, count, size):
+            H = self.images[first : min(first + size, count)]
+            for layer in self.below:
+                H, _ = layer.encode(layer.backend.arrange(H))
+            yield to_numpy(H)
+
+
 def _walk(
     model: Autoencoder, images: Array, basis: Basis, rng: np.random.Generator, output: Output
 ) -> None:
     """Start the layers one after the other, from the image upwards, each on the codes below it."""
-    H = to_numpy(images)
     signal = Signal.raw(model.input_shape[0], 1 / output.scale)
     for index, layer in enumerate(model.layers):
-        shift = output.shift if index == 0 else 0.0
-        signal, H = _start(layer, H, signal, shift, basis, rng)
+        inputs = Inputs(images, model.layers[:index], prod(layer.input_shape))
+        signal = _start(layer, inputs, signal, output.shift if index == 0 else 0.0, basis, rng)
 
 
 def _start(
     layer: TiedConvolution,
-    H: np.ndarray[Any, Any],
+    inputs: Inputs,
     below: Signal,
     shift: Any,
     basis: Basis,
     rng: np.random.Generator,
-) -> tuple[Signal, np.ndarray[Any, Any]]:
-    """Start one layer on its input H (N, C, *size); returns the signal and array of its code."""
+) -> Signal:
+    """Start one layer on its inputs, given the signal in them; returns the signal in its code."""
     geometry, channels = layer.geometry, layer.input_shape[0]
     if len(below.plus) % geometry.groups or (
         geometry.groups > 1 and (channels // geometry.groups) % 2 and (below.minus >= 0).any()
     ):
         below = Signal.raw(channels)  # its groups would part the pairs
-    V = below.read(H)
+    V = np.concatenate([below.read(H) for H in inputs.batches()])
     M = V.mean(axis=0, dtype=np.float64)
     m = _bearable_mean(layer, M)
+    V -= _inside(m, geometry).astype(V.dtype)
     chosen = frames.taps(geometry)
     length = len(below.plus) // geometry.groups * prod(map(len, chosen))
     code = Signal.of_code(layer.spec.filters, geometry.groups, length, layer.hidden_activation)
-    centred = V - _inside(m, geometry).astype(V.dtype)
-    K = _filters(centred, geometry, chosen, len(code.plus), basis, rng)
+    K = _filters(V, geometry, chosen, len(code.plus), basis, rng)
     K /= sqrt(below.gain * code.gain)
     drawn = {"kernel": _kernel(K, layer, below, code)}
     drawn["decoder_kernel"] = drawn["kernel"]
@@ -318,13 +352,12 @@ def _start(
         b[idle] = IDLE_BIAS
         drawn["hidden_bias"] = _shared(b, layer.shapes["hidden_bias"])
     _set(layer, {name: drawn[name] for name in layer.shapes})
-    codes, reconstructed = _pass(layer, H)
     if "visible_bias" in layer.shapes:
         goal = below.spread(M / below.gain, channels)
         goal += np.reshape(shift, (-1, *(1 for _ in geometry.size)))
-        a = _shared(goal - reconstructed, layer.shapes["visible_bias"])
+        a = _shared(goal - _mean_decoded(layer, inputs), layer.shapes["visible_bias"])
         _set(layer, {"visible_bias": a})
-    return code, codes
+    return code
 
 
 def _bearable_mean(layer: TiedConvolution, M: Floats) -> Floats:
@@ -448,14 +481,13 @@ def _encoded(K: Floats, m: Floats, geometry: Geometry) -> Floats:
     return Z
 
 
-def _pass(layer: TiedConvolution, H: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], Floats]:
-    """Encode H (N, C, *size), and average what is decoded, before f_out: (C, *size)."""
-    backend = layer.backend
-    codes = np.empty((len(H), *layer.output_shape), H.dtype)
+def _mean_decoded(layer: TiedConvolution, inputs: Inputs) -> Floats:
+    """Average what a layer decodes, before f_out: (C, *size)."""
+    backend, count = layer.backend, 0
     total = np.zeros(layer.input_shape)
-    for start in range(0, len(H), BATCH):
-        some = slice(start, start + BATCH)
-        code, _ = layer.encode(backend.arrange(backend.xp.asarray(H[some])))
-        codes[some] = to_numpy(code)
-        total += to_numpy(layer.decode(code, activate=False)[0].sum(axis=0, dtype="float64"))
-    return codes, total / len(H)
+    for H in inputs.batches():
+        code, _ = layer.encode(backend.arrange(backend.xp.asarray(H)))
+        A, _ = layer.decode(code, activate=False)
+        total += to_numpy(A.sum(axis=0, dtype="float64"))
+        count += len(H)
+    return total / count

@@ -20,7 +20,7 @@ IMAGES = 10_000
 """Training images from which parameters start, at most."""
 
 BYTES = 2**30
-"""Memory for these images and their codes, about."""
+"""Memory for them, at most."""
 
 
 def start(model: Autoencoder, config: Config, data: Splits) -> None:
@@ -34,13 +34,8 @@ def start(model: Autoencoder, config: Config, data: Splits) -> None:
 
 
 def sample(model: Autoencoder, train: Split) -> Array:
-    """Draw as many training images (N, C, H, W) as fit into memory with their codes."""
-    codes = [prod(model.input_shape), *(prod(layer.output_shape) for layer in model.layers)]
-    each = (
-        4 * 3 * sum(sorted(codes)[-2:])
-    )  # of two neighbours at a time, as they are and as patches
-    count = min(IMAGES, len(train), max(BYTES // each, 1))
-    chosen = np.sort(np.random.default_rng([model.seed, 5]).permutation(len(train))[:count])
+    """Draw training images (N, C, H, W) at random, in random order, as many as memory is for."""
+    count = min(IMAGES, len(train), max(BYTES // (4 * prod(train.shape)), 1))
+    chosen = np.random.default_rng([model.seed, 5]).permutation(len(train))[:count]
     batches = train.select(chosen).batches(256)
-    x = [to_floats(pixels, model.backend, model.dtype) for pixels in batches]
-    return model.xp.concatenate(x)
+    return model.xp.concatenate([to_floats(p, model.backend, model.dtype) for p in batches])

@@ -22,9 +22,11 @@ from tensorboard.plugins.projector import ProjectorConfig
 
 import convae
 from convae.app.run import Result
+from convae.data.datasets import load_dataset
 from convae.engine import missing_gpu
 from convae.errors import DivergenceError
 from convae.report.pictures import GAP
+from convae.training.choices import choose
 from tests.helpers import (
     REPOSITORY,
     SHORT,
@@ -95,7 +97,7 @@ def test_tensorboard_has_one_entry_with_what_the_user_said_and_the_figures(finis
     folder, _ = finished
     assert len({path.parent for path in folder.rglob("*tfevents*")}) == 1
     said = dict(override.split("=") for override in SHORT)
-    expected = {"dataset": "digits", "model": "conv", "device": "cpu"}
+    expected = {"dataset": "digits", "model": "auto", "device": "cpu"}
     assert hyperparameters(folder) == expected | {key: float(said[key]) for key in said}
     figures = json.loads((folder / "summary.json").read_text())
     del figures["run"]
@@ -111,8 +113,12 @@ def test_tensorboard_shows_the_configuration_as_text(finished) -> None:
     (text,) = event.tensor_proto.string_val
     first, *lines, last = text.decode().splitlines()
     assert (first, last) == ("```yaml", "```")
+    shown = OmegaConf.create("\n".join(lines))
     config = compose(*SHORT, "device=cpu")
-    assert OmegaConf.create("\n".join(lines)) == dataclasses.asdict(config)
+    chosen = choose(config, load_dataset(config.dataset, config.seed)).config
+    assert shown == dataclasses.asdict(chosen)
+    assert [layer.filters for layer in shown.model.layers] == [32, 16]
+    assert shown.optimizer.learning_rate > 0
 
 
 def test_the_projector_shows_the_codes_of_the_run(finished) -> None:
@@ -183,7 +189,7 @@ def test_real_mnist_trains(real_images, tmp_path, capsys) -> None:
 
 def test_one_batch_is_a_test_of_everything(tmp_path, capsys) -> None:
     train(tmp_path, "debug=fast", "device=cpu")
-    assert "digits: 32 training, 32 validation, 32 test images" in capsys.readouterr().out
+    assert "digits: 64 training, 64 validation, 64 test images" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -204,7 +210,7 @@ def test_a_learning_rate_is_searched_for(tmp_path, capsys) -> None:
 def test_pretraining_comes_before_the_whole(tmp_path, capsys) -> None:
     train(tmp_path, *SHORT, "device=cpu", "trainer.pretrain_epochs=1")
     output = capsys.readouterr().out
-    assert output.index("pretraining layer 2") < output.index("epoch 3/3")
+    assert output.index("pretraining layer 1") < output.index("epoch 3/3")
 
 
 def test_a_broken_backend_is_found_before_training(tmp_path, monkeypatch) -> None:
@@ -229,7 +235,8 @@ def test_an_unreadable_image_is_named(tmp_path) -> None:
 
 @pytest.mark.parametrize("prolonged", [[], ["trainer.epochs=2"]], ids=["finished", "prolonged"])
 def test_a_resumed_run_has_one_entry_that_is_up_to_date(prolonged, tmp_path, capsys) -> None:
-    run = train(tmp_path, "device=cpu", "dataset.limit=100", "trainer.epochs=1", "seed=3").directory
+    short = ("dataset.limit=100", "trainer.epochs=1", "schedule=constant")
+    run = train(tmp_path, "device=cpu", *short, "seed=3").directory
     said, folders = hyperparameters(run), {path.parent for path in run.glob("[!.]*/*")}
     capsys.readouterr()
     # with another quantile the threshold is another figure
@@ -265,7 +272,9 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_keeps_the_rest(tmp_path
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 
-    done = run_train(*SHORT, "device=cpu", f"hydra.run.dir={tmp_path}", preexec_fn=limit)
+    done = run_train(
+        *SHORT, "model=conv", "device=cpu", f"hydra.run.dir={tmp_path}", preexec_fn=limit
+    )
     assert done.returncode == 1
     assert "File too large, writing: " in done.stderr
     assert "state-000000019.safetensors" in done.stderr

@@ -139,7 +139,8 @@ def test_without_optuna_the_message_says_what_to_install(search, monkeypatch) ->
 
 
 def test_a_search_goes_on_where_it_was(search, tmp_path, capsys) -> None:
-    words = (f"{RATE}=tag(log,interval(0.0005,0.01))", "model.layers.0.filters=int(interval(4,8))")
+    filters = ("model=conv", "model.layers.0.filters=int(interval(4,8))")
+    words = (f"{RATE}=tag(log,interval(0.0005,0.01))", *filters)
     search(*words, trials=2)
     output = capsys.readouterr().out
     assert "0 trials so far, 2 to add" in output
@@ -199,7 +200,7 @@ def test_another_space_under_the_same_name_is_refused(search, tmp_path) -> None:
 
 def test_a_failed_job_is_a_failed_trial_and_the_search_goes_on(search, tmp_path) -> None:
     with pytest.raises(SystemExit, match="2 of the runs failed"):
-        search("model.layers.0.filters=int(interval(0,0))", trials=2)
+        search("model=conv", "model.layers.0.filters=int(interval(0,0))", trials=2)
     assert states(tmp_path) == ["FAIL", "FAIL"]
     search(f"{RATE}=interval(0.001,0.01)")  # earlier failures are not this call's
     assert states(tmp_path) == ["FAIL", "FAIL", "COMPLETE"]

@@ -109,7 +109,7 @@ def failed_runs(folder: Path, caught: pytest.ExceptionInfo[SystemExit], key: str
 
 def test_a_failed_run_loses_neither_the_others_nor_the_table(main, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
-        main("-m", "model.layers.0.filters=4,0,8", *ONE, f"hydra.sweep.dir={tmp_path}")
+        main("-m", "model=conv", "model.layers.0.filters=4,0,8", *ONE, f"hydra.sweep.dir={tmp_path}")
     assert failed_runs(tmp_path, caught, "model.layers.0.filters") == ["0"]
     assert "error: model.layers.0.filters: 0 is too small" in capsys.readouterr().out
 
@@ -134,7 +134,8 @@ def test_a_bug_in_a_run_loses_nothing_and_shows_its_traceback(
 
 
 def test_a_failed_sweep_exits_with_1(tmp_path) -> None:
-    done = run_train("-m", "model.layers.0.filters=0,0", *ONE, f"hydra.sweep.dir={tmp_path}")
+    zero = ("model=conv", "model.layers.0.filters=0,0")
+    done = run_train("-m", *zero, *ONE, f"hydra.sweep.dir={tmp_path}")
     assert done.returncode == 1
     assert "2 of the runs failed" in done.stderr
     assert (tmp_path / "results.csv").is_file()
@@ -169,7 +170,7 @@ def test_batches_are_numbered_through(main, tmp_path) -> None:
 def test_the_best_command_runs_as_it_is_printed(main, tmp_path, capsys) -> None:
     """Brackets mean something to shells, and a plus to Hydra."""
     swept = "+model.layers.0.kernel=[3,5],[5,3]"
-    main(swept, "-m", *ONE, f"hydra.sweep.dir={tmp_path}")
+    main("model=conv", swept, "-m", *ONE, f"hydra.sweep.dir={tmp_path}")
     best = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Best: "))
     assert "'+model.layers.0.kernel=[" in best
     config = compose(*shlex.split(best.removeprefix("Best: convae train ")))
@@ -270,7 +271,8 @@ def test_commands_for_what_is_left_run_as_they_are_printed(
 
     monkeypatch.setattr(convae.training.trainer.Trainer, "_end_epoch", interrupting)
     flags = ("--config-dir", str(tmp_path / "own"))
-    words = ("model.layers.0.filters=0,3,4", *ONE, "trainer.epochs=2", "experiment=mine", *flags)
+    layers = ("model=conv", "model.layers.0.filters=0,3,4")
+    words = (*layers, *ONE, "trainer.epochs=2", "experiment=mine", *flags)
     with pytest.raises(SystemExit) as caught:
         main(*words, "-m", override("hydra.sweep.dir", folder))
     assert caught.value.code == 128 + signal.SIGTERM

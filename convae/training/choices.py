@@ -23,6 +23,7 @@ from convae.configuration import (
 )
 from convae.data.augmentation import Augmentation
 from convae.data.splits import Split, Splits
+from convae.errors import UserError, counted
 from convae.models.architecture import choose_layers
 
 SAMPLE = 1000
@@ -89,7 +90,7 @@ def choose(config: Config, data: Splits) -> Choices:
         augmentation=_augmentation(config, sample, reasons),
         trainer=_length(config, len(data.train), reasons),
     )
-    config = replace(config, schedule=_warmup(config, len(data.train)))
+    config = replace(config, schedule=_warmup(config, len(data.train), reasons))
     optimizer = config.optimizer
     if optimizer.learning_rate is None:
         saturating = config.model.output_activation == "sigmoid"
@@ -100,7 +101,7 @@ def choose(config: Config, data: Splits) -> Choices:
     return Choices(config, tuple(reasons))
 
 
-def _warmup(config: Config, images: int) -> ScheduleConfig:
+def _warmup(config: Config, images: int, reasons: list[str]) -> ScheduleConfig:
     """Choose a short warm-up, unless the schedule has one of its own."""
     schedule, trainer = config.schedule, config.trainer
     if schedule.warmup is not None or schedule.name == "one_cycle":
@@ -108,7 +109,9 @@ def _warmup(config: Config, images: int) -> ScheduleConfig:
     assert trainer.epochs is not None
     assert trainer.batch_size is not None
     steps = trainer.epochs * ceil(images / trainer.batch_size)
-    return replace(schedule, warmup=min(WARMUP, steps // 10))
+    warmup = min(WARMUP, steps // 10)
+    reasons.append(f"schedule.warmup={warmup}")
+    return replace(schedule, warmup=warmup)
 
 
 def _sample(train: Split) -> np.ndarray[Any, Any]:
@@ -136,19 +139,21 @@ def _model(
         sizes = f"{shape[1]}x{shape[2]}"
         if convolutions:
             rows, columns = (
-                n // 2 ** sum(layer.stride[axis] > 1 for layer in convolutions)  # type: ignore[index]
+                -(-n // 2 ** sum(layer.stride[axis] > 1 for layer in convolutions))  # type: ignore[index]
                 for axis, n in enumerate(shape[1:])
             )
             widths = ", ".join(str(layer.filters) for layer in convolutions)
             sizes += f" is halved to {rows}x{columns} by convolutions of {widths} filters"
-        reasons.append(f"model=auto: {sizes}, then a code of {code.filters:,} numbers")
+        numbers = counted(code.filters, "number")
+        reasons.append(f"model=auto: {sizes}, then a code of {numbers}")
     if model.output_activation is None:
         saturated = float(((sample <= 1 / 255) | (sample >= 254 / 255)).mean())
-        name = "sigmoid" if saturated >= SATURATED or config.loss.name == "bce" else "identity"
+        why = f"{saturated:.0%} of the values are black or white"
+        name = "sigmoid" if saturated >= SATURATED else "identity"
+        if config.loss.name == "bce":
+            name, why = "sigmoid", "loss=bce needs values between 0 and 1"
         model = replace(model, output_activation=name)
-        reasons.append(
-            f"model.output_activation={name}: {saturated:.0%} of the values are black or white"
-        )
+        reasons.append(f"model.output_activation={name}: {why}")
     return model
 
 
@@ -156,13 +161,22 @@ def _augmentation(
     config: Config, sample: np.ndarray[Any, Any], reasons: list[str]
 ) -> AugmentationConfig:
     """Mirror and shift images if what that gives looks like images to their PCA."""
-    augmentation = config.augmentation
+    augmentation, side = config.augmentation, min(sample.shape[2:])
+    size = "x".join(map(str, sample.shape[2:]))
+    if augmentation.shift and augmentation.shift >= side:
+        raise UserError(
+            f"augmentation.shift: {augmentation.shift} pixels would move all that there is out of "
+            f"images of {size}; expected less than {side}"
+        )
     if augmentation.flip is None:
         ratio = likeness(sample, sample[..., ::-1])
         augmentation = replace(augmentation, flip=ratio <= ALIKE)
         reasons.append(_likeness_reason("flip", augmentation.flip, "mirrored", ratio))
-    if augmentation.shift is None:
-        largest = min(sample.shape[2:]) // SHIFT_PART
+    if augmentation.shift is None and side < SHIFT_PART:
+        augmentation = replace(augmentation, shift=0)
+        reasons.append(f"augmentation.shift=0: images of {size} are small")
+    elif augmentation.shift is None:
+        largest = side // SHIFT_PART
         moved = Augmentation(shift=largest)(sample, 0)
         ratio = likeness(sample, moved)
         augmentation = replace(augmentation, shift=largest if ratio <= ALIKE else 0)
@@ -171,9 +185,12 @@ def _augmentation(
 
 
 def _likeness_reason(name: str, value: object, changed: str, ratio: float) -> str:
+    """Say what was chosen, and by which error."""
+    choice = f"augmentation.{name}={str(value).lower()}"
+    if ratio == inf:
+        return f"{choice}: too few images, or too plain ones, to tell whether {changed} ones fit"
     return (
-        f"augmentation.{name}={str(value).lower()}: {changed} images have {ratio:.2f} times the "
-        "error of PCA on images as they are"
+        f"{choice}: {changed} images have {ratio:.2f} times the error of PCA on images as they are"
     )
 
 
@@ -181,24 +198,25 @@ def likeness(images: np.ndarray[Any, Any], changed: np.ndarray[Any, Any]) -> flo
     """Compare images with changed ones, both (N, C, H, W): PCA's error on the latter, over that.
 
     PCA is fitted on one half of the images; both errors are measured on the other half. It is 1
-    where the changed images are as likely as the others, and infinite where there are too few.
+    where the changed images are as likely as the others, and infinite where there are too few or
+    all are the same.
     """
     from sklearn.decomposition import PCA
 
     rows, others = _reduced(images), _reduced(changed)
     half = len(rows) // 2
     components = min(half, rows.shape[1]) // 4
-    if components < 1:
-        return inf
     chosen = np.random.default_rng(0).permutation(len(rows))
     first, second = chosen[:half], chosen[half:]
+    if components < 1 or not np.ptp(rows[first], axis=0).any():
+        return inf
     pca = PCA(components, random_state=0).fit(rows[first])
 
     def error(vectors: np.ndarray[Any, Any]) -> float:
         return float(((pca.inverse_transform(pca.transform(vectors)) - vectors) ** 2).mean())
 
-    usual = error(rows[second])
-    return error(others[second]) / usual if usual > 0 else inf
+    rounding = 1e-9 * float(rows.var(axis=0).mean())
+    return error(others[second]) / max(error(rows[second]), rounding)
 
 
 def _reduced(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -216,6 +234,8 @@ def _length(config: Config, images: int, reasons: list[str]) -> TrainerConfig:
     if trainer.batch_size is None:
         size = 32 if images < SMALL else 64 if images < LARGE else 128
         trainer = replace(trainer, batch_size=size)
+        if trainer.epochs is not None:
+            reasons.append(f"trainer.batch_size={size}")
     assert trainer.batch_size is not None
     if trainer.epochs is None:
         epochs = round(STEPS / ceil(images / trainer.batch_size))

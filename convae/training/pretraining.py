@@ -116,7 +116,10 @@ def pretrain(model: Autoencoder, data: Splits, config: Config, directory: Path) 
             stage.parameters[f"0.{name}"][...] = array
         try:
             _fit_stage(
-                stage, _stage_data(model, data, index), _stage_config(config, model, index), folder
+                stage,
+                _stage_data(model, data, index),
+                _stage_config(config, model, index, len(data.train)),
+                folder,
             )
         except Interrupted as stop:
             raise Interrupted(stop.number, f"stopped while pretraining layer {index}") from None
@@ -151,12 +154,17 @@ def _stage_data(model: Autoencoder, data: Splits, index: int) -> Splits:
     return Splits(data.name, train, validation, test)
 
 
-def _stage_config(config: Config, model: Autoencoder, index: int) -> Config:
-    """Adapt a run's configuration to one stage."""
+def _stage_config(config: Config, model: Autoencoder, index: int, images: int) -> Config:
+    """Adapt a run's configuration to one stage; its warm-up is a tenth of it at most."""
     is_uppermost = index == len(model.layers) - 1
     trainer = replace(config.trainer, epochs=config.trainer.pretrain_epochs)
     penalty = config.penalty if is_uppermost else replace(config.penalty, l1=0.0, kl=0.0)
-    config = replace(config, trainer=trainer, penalty=penalty)
+    assert trainer.epochs is not None
+    assert trainer.batch_size is not None
+    steps = trainer.epochs * -(-images // trainer.batch_size)
+    warmup = config.schedule.warmup and min(config.schedule.warmup, steps // 10)
+    schedule = replace(config.schedule, warmup=warmup)
+    config = replace(config, trainer=trainer, penalty=penalty, schedule=schedule)
     if index == 0:
         return config
     return replace(config, corruption=CorruptionConfig(), augmentation=AugmentationConfig())

@@ -109,7 +109,9 @@ def failed_runs(folder: Path, caught: pytest.ExceptionInfo[SystemExit], key: str
 
 def test_a_failed_run_loses_neither_the_others_nor_the_table(main, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
-        main("-m", "model=conv", "model.layers.0.filters=4,0,8", *ONE, f"hydra.sweep.dir={tmp_path}")
+        main(
+            "-m", "model=conv", "model.layers.0.filters=4,0,8", *ONE, f"hydra.sweep.dir={tmp_path}"
+        )
     assert failed_runs(tmp_path, caught, "model.layers.0.filters") == ["0"]
     assert "error: model.layers.0.filters: 0 is too small" in capsys.readouterr().out
 

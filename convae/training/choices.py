@@ -234,8 +234,7 @@ def _length(config: Config, images: int, reasons: list[str]) -> TrainerConfig:
     if trainer.batch_size is None:
         size = 32 if images < SMALL else 64 if images < LARGE else 128
         trainer = replace(trainer, batch_size=size)
-        if trainer.epochs is not None:
-            reasons.append(f"trainer.batch_size={size}")
+        reasons.append(f"trainer.batch_size={size}")
     assert trainer.batch_size is not None
     if trainer.epochs is None:
         epochs = round(STEPS / ceil(images / trainer.batch_size))
@@ -243,7 +242,6 @@ def _length(config: Config, images: int, reasons: list[str]) -> TrainerConfig:
         patience = trainer.patience or max(LEAST_PATIENCE, epochs // 3)
         trainer = replace(trainer, epochs=epochs, patience=patience)
         reasons.append(
-            f"trainer.epochs={epochs}, fewer if the validation loss has not fallen for {patience}; "
-            f"trainer.batch_size={trainer.batch_size}"
+            f"trainer.epochs={epochs}, fewer if the validation loss has not fallen for {patience}"
         )
     return trainer

@@ -44,8 +44,11 @@ WORK = 2e12
 BATCH_VALUES = 2**24
 """Values of the images, at most, that pass through at a time: 64 MiB as floats."""
 
-PAIRS = 4
-"""Pairs of noisy and clean images, at least, for each value: a regression on fewer overfits."""
+IMAGES_PER_VALUE = 10
+"""Training images for each number that a regression sees: with fewer it overfits."""
+
+PAIRS_PER_VALUE = 20
+"""Pairs of an image and a noisy one for each number: images come again with other noise."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class Baselines:
         are fitted within the leading directions of some images, which bounds time and memory.
         """
         whole = Patches(train.shape)
-        pca = _pca(train, whole, model.code_size)
+        seen = max(model.code_size, len(train) // IMAGES_PER_VALUE) if corruption else 0
+        pca = _pca(train, whole, model.code_size, seen)
         maps: dict[str, tuple[Patches, LowRank | None]] = {"pca": (whole, pca.map)}
         notes = {"PCA": pca.note}
         filters, *grid = model.code_shape
@@ -93,11 +97,13 @@ class Baselines:
             maps["patch_pca"] = (patches, of_patches.map)
             notes["PCA of patches"] = of_patches.note
         if corruption:
-            how = train, whole, pca.coordinates, model.code_size, corruption
-            linear, notes["the linear map"] = _linear(*how)
-            maps["linear"] = (whole, linear)
+            # a linear map that sees all of larger images overfits
+            basis = None if seen >= whole.length else pca.directions[:seen]
+            coordinates = Coordinates(pca.mean, basis)
+            linear, note = _linear(train, whole, coordinates, model.code_size, corruption)
+            maps["linear"], notes["the linear map"] = (whole, linear), note
         said = tuple(f"{name} {note}" for name, note in notes.items() if note)
-        return cls(whole.join(pca.coordinates.mean[None])[0], maps, corruption, said)
+        return cls(whole.join(pca.mean[None])[0], maps, corruption, said)
 
     def labels(self) -> dict[str, str]:
         """Name the baselines, as they are called in `errors`, in words."""
@@ -151,68 +157,75 @@ class Baselines:
 
 @dataclass(frozen=True)
 class _Pca:
-    """PCA fitted to patches: in what coordinates, the map, and a note if not on all images."""
+    """PCA fitted to patches.
 
-    coordinates: Coordinates
+    The mean (P, L); leading directions (M, L), perhaps more than the map keeps; the map, None if it
+    loses nothing; a note where it is not fitted on all images.
+    """
+
+    mean: Floats
+    directions: Floats
     map: LowRank | None
     note: str = ""
 
 
-def _pca(train: Split, patches: Patches, components: int) -> _Pca:
-    """Fit PCA to patches; the map is None where it keeps everything."""
+def _pca(train: Split, patches: Patches, components: int, more: int = 0) -> _Pca:
+    """Fit PCA to patches; so many leading directions, or more than components, are kept."""
     if patches.length > LARGEST:
-        return _large_pca(train, patches, components)
+        return _large_pca(train, patches, components, more)
     moments = Moments()
     for pixels in train.batches(_batch(train)):
         rows = patches.cut(pixels)
         moments.add(rows, rows)
-    coordinates = Coordinates((moments.mean / 255).astype(np.float32))
+    mean = (moments.mean / 255).astype(np.float32)
+    needed = [number for number in (components, more) if number < patches.length]
+    V = leading(moments.covariance(), max(needed, default=0)).astype(np.float32)
     if components >= patches.length:
-        return _Pca(coordinates, None)
-    V = leading(moments.covariance(), components).astype(np.float32)
-    return _Pca(coordinates, LowRank(coordinates, V.T, V))
+        return _Pca(mean, V, None)
+    kept = V[:components]
+    return _Pca(mean, V, LowRank(Coordinates(mean), kept.T, kept))
 
 
-def _large_pca(train: Split, patches: Patches, components: int) -> _Pca:
+def _large_pca(train: Split, patches: Patches, components: int, more: int) -> _Pca:
     """Fit PCA to large patches, within the leading directions of some images."""
-    mean = np.zeros((patches.number, patches.length))
+    sums = np.zeros((patches.number, patches.length))
     for pixels in train.batches(_batch(train)):
-        mean += patches.cut(pixels).sum(axis=0) / (255 * len(train))
+        sums += patches.cut(pixels).sum(axis=0)
+    mean = (sums / (255 * len(train))).astype(np.float32)
     rows = _gathered(train, patches)
     sampled = len(rows)
-    most = min(4 * components, LARGEST, BASIS_BYTES // (4 * patches.length))
+    most = min(max(4 * components, more), LARGEST, BASIS_BYTES // (4 * patches.length))
     basis = snapshot_basis(rows, most)
     del rows  # they are as large as the basis
-    coordinates, size = Coordinates(mean.astype(np.float32), basis), len(basis)
+    coordinates, size = Coordinates(mean, basis), len(basis)
     if components >= patches.length:
-        return _Pca(coordinates, None)
+        return _Pca(mean, basis, None)
     images = min(len(train), _affordable(patches, size))
-    # directions of few images are those of all only if there is a choice among more of them
+    # more images help only where there is a choice among more directions than components
     if images <= sampled or size < 2 * components:
         V = np.eye(min(components, size), size, dtype=np.float32)
-        return _Pca(coordinates, LowRank(coordinates, V.T, V), _note(sampled, train))
+        return _Pca(mean, basis, LowRank(coordinates, V.T, V), _note(sampled, train))
     moments = Moments()
     for x, _ in _pairs(sample(train, images), _batch(train), CLEAN, Use.TRAINING, count()):
         z = coordinates.of(patches.cut(x))
         moments.add(z, z)
     V = leading(moments.covariance(), components).astype(np.float32)
     note = _note(images, train, f"within the {size:,} leading directions of {sampled:,}")
-    return _Pca(coordinates, LowRank(coordinates, V.T, V), note)
+    return _Pca(mean, basis, LowRank(coordinates, V.T, V), note)
 
 
 def _linear(
     train: Split, patches: Patches, coordinates: Coordinates, rank: int, corruption: Corruption
 ) -> tuple[LowRank, str]:
-    """Fit the best linear map from noisy images to clean ones, with a note if not on all images.
-
-    Large images are seen within the coordinates of PCA.
-    """
+    """Fit the best linear map from noisy images to clean ones, as the coordinates show them."""
     basis = coordinates.basis
     size = patches.length if basis is None else len(basis)
-    images = len(train) if basis is None else min(len(train), _affordable(patches, size) // 2)
+    affordable = max(1, _affordable(patches, size) // 2)
+    images = len(train) if basis is None else min(len(train), affordable)
+    wanted = min(-(-PAIRS_PER_VALUE * size // images), affordable // images)
     some, noise = sample(train, images), count()
     yy, yx = Moments(), Moments()
-    while yy.count < max(images, PAIRS * size):  # again with other noise
+    for _ in range(max(1, wanted)):
         for x, y in _pairs(some, _batch(train), corruption, Use.TRAINING, noise):
             clean, noisy = (coordinates.of(patches.cut(seen)) for seen in (x, y))
             yy.add(noisy, noisy)
@@ -220,7 +233,7 @@ def _linear(
     offset_of_y, offset = (mean.astype(np.float32) for mean in (yx.mean, yx.mean_of_y))
     factors = reduced_rank(yy.covariance(), yx.covariance(), rank)
     down, up = (factor.astype(np.float32) for factor in factors)
-    how = "" if basis is None else f"within {size:,} directions of PCA's"
+    how = "" if basis is None else f"within their {size:,} leading directions"
     return LowRank(coordinates, down, up, offset_of_y, offset), _note(images, train, how)
 
 

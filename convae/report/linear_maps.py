@@ -135,6 +135,8 @@ def leading(C: Floats, count: int) -> Floats:
     """Compute the eigenvectors of the largest eigenvalues of C (L, L): -> (count, L)."""
     from scipy.linalg import eigh
 
+    if not count:
+        return np.empty((0, len(C)))
     last = len(C) - 1
     wanted = [max(last + 1 - count, 0), last]
     _, vectors = eigh(C, subset_by_index=wanted, check_finite=False)
@@ -147,7 +149,8 @@ def reduced_rank(Cyy: Floats, Cyx: Floats, rank: int) -> tuple[Floats, Floats]:
     A = np.linalg.solve(Cyy + ridge * np.eye(len(Cyy)), Cyx)
     predicted = Cyx.T @ A
     U = leading((predicted + predicted.T) / 2, rank)
-    return A @ U.T, U
+    down: Floats = A @ U.T
+    return down, U
 
 
 def snapshot_basis(rows: Floats, count: int) -> Floats:
@@ -161,7 +164,8 @@ def snapshot_basis(rows: Floats, count: int) -> Floats:
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
 
     def block(start: int) -> Floats:
-        some = rows[..., start : start + COLUMNS] - mean[:, start : start + COLUMNS]
+        columns = slice(start, start + COLUMNS)
+        some: Floats = rows[..., columns] - mean[:, columns]
         return some.reshape(-1, some.shape[-1])
 
     starts = range(0, rows.shape[-1], COLUMNS)

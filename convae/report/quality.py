@@ -38,7 +38,8 @@ def ssim(x: Array, R: Array) -> np.ndarray[Any, Any]:
     """
     xp = array_module(x)
     dtype = "float64" if x.dtype == "float64" else "float32"
-    x, R = x.astype(dtype), R.astype(dtype)
+    # batches have their examples innermost, which NumPy's products of matrices are slow for
+    x, R = (xp.ascontiguousarray(images, dtype=dtype) for images in (x, R))
     rows, columns = (xp.asarray(matrix, dtype=dtype) for matrix in _windows(*x.shape[2:]))
 
     def mean(values: Array) -> Array:

@@ -10,13 +10,16 @@ from convae.version import __version__
 if TYPE_CHECKING:
     from convae import engine
     from convae.app.entry import train
+    from convae.data.augmentation import Augmentation
     from convae.data.corruption import Corruption, Use
     from convae.data.pictures import read_image
     from convae.errors import UserError
     from convae.export.formats import to_torch
     from convae.models.activations import Activation
+    from convae.models.architecture import choose_layers
     from convae.models.autoencoder import Autoencoder
     from convae.models.extensions import register
+    from convae.models.initialisation import initialise
     from convae.models.layers import Layer
     from convae.models.loading import load
     from convae.models.losses import Loss
@@ -31,6 +34,7 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "Augmentation",
     "Autoencoder",
     "Corruption",
     "Cosine",
@@ -46,7 +50,9 @@ __all__ = [
     "Use",
     "UserError",
     "__version__",
+    "choose_layers",
     "engine",
+    "initialise",
     "load",
     "read_image",
     "register",
@@ -56,13 +62,16 @@ __all__ = [
 
 HOMES = {
     "convae.app.entry": ["train"],
+    "convae.data.augmentation": ["Augmentation"],
     "convae.data.corruption": ["Corruption", "Use"],
     "convae.data.pictures": ["read_image"],
     "convae.errors": ["UserError"],
     "convae.export.formats": ["to_torch"],
     "convae.models.activations": ["Activation"],
+    "convae.models.architecture": ["choose_layers"],
     "convae.models.autoencoder": ["Autoencoder"],
     "convae.models.extensions": ["register"],
+    "convae.models.initialisation": ["initialise"],
     "convae.models.layers": ["Layer"],
     "convae.models.loading": ["load"],
     "convae.models.losses": ["Loss"],

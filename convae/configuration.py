@@ -15,13 +15,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from convae.errors import UserError, check_range, require_keys
+from convae.errors import UserError, check_choice, check_range, require_keys
 
 MISSING: Any = "???"
 """Hydra's mark of a mandatory value."""
 
 BUILT_IN = ("digits", "photos")
 """Datasets that need neither torchvision nor files."""
+
+INITIALISATIONS = ("pca", "parseval", "orthogonal", "he")
+"""Ways in which parameters can start; see `convae.initialise`."""
 
 LARGEST_SIDE = 4096
 """Largest `dataset.image_size`, in pixels."""
@@ -50,8 +53,8 @@ class LayerConfig:
 class ModelConfig:
     """The stack of layers, from the image upwards."""
 
-    layers: list[LayerConfig] = field(default_factory=list)
-    output_activation: str = "sigmoid"
+    layers: list[LayerConfig] = field(default_factory=list)  # none: chosen for the images
+    output_activation: str | None = "sigmoid"  # chosen if not given
 
 
 @dataclass
@@ -113,7 +116,7 @@ class OptimizerConfig:
     """The optimizer by name; values not given are the optimizer's own defaults."""
 
     name: str = MISSING  # sgd, adam or adamw
-    learning_rate: float = MISSING  # per step
+    learning_rate: float | None = None  # per step; chosen if not given
     weight_decay: float | None = None
     momentum: float | None = None
     nesterov: bool | None = None
@@ -152,6 +155,19 @@ class CorruptionConfig:
 
 
 @dataclass
+class AugmentationConfig:
+    """Random changes of training images; what is not given is chosen for them."""
+
+    flip: bool | None = False  # mirror every second one
+    shift: int | None = 0  # move them by so many pixels at most
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.shift is not None:
+            check_range("augmentation.shift", self.shift, at_least=0, integer=True)
+
+
+@dataclass
 class PenaltyConfig:
     """Terms added to the loss; the fields are those of `convae.Penalty`."""
 
@@ -166,8 +182,8 @@ class PenaltyConfig:
 class TrainerConfig:
     """The training loop."""
 
-    epochs: int = 20
-    batch_size: int = 64
+    epochs: int | None = 20  # chosen if not given
+    batch_size: int | None = 64  # chosen if not given
     log_every: int = 20  # steps between two points of TensorBoard's training curves
     panels_every: int = 20  # epochs between two sets of TensorBoard's pictures and histograms
     probe: int = 16  # test images whose reconstructions are shown
@@ -185,7 +201,10 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("epochs", "batch_size", "log_every", "panels_every", "probe"):
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) is not None:
+                check_range(f"trainer.{name}", getattr(self, name), at_least=1, integer=True)
+        for name in ("log_every", "panels_every", "probe"):
             check_range(f"trainer.{name}", getattr(self, name), at_least=1, integer=True)
         for name in ("pretrain_epochs", "embeddings"):
             check_range(f"trainer.{name}", getattr(self, name), at_least=0, integer=True)
@@ -211,8 +230,11 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    code: int | None = None  # numbers of a code, where the layers are chosen
+    init: str = "pca"  # how parameters start: pca, parseval, orthogonal or he
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
@@ -223,8 +245,16 @@ class Config:
     find_learning_rate: bool = False  # try learning rates instead of training
 
     def __post_init__(self) -> None:
-        """Check the seed; everything else is checked where it is used."""
+        """Check seed, start and code; everything else is checked where it is used."""
         check_range("seed", self.seed, at_least=0, integer=True)
+        check_choice("init", self.init, INITIALISATIONS)
+        if self.code is not None:
+            check_range("code", self.code, at_least=1, integer=True)
+            if self.model.layers:
+                raise UserError(
+                    f"code: {self.code} is for model=auto, which chooses layers; here the last "
+                    f"layer says it, model.layers.{len(self.model.layers) - 1}.filters"
+                )
 
 
 def from_plain(values: Any, kind: Any = Config, name: str = "configuration") -> Any:

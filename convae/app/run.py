@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -24,8 +24,10 @@ from convae.report.describe import describe, oversized
 from convae.report.diagnostics import self_check
 from convae.report.tensorboard import Board
 from convae.training.build import Parts, build_model, build_parts, build_step, build_trainer
+from convae.training.choices import choose
 from convae.training.learning_rate_finder import find_learning_rate
 from convae.training.pretraining import pretrain
+from convae.training.start import start
 from convae.training.state import (
     StateFolder,
     begin,
@@ -87,11 +89,16 @@ def _run(
 ) -> Result:
     if config.resume is None and is_used(directory):
         raise UserError(used_folder(directory))
-    parts = build_parts(config)
+    build_parts(config)  # mistakes show before any images are read
     data = load_dataset(config.dataset, config.seed)
+    chosen = choose(config, data)
+    config = chosen.config
+    parts = build_parts(config)
     model = build_model(config, data.train.shape)
     model.check_penalty(parts.penalty)
-    _announce(config, model, data)
+    _announce(config, model, data, chosen.reasons)
+    if config.resume is None:
+        start(model, config, data)
     if config.trainer.self_check:
         self_check(model)
     if config.find_learning_rate:
@@ -101,7 +108,7 @@ def _run(
     if config.resume is not None:
         progress = restore(*read_state(directory), model, parts.optimizer)
         check_resumable(progress, data, model.loss.name)
-        is_done = progress.epoch >= config.trainer.epochs
+        is_done = progress.epoch >= (config.trainer.epochs or 0)
         where = "all epochs are done" if is_done else f"in epoch {progress.epoch + 1}"
         log.info(f"resuming after step {progress.step}, {where}")
     else:
@@ -129,14 +136,17 @@ def _run(
     return Result(directory, best, figures)
 
 
-def _announce(config: Config, model: Autoencoder, data: Splits) -> None:
-    """Log what will be trained on what."""
+def _announce(config: Config, model: Autoencoder, data: Splits, reasons: Sequence[str]) -> None:
+    """Log what will be trained on what, and why so."""
     for note in data.notes:
         log.info(note)
     log.info(
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
-        f"{len(data.test):,} test images\n{describe(model)}"
+        f"{len(data.test):,} test images"
     )
+    for reason in reasons:
+        log.info(reason)
+    log.info(describe(model))
     if config.device == "auto" and model.device == "cpu":
         log.info(f"device=auto chose the CPU: {missing_gpu()}")
     for warning in oversized(model, len(data.train)):
@@ -149,6 +159,7 @@ def _search(
     """Search for a learning rate instead of training."""
     step = build_step(config, model, parts)
     size, seed = config.trainer.batch_size, config.seed
+    assert size is not None
     found = find_learning_rate(step, data.train, parts.corruption, size, seed)
     path = directory / "learning_rate.png"
     write_bytes(path, found.png())

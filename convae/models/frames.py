@@ -23,7 +23,7 @@ from convae.engine.geometry import Geometry
 Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 LARGEST_MOMENTS = 2048
-"""Longest patch whose second moments are computed; of longer ones the patches themselves are kept."""
+"""Longest patch whose second moments are computed; of longer ones the patches are kept."""
 
 
 def taps(geometry: Geometry) -> tuple[list[int], ...]:
@@ -73,13 +73,12 @@ def patches(V: Array, geometry: Geometry, chosen: tuple[list[int], ...]) -> Arra
     return xp.stack(columns, axis=2)
 
 
-def embedded(
-    Q: Floats, geometry: Geometry, chosen: tuple[list[int], ...]
-) -> Floats:
+def embedded(Q: Floats, geometry: Geometry, chosen: tuple[list[int], ...]) -> Floats:
     """Put vectors (P, C * taps) into kernels of zeros: -> (P, C, *kernel)."""
     counts = [len(elements) for elements in chosen]
     K = np.zeros((len(Q), Q.shape[1] // int(np.prod(counts)), *geometry.kernel))
-    K[(slice(None), slice(None), *np.ix_(*chosen))] = Q.reshape(*K.shape[:2], *counts)
+    where: Any = (slice(None), slice(None), *np.ix_(*chosen))
+    K[where] = Q.reshape(*K.shape[:2], *counts)
     return K
 
 

@@ -188,7 +188,8 @@ def fit_output(f: Activation, R: np.ndarray[Any, Any], x: np.ndarray[Any, Any]) 
     def residuals(t: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         A = t[0] * rows + t[1:, None]
         f.function(np, A)
-        return (A - goals).ravel()
+        difference: np.ndarray[Any, Any] = A - goals
+        return difference.ravel()
 
     s, *t = least_squares(residuals, first, max_nfev=50).x
     if not np.isfinite([s, *t]).all() or s <= 0:
@@ -244,7 +245,7 @@ class Signal:
         return S
 
     def spread(self, S: Floats, channels: int, axis: int = 0) -> Floats:
-        """The transpose of `read`, on any axis: P numbers -> so many channels."""
+        """Transpose `read`, on any axis: P numbers -> so many channels."""
         moved = np.moveaxis(S, axis, 0)
         spread = np.zeros((channels, *moved.shape[1:]))
         paired = self.minus >= 0
@@ -293,7 +294,7 @@ def _start(
     basis: Basis,
     rng: np.random.Generator,
 ) -> tuple[Signal, np.ndarray[Any, Any]]:
-    """Start one layer on its input H (N, C, *size); returns the signal and the array of its code."""
+    """Start one layer on its input H (N, C, *size); returns the signal and array of its code."""
     geometry, channels = layer.geometry, layer.input_shape[0]
     if len(below.plus) % geometry.groups or (
         geometry.groups > 1 and (channels // geometry.groups) % 2 and (below.minus >= 0).any()
@@ -394,16 +395,16 @@ def _filters(
     basis: Basis,
     rng: np.random.Generator,
 ) -> Floats:
-    """Make tight kernels of centred signals V (N, C, *size): (count, *tile, C / groups, *kernel)."""
+    """Make tight kernels of signals V (N, C, *size): (count, *tile, C / groups, *kernel)."""
     groups = geometry.groups
     each, channels = count // groups, V.shape[1] // groups
-    used = tuple(min(t, n) for t, n in zip(geometry.tile, geometry.output, strict=True))
     K = np.zeros((count, *geometry.tile, channels, *geometry.kernel))
     edges = ((0, 0), (0, 0), *geometry.padding)
     for group in range(groups):
         mine = slice(group * channels, (group + 1) * channels)
         moments = {
-            place: Moments(channels * prod(map(len, chosen))) for place in np.ndindex(*used)
+            place: Moments(channels * prod(map(len, chosen)))
+            for place in np.ndindex(*geometry.tile)
         }
         for start in range(0, len(V), BATCH):
             some = np.pad(V[start : start + BATCH, mine], edges, NUMPY_MODES[geometry.padding_mode])
@@ -414,8 +415,9 @@ def _filters(
                 found.add(rows.reshape(-1, found.length))
         for place, found in moments.items():
             Q = frames.frame(found, each, basis, rng)
-            where = (slice(group * each, (group + 1) * each), *place)
-            K[where] = frames.embedded(Q, geometry, chosen)
+            K[(slice(group * each, (group + 1) * each), *place)] = frames.embedded(
+                Q, geometry, chosen
+            )
     return K
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 HEADER = ("squared error", "PSNR (dB)", "SSIM")
 
 UNDERFITTING = (
-    "Try more epochs (trainer.epochs), a start from the images (init=pca), a model made for them "
-    "(model=auto) or a larger optimizer.learning_rate"
+    "Try more epochs (trainer.epochs) or a larger optimizer.learning_rate, and model=auto and "
+    "init=pca where the run has others"
 )
 OVERFITTING = (
     "Try more images, augmentation=flips or augmentation=shifts, a smaller code, fewer filters or "

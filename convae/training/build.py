@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from convae.configuration import Config, OptimizerConfig, ScheduleConfig
+from convae.data.augmentation import Augmentation
 from convae.data.corruption import Corruption
 from convae.data.splits import Splits
 from convae.engine import backend_for
@@ -38,27 +39,36 @@ class Parts:
     optimizer: Optimizer
     schedule: Schedule
     corruption: Corruption
+    augmentation: Augmentation
     penalty: Penalty
 
 
 def build_parts(config: Config) -> Parts:
-    """Build what does not depend on the data, so that mistakes show before any are read."""
+    """Build what does not depend on the data, so that mistakes show before any are read.
+
+    What the configuration leaves open has to be chosen (`convae.training.choices`) before it is
+    used.
+    """
+    augmentation = config.augmentation
     return Parts(
         _build("optimizer", OPTIMIZERS, config.optimizer),
         _build("schedule", SCHEDULES, config.schedule),
         Corruption(config.corruption.name, config.corruption.amount, config.seed),
+        Augmentation(bool(augmentation.flip), augmentation.shift or 0, config.seed),
         Penalty(**dataclasses.asdict(config.penalty)),
     )
 
 
 def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
     """Build the model for images of a shape (C, H, W), with its initial parameters."""
+    output = config.model.output_activation
+    assert output is not None
     backend = backend_for(config.device, tf32=config.tf32, precision=config.precision)
     try:
         return Autoencoder(
             input_shape,
             [Layer(**dataclasses.asdict(layer)) for layer in config.model.layers],
-            output_activation=config.model.output_activation,
+            output_activation=output,
             loss=config.loss.name,
             seed=config.seed,
             dtype=config.dtype,
@@ -92,6 +102,7 @@ def build_trainer(
         data=data,
         schedule=parts.schedule,
         corruption=parts.corruption,
+        augmentation=parts.augmentation,
         fixed_images=FixedImages(data.test, trainer.probe, parts.corruption),
         board=board,
         states=states,

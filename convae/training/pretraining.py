@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from convae.configuration import Config, CorruptionConfig
+from convae.configuration import AugmentationConfig, Config, CorruptionConfig
 from convae.data.pictures import to_floats
 from convae.data.splits import Labels, Split, Splits
 from convae.engine import Array, to_numpy
@@ -95,8 +95,8 @@ def pretrain(model: Autoencoder, data: Splits, config: Config, directory: Path) 
     """Train each layer in turn as an autoencoder of its own, from the image upwards.
 
     The model's parameters are overwritten, layer by layer, with the best of each stage. The lowest
-    stage minimises the run's loss, the others the mean squared error of codes. Noise is put on
-    images only, and the code's own penalties on the uppermost layer only.
+    stage minimises the run's loss, the others the mean squared error of codes. Noise and
+    augmentation are for images only, and the code's own penalties for the uppermost layer only.
 
     Raises what `Trainer.fit` raises.
     """
@@ -156,5 +156,7 @@ def _stage_config(config: Config, model: Autoencoder, index: int) -> Config:
     is_uppermost = index == len(model.layers) - 1
     trainer = replace(config.trainer, epochs=config.trainer.pretrain_epochs)
     penalty = config.penalty if is_uppermost else replace(config.penalty, l1=0.0, kl=0.0)
-    corruption = config.corruption if index == 0 else CorruptionConfig()
-    return replace(config, trainer=trainer, penalty=penalty, corruption=corruption)
+    config = replace(config, trainer=trainer, penalty=penalty)
+    if index == 0:
+        return config
+    return replace(config, corruption=CorruptionConfig(), augmentation=AugmentationConfig())

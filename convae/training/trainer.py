@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from convae.data.augmentation import Augmentation
 from convae.data.corruption import Corruption, Use
 from convae.data.pictures import Pixels, to_floats
 from convae.data.splits import Splits
@@ -56,6 +57,8 @@ class Trainer:
         The learning rate over the run.
     corruption : Corruption
         Noise on the model's input.
+    augmentation : Augmentation
+        Random changes of training images.
     fixed_images : FixedImages
         The test images that the board shows.
     board : Board
@@ -91,6 +94,7 @@ class Trainer:
     data: Splits
     schedule: Schedule
     corruption: Corruption
+    augmentation: Augmentation
     fixed_images: FixedImages
     board: Board
     states: StateFolder
@@ -265,6 +269,7 @@ class Trainer:
         done = progress.epoch * self.steps_per_epoch + progress.batch
         factor = self.schedule.factor(done, steps, self.steps_per_epoch)
         self.step.optimizer.learning_rate = factor * self.base_rate
+        pixels = self.augmentation(pixels, progress.step)
         x = to_floats(pixels, model.backend, model.dtype)
         try:
             loss = self.step(self.corruption(x, Use.TRAINING, progress.step), target=x)

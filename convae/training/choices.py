@@ -1,0 +1,229 @@
+"""What a configuration leaves open, chosen from the images: layers, output, length, augmentation.
+
+Everything is chosen before training begins, once, and said in a line each; the run's configuration
+then holds the values as if they had been given. The rules were measured with a start as PCA
+(`convae.models.initialisation`), and `benchmarks/quality.py` measures what they give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from math import ceil, inf
+from typing import Any
+
+import numpy as np
+
+from convae.configuration import (
+    AugmentationConfig,
+    Config,
+    LayerConfig,
+    ScheduleConfig,
+    TrainerConfig,
+)
+from convae.data.augmentation import Augmentation
+from convae.data.splits import Split, Splits
+from convae.models.architecture import choose_layers
+
+SAMPLE = 1000
+"""Training images on which a choice is based, at most."""
+
+SATURATED = 0.3
+"""Fraction of black and white values from which on a sigmoid is chosen for the output."""
+
+SMALL, LARGE = 4_000, 20_000
+"""Training images from which on batches are of 64 and of 128, instead of 32."""
+
+STEPS = 4_000
+"""Steps of training: as many epochs as that takes."""
+
+WARMUP = 100
+"""Steps over which the learning rate rises; a tenth of a shorter run."""
+
+FEWEST_EPOCHS, MOST_EPOCHS = 8, 60
+"""Limits of that."""
+
+LEAST_PATIENCE = 5
+"""Epochs without a lower validation loss that are tolerated; a third of the epochs, if more."""
+
+RATE, SATURATED_RATE = 1e-3, 4e-3
+"""Adam's learning rate, and that before a sigmoid, where kernels start larger."""
+
+SGD_FACTOR = 500
+"""SGD's learning rate over Adam's: the loss is a mean over pixels, so its gradient is small."""
+
+SHIFT_PART = 8
+"""Images are shifted by this part of their shorter side, at most."""
+
+ALIKE = 1.1
+"""Largest error of changed images, over that of images as they are, with which they are used."""
+
+COMPARED_SIZE = 16
+"""Size, about, to which images are reduced to be compared."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A configuration without open ends, and what was chosen.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    reasons : tuple of str
+        A line for each choice.
+    """
+
+    config: Config
+    reasons: tuple[str, ...] = ()
+
+
+def choose(config: Config, data: Splits) -> Choices:
+    """Choose what a configuration leaves open; a `UserError` says what does not fit the images."""
+    reasons: list[str] = []
+    sample = _sample(data.train)
+    config = replace(
+        config,
+        model=_model(config, data.train.shape, sample, reasons),
+        code=None,
+        augmentation=_augmentation(config, sample, reasons),
+        trainer=_length(config, len(data.train), reasons),
+    )
+    config = replace(config, schedule=_warmup(config, len(data.train)))
+    optimizer = config.optimizer
+    if optimizer.learning_rate is None:
+        saturating = config.model.output_activation == "sigmoid"
+        rate = SATURATED_RATE if saturating else RATE
+        rate *= SGD_FACTOR if optimizer.name == "sgd" else 1
+        config = replace(config, optimizer=replace(optimizer, learning_rate=rate))
+        reasons.append(f"optimizer.learning_rate={rate:g}")
+    return Choices(config, tuple(reasons))
+
+
+def _warmup(config: Config, images: int) -> ScheduleConfig:
+    """Choose a short warm-up, unless the schedule has one of its own."""
+    schedule, trainer = config.schedule, config.trainer
+    if schedule.warmup is not None or schedule.name == "one_cycle":
+        return schedule
+    assert trainer.epochs is not None
+    assert trainer.batch_size is not None
+    steps = trainer.epochs * ceil(images / trainer.batch_size)
+    return replace(schedule, warmup=min(WARMUP, steps // 10))
+
+
+def _sample(train: Split) -> np.ndarray[Any, Any]:
+    """Take some training images, evenly spaced: (N, C, H, W) in [0, 1]."""
+    count = min(SAMPLE, len(train))
+    chosen = np.linspace(0, len(train) - 1, count).round().astype(int)
+    pixels = np.concatenate(list(train.select(chosen).batches(256)))
+    return pixels.astype(np.float32) / 255
+
+
+def _model(
+    config: Config,
+    shape: tuple[int, ...],
+    sample: np.ndarray[Any, Any],
+    reasons: list[str],
+) -> Any:
+    """Choose the layers, and the output activation by the values that images have."""
+    model = config.model
+    if not model.layers:
+        layers = choose_layers(shape, config.code)
+        model = replace(
+            model, layers=[LayerConfig(**dataclasses.asdict(layer)) for layer in layers]
+        )
+        *convolutions, code = layers
+        sizes = f"{shape[1]}x{shape[2]}"
+        if convolutions:
+            rows, columns = (
+                n // 2 ** sum(layer.stride[axis] > 1 for layer in convolutions)  # type: ignore[index]
+                for axis, n in enumerate(shape[1:])
+            )
+            widths = ", ".join(str(layer.filters) for layer in convolutions)
+            sizes += f" is halved to {rows}x{columns} by convolutions of {widths} filters"
+        reasons.append(f"model=auto: {sizes}, then a code of {code.filters:,} numbers")
+    if model.output_activation is None:
+        saturated = float(((sample <= 1 / 255) | (sample >= 254 / 255)).mean())
+        name = "sigmoid" if saturated >= SATURATED or config.loss.name == "bce" else "identity"
+        model = replace(model, output_activation=name)
+        reasons.append(
+            f"model.output_activation={name}: {saturated:.0%} of the values are black or white"
+        )
+    return model
+
+
+def _augmentation(
+    config: Config, sample: np.ndarray[Any, Any], reasons: list[str]
+) -> AugmentationConfig:
+    """Mirror and shift images if what that gives looks like images to their PCA."""
+    augmentation = config.augmentation
+    if augmentation.flip is None:
+        ratio = likeness(sample, sample[..., ::-1])
+        augmentation = replace(augmentation, flip=ratio <= ALIKE)
+        reasons.append(_likeness_reason("flip", augmentation.flip, "mirrored", ratio))
+    if augmentation.shift is None:
+        largest = min(sample.shape[2:]) // SHIFT_PART
+        moved = Augmentation(shift=largest)(sample, 0)
+        ratio = likeness(sample, moved)
+        augmentation = replace(augmentation, shift=largest if ratio <= ALIKE else 0)
+        reasons.append(_likeness_reason("shift", augmentation.shift, "shifted", ratio))
+    return augmentation
+
+
+def _likeness_reason(name: str, value: object, changed: str, ratio: float) -> str:
+    return (
+        f"augmentation.{name}={str(value).lower()}: {changed} images have {ratio:.2f} times the "
+        "error of PCA on images as they are"
+    )
+
+
+def likeness(images: np.ndarray[Any, Any], changed: np.ndarray[Any, Any]) -> float:
+    """Compare images with changed ones, both (N, C, H, W): PCA's error on the latter, over that.
+
+    PCA is fitted on one half of the images; both errors are measured on the other half. It is 1
+    where the changed images are as likely as the others, and infinite where there are too few.
+    """
+    from sklearn.decomposition import PCA
+
+    rows, others = _reduced(images), _reduced(changed)
+    half = len(rows) // 2
+    components = min(half, rows.shape[1]) // 4
+    if components < 1:
+        return inf
+    chosen = np.random.default_rng(0).permutation(len(rows))
+    first, second = chosen[:half], chosen[half:]
+    pca = PCA(components, random_state=0).fit(rows[first])
+
+    def error(vectors: np.ndarray[Any, Any]) -> float:
+        return float(((pca.inverse_transform(pca.transform(vectors)) - vectors) ** 2).mean())
+
+    usual = error(rows[second])
+    return error(others[second]) / usual if usual > 0 else inf
+
+
+def _reduced(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Reduce images to about `COMPARED_SIZE` by means of squares, and make rows of them."""
+    factor = max(1, min(images.shape[2:]) // COMPARED_SIZE)
+    N, C, H, W = (n // f for n, f in zip(images.shape, (1, 1, factor, factor), strict=True))
+    squares = images[:, :, : H * factor, : W * factor].reshape(N, C, H, factor, W, factor)
+    rows: np.ndarray[Any, Any] = squares.mean(axis=(3, 5)).reshape(N, -1)
+    return rows
+
+
+def _length(config: Config, images: int, reasons: list[str]) -> TrainerConfig:
+    """Choose the batch size, and as many epochs as give enough steps."""
+    trainer = config.trainer
+    if trainer.batch_size is None:
+        size = 32 if images < SMALL else 64 if images < LARGE else 128
+        trainer = replace(trainer, batch_size=size)
+    assert trainer.batch_size is not None
+    if trainer.epochs is None:
+        epochs = round(STEPS / ceil(images / trainer.batch_size))
+        epochs = min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS)
+        patience = trainer.patience or max(LEAST_PATIENCE, epochs // 3)
+        trainer = replace(trainer, epochs=epochs, patience=patience)
+        reasons.append(
+            f"trainer.epochs={epochs}, fewer if the validation loss has not fallen for {patience}; "
+            f"trainer.batch_size={trainer.batch_size}"
+        )
+    return trainer

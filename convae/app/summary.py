@@ -103,6 +103,7 @@ class Summary:
     def _measure(self, baselines: Baselines) -> dict[str, float]:
         """Measure model and baselines on the test images, and the threshold for anomalies."""
         model, data, size = self.model, self.data, self.trainer.batch_size
+        assert size is not None  # chosen when the run began
         some = sample(data.train, TRAINING_IMAGES)
         normal = score(model, data.validation, size)
         threshold = float(np.quantile(normal, self.trainer.threshold_quantile))

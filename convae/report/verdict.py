@@ -11,8 +11,8 @@ UNDERFITTING = (
     "init=pca where the run has others"
 )
 OVERFITTING = (
-    "Try more images, augmentation=flips or augmentation=shifts, a smaller code, fewer filters or "
-    "penalty=weight_decay"
+    "Try more images, augmentation=flips, shifts or both, a smaller code, fewer filters or weight "
+    "decay (optimizer.weight_decay, penalty=weight_decay)"
 )
 
 

@@ -74,6 +74,11 @@ class Moments:
         return C
 
 
+def times(rows: Floats, A: Floats) -> Floats:
+    """Multiply rows (N, P, L) by A (L, M) in one product; NumPy's own way has one for each n."""
+    return (rows.reshape(-1, len(A)) @ A).reshape(*rows.shape[:-1], A.shape[1])
+
+
 @dataclass(frozen=True)
 class Coordinates:
     """Rows less their mean, and within the span of a basis if there is one.
@@ -92,11 +97,11 @@ class Coordinates:
     def of(self, rows: Floats) -> Floats:
         """Rows (N, P, L) -> (N, P, M)."""
         centred = rows - self.mean
-        return centred if self.basis is None else centred @ self.basis.T
+        return centred if self.basis is None else times(centred, self.basis.T)
 
     def back(self, z: Floats) -> Floats:
         """Coordinates (N, P, M) -> (N, P, L)."""
-        return (z if self.basis is None else z @ self.basis) + self.mean
+        return (z if self.basis is None else times(z, self.basis)) + self.mean
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class LowRank:
     def __call__(self, rows: Floats) -> Floats:
         """Rows (N, P, L) -> (N, P, L), in float32."""
         z = self.coordinates.of(rows) - self.offset_of_y
-        R: Floats = self.coordinates.back(z @ self.down @ self.up + self.offset)
+        R: Floats = self.coordinates.back(times(times(z, self.down), self.up) + self.offset)
         return R.astype("float32", copy=False)
 
 

@@ -38,12 +38,13 @@ def ssim(x: Array, R: Array) -> np.ndarray[Any, Any]:
     """
     xp = array_module(x)
     dtype = "float64" if x.dtype == "float64" else "float32"
-    # batches have their examples innermost, which NumPy's products of matrices are slow for
+    # batches have their examples innermost; in this order each mean is two large products
     x, R = (xp.ascontiguousarray(images, dtype=dtype) for images in (x, R))
     rows, columns = (xp.asarray(matrix, dtype=dtype) for matrix in _windows(*x.shape[2:]))
 
     def mean(values: Array) -> Array:
-        return rows @ values @ columns.T
+        across = (values.reshape(-1, len(columns.T)) @ columns.T).reshape(*x.shape[:3], -1)
+        return across.swapaxes(2, 3).reshape(-1, len(rows.T)) @ rows.T
 
     mx, mr = mean(x), mean(R)
     xx, rr, xr = mean(x * x) - mx * mx, mean(R * R) - mr * mr, mean(x * R) - mx * mr

@@ -27,10 +27,10 @@ from convae.export.formats import EXPORTERS, export
 from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, load
-from convae.report.anomaly import image_errors
 from convae.report.describe import describe
-from convae.report.linear_probe import compare_features
 from convae.report.pictures import error_maps, filter_grid, grid, png, reconstruction_grid
+from convae.report.probe import compare_features
+from convae.report.quality import squared_errors
 from convae.version import __version__
 
 MISTAKES = (UserError, OSError, MemoryError)
@@ -285,7 +285,7 @@ def score(output: Path, maps: Path | None, **how: Any) -> None:
         for names, x in work.batches():
             R = work.model.reconstruct(x)
             heat = error_maps(x, R)
-            for n, (name, error) in enumerate(zip(names, image_errors(x, R), strict=True)):
+            for n, (name, error) in enumerate(zip(names, squared_errors(x, R), strict=True)):
                 # an error that is NaN is no smaller than the threshold
                 anomalous = [] if threshold is None else [int(not error <= threshold)]
                 anomalies += sum(anomalous)
@@ -365,16 +365,20 @@ def show(run: Path, device: str, filters: Path | None, overwrite: bool) -> None:
 def probe(run: Path, device: str, dataset: str, root: str, limit: int) -> None:
     """Classify images by their codes, beside PCA of equal size and raw pixels.
 
-    Logistic regression on each of the three; accuracy on the dataset's test images.
+    Accuracies on the dataset's test images: "linear" of logistic regression on standardised
+    features, "neighbours" of the vote of the 5 nearest training images.
 
     \b
     convae probe outputs/RUN --dataset mnist --root data
     """
     model = model_of(run, device)
     data = load_dataset(named(dataset, root))
-    header = f"{'features':<10}{'numbers':>9}{'accuracy':>10}\n"
-    for name, size, accuracy in compare_features(model, data, limit):
-        click.echo(f"{header}{name:<10}{size:>9,}{accuracy:>10.2%}")
+    header = f"{'features':<10}{'numbers':>9}{'linear':>10}{'neighbours':>12}\n"
+    for found in compare_features(model, data, limit):
+        click.echo(
+            f"{header}{found.features:<10}{found.numbers:>9,}{found.linear:>10.2%}"
+            f"{found.neighbours:>12.2%}"
+        )
         header = ""
 
 

@@ -1,4 +1,4 @@
-"""The end of a run: figures beside two baselines, a picture, and the codes in the projector."""
+"""The end of a run: figures beside those of baselines, a picture, the codes in the projector."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +14,29 @@ import numpy as np
 from convae.configuration import TrainerConfig
 from convae.data.corruption import Corruption, Use
 from convae.data.pictures import to_floats
-from convae.data.splits import Splits
+from convae.data.splits import Splits, sample
 from convae.engine import to_numpy
-from convae.errors import UserError
+from convae.errors import UserError, counted
 from convae.files import write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST
 from convae.report.anomaly import judge, score
-from convae.report.evaluation import PCA_IMAGES, mean_image_error, measure, pca_error
+from convae.report.baselines import Baselines
+from convae.report.evaluation import measure, measure_quality
 from convae.report.fixed_images import FixedImages
-from convae.report.linear_probe import encode_all
 from convae.report.pictures import comparison, png
+from convae.report.probe import encode_all
 from convae.report.tensorboard import Board
+from convae.report.verdict import advice, table
 from convae.training.progress import Progress
 
 log = logging.getLogger("convae")
 
 SUMMARY = "summary.json"
 """Name of the figures' file in a run's folder."""
+
+TRAINING_IMAGES = 2_000
+"""Training images, at most, on which the error is measured again at the end."""
 
 KEEP_PICTURES = "--samples_per_plugin images=1000"
 """Pictures are kept of so many steps, by default of ten; with 0 of none, whatever the help says."""
@@ -65,10 +71,11 @@ class Summary:
 
     def write(self, directory: Path, board: Board) -> dict[str, float]:
         """Write `SUMMARY` and reconstructions, fill the board, log a report, return the figures."""
+        baselines = Baselines.fit(self.model, self.data.train, self.corruption)
         figures = {
             "best_epoch": float(self.progress.best_epoch),
             "validation_loss": self.progress.best_loss,
-            **self._measure(),
+            **self._measure(baselines),
         }
         if self.pruned:
             figures["pruned"] = float(self.progress.epoch)
@@ -82,50 +89,49 @@ class Summary:
         board.figures(self.progress.step, figures)
         if self.trainer.embeddings:
             self._show_embeddings(board)
-        content = {"run": self.progress.run, **figures}
+        # JSON has no infinity, which a PSNR may be; `read_figures` reads it from a string, too
+        written = {name: v if isfinite(v) else str(v) for name, v in figures.items()}
+        content = {"run": self.progress.run, **written}
         write_bytes(directory / SUMMARY, json.dumps(content, indent=2).encode())
         log.info(
-            f"{self._report(figures)}\n"
+            f"{self._report(figures, baselines)}\n"
             f"Run: {shlex.quote(str(directory))}\n"
             f"Look at it: tensorboard --logdir {shlex.quote(str(directory))} {KEEP_PICTURES}"
         )
         return figures
 
-    def _measure(self) -> dict[str, float]:
+    def _measure(self, baselines: Baselines) -> dict[str, float]:
         """Measure model and baselines on the test images, and the threshold for anomalies."""
         model, data, size = self.model, self.data, self.trainer.batch_size
-        errors = measure(model, data.test, size, Use.TEST, self.corruption)
+        assert size is not None  # chosen when the run began
+        some = sample(data.train, TRAINING_IMAGES)
         normal = score(model, data.validation, size)
         threshold = float(np.quantile(normal, self.trainer.threshold_quantile))
         figures = {
-            "test_loss": errors.loss,
-            "test_mse": errors.mse,
-            "input_mse": errors.input_mse,
-            "mean_image_mse": mean_image_error(data.train, data.test),
-            "pca_mse": pca_error(data.train, data.test, model.code_size, self.corruption),
+            **measure_quality(model, data.test, size, Use.TEST, self.corruption),
+            "train_mse": measure(model, some, size, Use.TRAINING, self.corruption).mse,
+            **baselines.errors(data.test, Use.TEST, size, quality=True),
             "threshold": threshold,
         }
         if data.anomalous is not None:
             figures |= judge(score(model, data.test, size), data.anomalous, threshold)
         return figures
 
-    def _report(self, figures: dict[str, float]) -> str:
+    def _report(self, figures: dict[str, float], baselines: Baselines) -> str:
         """Put the figures into words."""
         model, data, corruption = self.model, self.data, self.corruption
         noise = f" from {corruption.name} noise of {corruption.amount}" if corruption else ""
-        size = f"{model.code_size:,}"
-        components = min(model.code_size, len(data.train), PCA_IMAGES)
-        loses = model.code_size < np.prod(model.input_shape)
-        note = "" if loses else " (the code is no smaller than the image: PCA loses nothing)"
-        lines = [
-            f"\nMean squared error on {len(data.test):,} test images of {data.name}{noise}:",
-            f"  this model (epoch {figures['best_epoch']:.0f}, code of {size} numbers)"
-            f"  {figures['test_mse']:.5f}",
-            f"  PCA with {components:,} components{note}  {figures['pca_mse']:.5f}",
-            f"  the mean image  {figures['mean_image_mse']:.5f}",
-        ]
+        epoch, numbers = figures["best_epoch"], counted(model.code_size, "number")
+        labels = {"test": f"this model (epoch {epoch:.0f}, code of {numbers})"}
+        labels |= baselines.labels()
         if corruption:
-            lines.append(f"  the noisy images themselves  {figures['input_mse']:.5f}")
+            labels["input"] = "the noisy images themselves"
+        title = f"On {counted(len(data.test), 'test image')} of {data.name}{noise}"
+        lines = [f"\n{table(title, labels, figures)}", *baselines.notes]
+        if model.code_size >= np.prod(model.input_shape):
+            lines.append("The code is no smaller than the image: PCA loses nothing.")
+        if tried := advice(labels, figures):
+            lines.append(tried)
         if "auroc" in figures:
             lines += [
                 f"Anomalies, by reconstruction error: AUROC {figures['auroc']:.4f}, "

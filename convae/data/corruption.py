@@ -138,3 +138,7 @@ class Corruption:
             return array_module(x).asarray(noise).transpose(back)
 
         return function(x, self.amount, draw)
+
+
+CLEAN = Corruption()
+"""No noise."""

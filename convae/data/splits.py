@@ -52,6 +52,13 @@ class Split(Protocol):
         """
 
 
+def sample(split: Split, images: int) -> Split:
+    """Draw at most so many images at random, always the same ones; they stay in order."""
+    if images >= len(split):
+        return split
+    return split.select(np.sort(np.random.default_rng(0).permutation(len(split))[:images]))
+
+
 @dataclass(frozen=True)
 class InMemory:
     """A split kept in memory.

@@ -13,7 +13,7 @@ KERNEL, STRIDE = 4, 2
 """Of each convolution. The stride divides the kernel: every position is met by equally many
 elements, so that there is no checkerboard (Odena et al. 2016)."""
 
-SMALLEST = 4
+SMALLEST = 2
 """Positions along an axis down to which convolutions halve it."""
 
 FIRST = 32
@@ -50,7 +50,7 @@ def choose_layers(input_shape: Sequence[int], code: int | None = None) -> list[L
     """Choose a stack for images of a shape: convolutions that halve them, then the code.
 
     Each convolution has enough filters for a lossless start by `convae.initialise`, two for each
-    number of its signal, as far as `MOST` allows. They go on until 4 positions are left along an
+    number of its signal, as far as `MOST` allows. They go on until 2 positions are left along an
     axis, or what is left would hold fewer than 6 numbers for each number of the code.
 
     Parameters
@@ -87,7 +87,7 @@ def choose_layers(input_shape: Sequence[int], code: int | None = None) -> list[L
         signal *= 2 ** sum(halved)
         width = min(max(filters, 2 * signal), MOST)
         size = [-(-n // 2) if half else n for n, half in zip(size, halved, strict=True)]
-        if layers and min(width // 2, signal) * prod(size) < NUMBERS_PER_CODE * code:
+        if layers and min(width // 2, signal) * prod(size) < min(NUMBERS_PER_CODE * code, values):
             break
         layers.append(
             Layer(

@@ -8,14 +8,9 @@ import numpy as np
 
 from convae.data.pictures import to_floats
 from convae.data.splits import Split
-from convae.engine import Array, to_numpy
 from convae.errors import UserError
 from convae.models.autoencoder import Autoencoder
-
-
-def image_errors(x: Array, R: Array) -> np.ndarray[Any, Any]:
-    """Mean squared error of each image: x, R (N, *shape) -> (N,) of float64."""
-    return to_numpy(((x - R) ** 2).reshape(len(x), -1).mean(axis=1, dtype="float64"))
+from convae.report.quality import squared_errors
 
 
 def score(model: Autoencoder, split: Split, batch_size: int) -> np.ndarray[Any, Any]:
@@ -23,7 +18,7 @@ def score(model: Autoencoder, split: Split, batch_size: int) -> np.ndarray[Any, 
     errors = []
     for pixels in split.batches(batch_size):
         x = to_floats(pixels, model.backend, model.dtype)
-        errors.append(image_errors(x, model.reconstruct(x)))
+        errors.append(squared_errors(x, model.reconstruct(x)))
     return np.concatenate(errors)
 
 

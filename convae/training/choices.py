@@ -35,7 +35,7 @@ SATURATED = 0.3
 SMALL, LARGE = 4_000, 20_000
 """Training images from which on batches are of 64 and of 128, instead of 32."""
 
-STEPS = 4_000
+STEPS = 3_000
 """Steps of training: as many epochs as that takes."""
 
 WARMUP = 100

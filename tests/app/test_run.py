@@ -22,6 +22,7 @@ from tensorboard.plugins.projector import ProjectorConfig
 
 import convae
 from convae.app.run import Result
+from convae.app.summary import read_figures
 from convae.data.datasets import load_dataset
 from convae.engine import missing_gpu
 from convae.errors import DivergenceError
@@ -61,9 +62,22 @@ def test_the_run_folder_holds_everything_about_the_run(finished) -> None:
 
 def test_the_screen_shows_epochs_baselines_and_what_to_do_next(finished) -> None:
     folder, output = finished
+    figures = json.loads((folder / "summary.json").read_text())
     assert output.count("validation 0.") == 3
-    for part in ("PCA with 16 components", "the mean image"):
-        assert part in output
+    assert "On 180 test images of digits " in output
+    rows = {
+        line.rsplit(None, 3)[0].strip(): line.split()[-3:]
+        for line in output.splitlines()
+        if line.startswith("  ")
+    }
+    for label, name in (
+        ("this model (epoch 3, code of 16 numbers)", "test"),
+        ("PCA with 16 components", "pca"),
+    ):
+        written = (("mse", ".5f"), ("psnr", ".2f"), ("ssim", ".3f"))
+        assert rows[label] == [format(figures[f"{name}_{what}"], how) for what, how in written]
+    assert rows["the mean image"] == [f"{figures['mean_image_mse']:.5f}", "-", "-"]
+
     command = output.rpartition("Look at it: ")[2]
     # steps of pictures that are kept: ten otherwise, and none, not all, with 0
     kept = ["--samples_per_plugin", "images=1000"]
@@ -164,10 +178,55 @@ def test_denoising_shows_the_noisy_images_too(tmp_path, capsys) -> None:
     result = train(tmp_path, *SHORT, "device=cpu", "corruption=masking")
     output = capsys.readouterr().out
     assert "images of digits from masking noise of 0.5" in output
-    assert "the noisy images themselves" in output
+    for label in ("the best linear map of rank 16", "the noisy images themselves"):
+        assert label in output
     with Image.open(result.directory / "reconstructions.png") as picture:
         assert picture.height == 3 * PICTURE - GAP
-    assert result.figures["input_mse"] > 0
+    assert result.figures["input_mse"] > result.figures["linear_mse"] > 0
+    assert 0 < result.figures["input_ssim"] < result.figures["linear_ssim"] < 1
+
+
+def test_a_run_that_is_behind_a_baseline_says_so_and_what_to_try(tmp_path, capsys) -> None:
+    short = ("model=conv", "init=he", "trainer.epochs=1", "trainer.embeddings=0", "device=cpu")
+    result = train(tmp_path, *short)
+    output = capsys.readouterr().out
+    assert "The model is behind PCA with 16 components by " in output
+    said = f"Its error on training images, {result.figures['train_mse']:.5f}, is no lower either"
+    assert f"{said}, so it underfits. Try more epochs" in output
+
+
+def test_a_code_with_positions_has_a_baseline_with_positions(tmp_path, capsys) -> None:
+    small = (
+        "model=spatial",
+        "model.layers.2.stride=1",
+        "trainer.epochs=1",
+        "trainer.embeddings=0",
+        "device=cpu",
+    )
+    result = train(tmp_path, *small)
+    _, *grid = result.model.code_shape
+    assert f"PCA of {grid[0]}x{grid[1]} patches, " in capsys.readouterr().out
+    assert result.figures["patch_pca_mse"] >= 0
+
+
+def test_a_lossless_baseline_has_an_infinite_psnr_in_valid_json(tmp_path, capsys) -> None:
+    wide = (
+        "model=conv",
+        "model.layers.2.filters=64",
+        "trainer.epochs=1",
+        "trainer.embeddings=0",
+        "device=cpu",
+    )
+    result = train(tmp_path, *wide)
+    assert "The code is no smaller than the image: PCA loses nothing." in capsys.readouterr().out
+    assert result.figures["pca_psnr"] == np.inf
+    text = (result.directory / "summary.json").read_text()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    json.loads(text, parse_constant=refuse)
+    assert read_figures(result.directory) == result.figures
 
 
 def test_classes_that_are_not_normal_are_detected(tmp_path, capsys) -> None:

@@ -7,13 +7,14 @@ import pytest
 
 import convae
 from convae.data.splits import InMemory
-from convae.report.anomaly import image_errors, judge, score
+from convae.report.anomaly import judge, score
+from convae.report.quality import squared_errors
 
 
 def test_errors_are_means_over_each_image() -> None:
     x = np.zeros((2, 1, 2, 2), "float32")
     R = np.array([[[[0, 0], [0, 1]]], [[[0.5, 0.5], [0.5, 0.5]]]], "float32")
-    np.testing.assert_allclose(image_errors(x, R), [0.25, 0.25])
+    np.testing.assert_allclose(squared_errors(x, R), [0.25, 0.25])
 
 
 def test_scores_of_a_split_are_those_of_its_images(rng) -> None:

@@ -43,6 +43,8 @@ def mistake(arguments: Sequence[str]) -> str | None:
     keys = {argument.partition("=")[0] for argument in arguments}
     if "resume" in keys and "find_learning_rate" in keys:
         return "find_learning_rate: it trains no run, so there is none to resume; omit resume"
+    if "resume" in keys and (layer := [key for key in keys if "model.layers." in key]):
+        return f"{min(layer)}: a resumed run keeps its layers; omit it"
     if "resume" in keys and (other := keys & {"hydra.run.dir", "experiment", "debug"}):
         return f"{min(other)}: a resumed run keeps its own; omit it"
     parser = OverridesParser.create()

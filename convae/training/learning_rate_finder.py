@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from math import isfinite
 from typing import Any
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from convae.data.corruption import Corruption, Use
 from convae.data.pictures import to_floats
 from convae.data.splits import Split
+from convae.engine import Array
 from convae.errors import DivergenceError
 from convae.report.pictures import figure_png
 from convae.training.step import TrainingStep
@@ -65,24 +66,31 @@ class RangeTest:
 def find_learning_rate(
     step: TrainingStep, train: Split, corruption: Corruption, batch_size: int, seed: int
 ) -> RangeTest:
-    """Train with rising rates until the loss diverges; model and optimizer are spoilt by it."""
-    model, rng = step.model, np.random.default_rng([seed, 2])
+    """Train with rising rates until the loss diverges; model and optimizer are spoilt by it.
 
-    def endless() -> Iterator[Any]:
-        while True:
-            yield from train.batches(batch_size, rng)
+    What a batch's loss was before training is known from a first pass, and divided out: near a good
+    start batches differ by more than a step can gain.
+    """
+    model = step.model
 
+    def batches() -> Iterator[tuple[Array, Array]]:
+        rng = np.random.default_rng([seed, 2])
+        pixels = chain.from_iterable(train.batches(batch_size, rng) for _ in count())
+        for index, some in enumerate(islice(pixels, STEPS)):
+            x = to_floats(some, model.backend, model.dtype)
+            yield corruption(x, Use.TRAINING, index), x
+
+    before = np.array([float(model.accumulate_gradients(*b, step.penalty)) for b in batches()])
+    scales = before.mean() / np.maximum(before, np.finfo("float32").tiny)
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     losses: list[float] = []
     mean = 0.0
-    batches = islice(endless(), STEPS)
-    for index, pixels in enumerate(
-        tqdm(batches, desc="learning rates", total=STEPS, unit=" steps", disable=None)
+    for index, (given, x) in enumerate(
+        tqdm(batches(), desc="learning rates", total=STEPS, unit=" steps", disable=None)
     ):
         step.optimizer.learning_rate = float(rates[index])
-        x = to_floats(pixels, model.backend, model.dtype)
         try:
-            loss = float(step(corruption(x, Use.TRAINING, index), target=x))
+            loss = float(step(given, target=x)) * scales[index]
         except DivergenceError:
             break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss

@@ -315,6 +315,10 @@ def test_a_keyboard_interrupt_says_how_to_resume(main, monkeypatch, capsys) -> N
         ),
         (["resume=x", "hydra.run.dir=y"], "hydra.run.dir: a resumed run keeps its own; omit it"),
         (["resume=x", "experiment=mnist"], "experiment: a resumed run keeps its own; omit it"),
+        (
+            ["resume=x", "model.layers.0.filters=8"],
+            "model.layers.0.filters: a resumed run keeps its layers; omit it",
+        ),
         (["resume=x", "find_learning_rate=true"], "find_learning_rate: it trains no run"),
         (["dataset.root=photos (1)"], "needs quotes: 'dataset.root=\"photos (1)\"'"),
         (["loss.name=x=y"], "loss.name: 'x=y' cannot be read"),

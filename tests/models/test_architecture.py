@@ -10,7 +10,8 @@ from sklearn.decomposition import PCA
 
 import convae
 from convae.errors import UserError, UserTypeError
-from convae.models.architecture import MOST, choose_layers, code_size
+from convae.models import architecture
+from convae.models.architecture import MOST, SMALLEST, choose_layers, code_size
 from convae.models.initialisation import initialise
 
 SHAPES = [
@@ -49,7 +50,15 @@ def test_models_for_all_shapes_build_and_make_the_code_asked_for(shape, rng) -> 
             assert all(k % s == 0 for k, s in zip(geometry.kernel, geometry.stride, strict=True))
             assert max(geometry.stride) == 2
             assert layer.spec.filters <= MOST
-        assert max(model.layers[-1].input_shape[1:]) <= 4 or code > 1
+        assert max(model.layers[-1].input_shape[1:]) <= SMALLEST or code > 1
+
+
+@pytest.fixture
+def down_to_four(monkeypatch) -> None:
+    """Stacks that can be worked by hand, whatever the constants are."""
+    numbers = {"SMALLEST": 4, "FIRST": 32, "MOST": 192, "NUMBERS_PER_CODE": 6}
+    for name, value in numbers.items():
+        monkeypatch.setattr(architecture, name, value)
 
 
 @pytest.mark.parametrize(
@@ -59,24 +68,28 @@ def test_models_for_all_shapes_build_and_make_the_code_asked_for(shape, rng) -> 
         ((1, 4, 4), None, [8], []),
         ((1, 8, 8), None, [32, 16], [(4, 4)]),
         ((1, 28, 28), None, [32, 64, 128, 64], [(14, 14), (7, 7), (4, 4)]),
-        ((1, 28, 28), 784, [32, 784], [(14, 14)]),
+        ((1, 28, 28), 784, [32, 64, 128, 784], [(14, 14), (7, 7), (4, 4)]),
         ((3, 32, 32), None, [32, 96, 192, 128], [(16, 16), (8, 8), (4, 4)]),
-        ((3, 32, 32), 1000, [32, 1000], [(16, 16)]),
+        ((3, 32, 32), 256, [32, 96, 192, 256], [(16, 16), (8, 8), (4, 4)]),
+        ((3, 32, 32), 257, [32, 96, 257], [(16, 16), (8, 8)]),
+        ((3, 32, 32), 3000, [32, 96, 3000], [(16, 16), (8, 8)]),
         ((1, 5, 3), 2, [32, 2], [(3, 3)]),
         ((1, 3, 20), 2, [32, 64, 128, 2], [(3, 10), (3, 5), (3, 3)]),
-        ((1, 16), 3, [32, 3], [(8,)]),
         ((1, 16), 2, [32, 64, 2], [(8,), (4,)]),
         ((2, 8, 8, 8), 10, [32, 10], [(4, 4, 4)]),
     ],
 )
-def test_stacks_worked_by_hand(shape, code, filters, sizes) -> None:
-    """32 filters or two for each number of the signal, as long as 6 numbers per code are left."""
+def test_stacks_worked_by_hand(down_to_four, shape, code, filters, sizes) -> None:
+    """32 filters or two for each number of the signal, as long as 6 numbers per code are left.
+
+    96 of 192 filters carry numbers: 1,536 of them at 4x4 positions.
+    """
     model = convae.Autoencoder(shape, choose_layers(shape, code))
     assert [layer.spec.filters for layer in model.layers] == filters
     assert [layer.output_shape[1:] for layer in model.layers[:-1]] == sizes
 
 
-def test_axes_that_are_short_already_are_not_halved() -> None:
+def test_axes_that_are_short_already_are_not_halved(down_to_four) -> None:
     first, *_ = choose_layers((1, 3, 20))
     assert (first.kernel, first.stride) == ((3, 4), (1, 2))
 
@@ -111,7 +124,7 @@ def test_the_code_is_twice_the_root_of_the_values(shape, code: int) -> None:
         ((1, 9, 8, 7), 5),
     ],
 )
-def test_the_start_is_pca(shape, code, rng) -> None:
+def test_the_start_is_pca(down_to_four, shape, code, rng) -> None:
     layers = choose_layers(shape, code)
     x, unseen = (
         rng.random((count, *shape)).cumsum(axis=-1) / shape[-1] for count in (120, 20)
@@ -127,7 +140,7 @@ def test_the_start_is_pca(shape, code, rng) -> None:
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (1, 2, 3), (1, 8, 8), (3, 7, 5), (1, 30), (1, 6, 5, 4)]
 )
-def test_a_code_as_large_as_the_image_starts_without_loss(shape, rng) -> None:
+def test_a_code_as_large_as_the_image_starts_without_loss(down_to_four, shape, rng) -> None:
     layers = choose_layers(shape, prod(shape))
     model = convae.Autoencoder(shape, layers, output_activation="identity", dtype="float64")
     initialise(model, "pca", rng.random((2 * prod(shape) + 1, *shape)))

@@ -23,6 +23,8 @@ from convae.configuration import (
 )
 from convae.data.splits import InMemory, Splits
 from convae.errors import UserError
+from convae.training import choices
+from convae.training.build import build_model
 from convae.training.choices import Choices, choose, likeness
 
 OPEN = Config(
@@ -76,20 +78,22 @@ def test_layers_are_those_of_the_shape_and_of_the_code(rng) -> None:
         assert all(isinstance(layer, LayerConfig) for layer in config.model.layers)
 
 
-@pytest.mark.parametrize(
-    ("shape", "says"),
-    [
-        (
-            (1, 28, 28),
-            "model=auto: 28x28 is halved to 4x4 by convolutions of 32, 64, 128 filters, ",
-        ),
-        ((1, 5, 3), "model=auto: 5x3 is halved to 3x3 by convolutions of 32 filters, then a code"),
-        ((1, 1, 1), "model=auto: 1x1, then a code of 1 number"),
-    ],
-)
-def test_the_reason_tells_the_sizes_that_there_are(shape, says: str) -> None:
-    reasons = chosen(np.zeros((4, *shape), np.uint8)).reasons
-    assert reasons[0].startswith(says)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 5, 3), (3, 40, 21)])
+def test_the_reason_tells_the_sizes_that_there_are(shape) -> None:
+    found = chosen(np.zeros((4, *shape), np.uint8))
+    model = build_model(found.config, shape)
+    *convolutions, code = model.layers
+    before, after = (f"{rows}x{columns}" for rows, columns in (shape[1:], code.input_shape[1:]))
+    widths = ", ".join(str(layer.spec.filters) for layer in convolutions)
+    assert found.reasons[0] == (
+        f"model=auto: {before} is halved to {after} by convolutions of {widths} filters, "
+        f"then a code of {model.code_size} numbers"
+    )
+
+
+def test_images_too_small_for_convolutions_are_not_halved() -> None:
+    reasons = chosen(np.zeros((4, 1, 1, 1), np.uint8)).reasons
+    assert reasons[0] == "model=auto: 1x1, then a code of 1 number"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,11 @@ def test_the_likeness_is_the_ratio_of_errors_of_pca(rng) -> None:
 # ---- the length
 
 
+@pytest.fixture
+def four_thousand_steps(monkeypatch) -> None:
+    monkeypatch.setattr(choices, "STEPS", 4_000)
+
+
 @pytest.mark.parametrize(
     ("images", "batch_size", "epochs", "patience", "warmup"),
     [
@@ -177,14 +186,16 @@ def test_the_likeness_is_the_ratio_of_errors_of_pca(rng) -> None:
         (200_000, 128, 8, 5, 100),
     ],
 )
-def test_few_images_are_seen_more_often(images, batch_size, epochs, patience, warmup) -> None:
+def test_few_images_are_seen_more_often(
+    four_thousand_steps, images, batch_size, epochs, patience, warmup
+) -> None:
     """About 4,000 steps: 8 to 60 epochs."""
     config = chosen(counted_images(images)).config
     assert (config.trainer.batch_size, config.trainer.epochs) == (batch_size, epochs)
     assert (config.trainer.patience, config.schedule.warmup) == (patience, warmup)
 
 
-def test_epochs_go_with_the_batch_size_that_is_given() -> None:
+def test_epochs_go_with_the_batch_size_that_is_given(four_thousand_steps) -> None:
     trainer = TrainerConfig(epochs=None, batch_size=100, patience=3)
     found = chosen(counted_images(10_000), replace(OPEN, trainer=trainer)).config.trainer
     assert (found.epochs, found.batch_size, found.patience) == (40, 100, 3)

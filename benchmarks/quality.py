@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from convae.report.baselines import Baselines
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch import nn
@@ -28,6 +27,7 @@ from benchmarks.measure import keep, table
 from convae.configuration import Config
 from convae.data.datasets import load_dataset
 from convae.data.splits import Splits
+from convae.report.baselines import Baselines
 from convae.report.evaluation import measure
 from convae.report.spectrum import checkerboard
 from convae.training.build import build_model, build_parts, build_step

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from convae.app.summary import Summary
 from convae.configuration import Config
+from convae.data.corruption import Use
 from convae.data.datasets import load_dataset
 from convae.data.splits import Splits
 from convae.engine import missing_gpu
@@ -20,8 +21,10 @@ from convae.errors import UserError
 from convae.files import locked, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, load
+from convae.report.baselines import Baselines
 from convae.report.describe import describe, oversized
 from convae.report.diagnostics import self_check
+from convae.report.evaluation import measure
 from convae.report.tensorboard import Board
 from convae.training.build import Parts, build_model, build_parts, build_step, build_trainer
 from convae.training.choices import choose
@@ -37,6 +40,7 @@ from convae.training.state import (
     restore,
     used_folder,
 )
+from convae.training.trainer import Trainer
 
 log = logging.getLogger("convae")
 
@@ -127,9 +131,14 @@ def _run(
         if config.trainer.pretrain_epochs and progress.step == 0:
             pretrain(model, data, config, directory)
         trainer = build_trainer(config, model, parts, data, board, states, progress, after_epoch)
+        baselines = Baselines.fit(model, data.train, parts.corruption)
+        if progress.step == 0:
+            _show_start(trainer, baselines)
         trainer.fit()
         best = load(directory / BEST, backend=model.backend)
-        summary = Summary(best, data, progress, parts.corruption, config.trainer, trainer.stopped)
+        summary = Summary(
+            best, data, baselines, progress, parts.corruption, config.trainer, trainer.stopped
+        )
         figures = summary.write(directory, board)
     if config.trainer.drop_states:
         states.drop()
@@ -151,6 +160,18 @@ def _announce(config: Config, model: Autoencoder, data: Splits, reasons: Sequenc
         log.info(f"device=auto chose the CPU: {missing_gpu()}")
     for warning in oversized(model, len(data.train)):
         log.warning(f"warning: {warning}")
+
+
+def _show_start(trainer: Trainer, baselines: Baselines) -> None:
+    """Log the errors of model and baselines on the validation images, before the first step."""
+    split, size, use = trainer.data.validation, trainer.batch_size, Use.VALIDATION
+    error = measure(trainer.model, split, size, use, trainer.corruption).mse
+    others = baselines.errors(split, use, size)
+    labels = baselines.labels()
+    compared = ", ".join(
+        f"{labels[name]} {others[f'{name}_mse']:.5f}" for name in labels if name != "mean_image"
+    )
+    log.info(f"before training: squared error {error:.5f} on validation images; {compared}")
 
 
 def _search(

@@ -26,6 +26,7 @@ from convae.report.evaluation import measure, measure_quality
 from convae.report.fixed_images import FixedImages
 from convae.report.pictures import comparison, png
 from convae.report.probe import encode_all
+from convae.report.spectrum import checkerboard
 from convae.report.tensorboard import Board
 from convae.report.verdict import advice, table
 from convae.training.progress import Progress
@@ -52,6 +53,8 @@ class Summary:
         The best model of the run.
     data : Splits
         All images.
+    baselines : Baselines
+        What the model is compared with.
     progress : Progress
         Where the run ended.
     corruption : Corruption
@@ -64,6 +67,7 @@ class Summary:
 
     model: Autoencoder
     data: Splits
+    baselines: Baselines
     progress: Progress
     corruption: Corruption
     trainer: TrainerConfig
@@ -71,11 +75,10 @@ class Summary:
 
     def write(self, directory: Path, board: Board) -> dict[str, float]:
         """Write `SUMMARY` and reconstructions, fill the board, log a report, return the figures."""
-        baselines = Baselines.fit(self.model, self.data.train, self.corruption)
         figures = {
             "best_epoch": float(self.progress.best_epoch),
             "validation_loss": self.progress.best_loss,
-            **self._measure(baselines),
+            **self._measure(),
         }
         if self.pruned:
             figures["pruned"] = float(self.progress.epoch)
@@ -94,13 +97,13 @@ class Summary:
         content = {"run": self.progress.run, **written}
         write_bytes(directory / SUMMARY, json.dumps(content, indent=2).encode())
         log.info(
-            f"{self._report(figures, baselines)}\n"
+            f"{self._report(figures)}\n"
             f"Run: {shlex.quote(str(directory))}\n"
             f"Look at it: tensorboard --logdir {shlex.quote(str(directory))} {KEEP_PICTURES}"
         )
         return figures
 
-    def _measure(self, baselines: Baselines) -> dict[str, float]:
+    def _measure(self) -> dict[str, float]:
         """Measure model and baselines on the test images, and the threshold for anomalies."""
         model, data, size = self.model, self.data, self.trainer.batch_size
         assert size is not None  # chosen when the run began
@@ -110,24 +113,25 @@ class Summary:
         figures = {
             **measure_quality(model, data.test, size, Use.TEST, self.corruption),
             "train_mse": measure(model, some, size, Use.TRAINING, self.corruption).mse,
-            **baselines.errors(data.test, Use.TEST, size, quality=True),
+            **self.baselines.errors(data.test, Use.TEST, size, quality=True),
             "threshold": threshold,
+            "checkerboard": checkerboard(model),
         }
         if data.anomalous is not None:
             figures |= judge(score(model, data.test, size), data.anomalous, threshold)
         return figures
 
-    def _report(self, figures: dict[str, float], baselines: Baselines) -> str:
+    def _report(self, figures: dict[str, float]) -> str:
         """Put the figures into words."""
         model, data, corruption = self.model, self.data, self.corruption
         noise = f" from {corruption.name} noise of {corruption.amount}" if corruption else ""
         epoch, numbers = figures["best_epoch"], counted(model.code_size, "number")
         labels = {"test": f"this model (epoch {epoch:.0f}, code of {numbers})"}
-        labels |= baselines.labels()
+        labels |= self.baselines.labels()
         if corruption:
             labels["input"] = "the noisy images themselves"
         title = f"On {counted(len(data.test), 'test image')} of {data.name}{noise}"
-        lines = [f"\n{table(title, labels, figures)}", *baselines.notes]
+        lines = [f"\n{table(title, labels, figures)}", *self.baselines.notes]
         if model.code_size >= np.prod(model.input_shape):
             lines.append("The code is no smaller than the image: PCA loses nothing.")
         if tried := advice(labels, figures):

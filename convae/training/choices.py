@@ -50,6 +50,9 @@ LEAST_PATIENCE = 5
 RATE, SATURATED_RATE = 1e-3, 4e-3
 """Adam's learning rate, and that before a sigmoid, where kernels start larger."""
 
+DECAY, DECAY_OF_FEW = 0.1, 0.2
+"""AdamW's weight decay, and that for few images."""
+
 SGD_FACTOR = 500
 """SGD's learning rate over Adam's: the loss is a mean over pixels, so its gradient is small."""
 
@@ -96,9 +99,16 @@ def choose(config: Config, data: Splits) -> Choices:
         saturating = config.model.output_activation == "sigmoid"
         rate = SATURATED_RATE if saturating else RATE
         rate *= SGD_FACTOR if optimizer.name == "sgd" else 1
-        config = replace(config, optimizer=replace(optimizer, learning_rate=rate))
-        reasons.append(f"optimizer.learning_rate={rate:g}")
-    return Choices(config, tuple(reasons))
+        optimizer = replace(optimizer, learning_rate=rate)
+    if optimizer.name == "adamw" and optimizer.weight_decay is None:
+        decay = DECAY_OF_FEW if len(data.train) < SMALL else DECAY
+        optimizer = replace(optimizer, weight_decay=decay)
+    if optimizer != config.optimizer:
+        reasons.append(
+            f"optimizer.learning_rate={optimizer.learning_rate:g}"
+            + (f", weight_decay={optimizer.weight_decay:g}" if optimizer.weight_decay else "")
+        )
+    return Choices(replace(config, optimizer=optimizer), tuple(reasons))
 
 
 def _warmup(config: Config, images: int, reasons: list[str]) -> ScheduleConfig:

@@ -131,7 +131,8 @@ def test_tensorboard_shows_the_configuration_as_text(finished) -> None:
     config = compose(*SHORT, "device=cpu")
     chosen = choose(config, load_dataset(config.dataset, config.seed)).config
     assert shown == dataclasses.asdict(chosen)
-    assert [layer.filters for layer in shown.model.layers] == [32, 16]
+    specs = [layer.spec.filters for layer in convae.load(folder).layers]
+    assert [layer.filters for layer in shown.model.layers] == specs
     assert shown.optimizer.learning_rate > 0
 
 

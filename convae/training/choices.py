@@ -100,14 +100,11 @@ def choose(config: Config, data: Splits) -> Choices:
         rate = SATURATED_RATE if saturating else RATE
         rate *= SGD_FACTOR if optimizer.name == "sgd" else 1
         optimizer = replace(optimizer, learning_rate=rate)
+        reasons.append(f"optimizer.learning_rate={rate:g}")
     if optimizer.name == "adamw" and optimizer.weight_decay is None:
         decay = DECAY_OF_FEW if len(data.train) < SMALL else DECAY
         optimizer = replace(optimizer, weight_decay=decay)
-    if optimizer != config.optimizer:
-        reasons.append(
-            f"optimizer.learning_rate={optimizer.learning_rate:g}"
-            + (f", weight_decay={optimizer.weight_decay:g}" if optimizer.weight_decay else "")
-        )
+        reasons.append(f"optimizer.weight_decay={decay:g}")
     return Choices(replace(config, optimizer=optimizer), tuple(reasons))
 
 

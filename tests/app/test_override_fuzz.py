@@ -58,6 +58,7 @@ CHOSEN_KEYS = (
     "model.layers",
     "model.output_activation",
     "optimizer.learning_rate",
+    "optimizer.weight_decay",
     "schedule.warmup",
     "augmentation.flip",
     "augmentation.shift",

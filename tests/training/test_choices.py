@@ -126,6 +126,15 @@ def test_a_sigmoid_learns_faster(rng) -> None:
     assert rates == [0.001, 0.5, 0.004, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("name", "images", "expected"),
+    [("adamw", 100, 0.2), ("adamw", 4_000, 0.1), ("adam", 100, None), ("sgd", 100, None)],
+)
+def test_kernels_decay_faster_where_images_are_few(name: str, images: int, expected) -> None:
+    config = replace(OPEN, optimizer=OptimizerConfig(name))
+    assert chosen(counted_images(images), config).config.optimizer.weight_decay == expected
+
+
 # ---- augmentation
 
 
@@ -240,6 +249,9 @@ NEVER_OPEN = {
         replace(OPEN, trainer=TrainerConfig(epochs=None, batch_size=7, patience=2)),
         replace(OPEN, trainer=TrainerConfig(epochs=100_000, batch_size=1)),
         replace(OPEN, optimizer=OptimizerConfig("sgd", 7.5, momentum=0.1)),
+        replace(OPEN, optimizer=OptimizerConfig("adamw", 0.5)),
+        replace(OPEN, optimizer=OptimizerConfig("adamw", weight_decay=0.0)),
+        replace(OPEN, optimizer=OptimizerConfig("adam")),
         replace(OPEN, schedule=ScheduleConfig("plateau", warmup=0)),
     ],
     ids=itertools.count(),

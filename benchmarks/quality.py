@@ -23,7 +23,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import convae
+import convae.app.entry  # the types of the configuration's keys
 from benchmarks.measure import keep, table
+from convae.app.overrides import CONFIGS, hydra_of_its_own
 from convae.configuration import Config
 from convae.data.datasets import load_dataset
 from convae.data.splits import Splits
@@ -70,7 +72,7 @@ def configuration(row: Row, root: str, seed: int) -> list[str]:
 
 def composed(overrides: Sequence[str]) -> Config:
     """Compose a configuration, as the command line does."""
-    with initialize_config_module("convae.configs", version_base="1.3"):
+    with hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
     assert isinstance(config, Config)
     return config

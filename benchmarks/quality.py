@@ -117,8 +117,8 @@ def presets(names: Sequence[str], root: str) -> None:
         note = (
             "Mean squared error on the test images, mean of five seeds (least to most); a seed "
             "also decides which images are held out where a dataset has no test images. Only the "
-            "code's size was given. The checkerboard is the largest amplitude of the strides' "
-            "frequencies on a grey picture, in units of the range [0, 1]."
+            "code's size was given. The checkerboard is by how much an amplitude of the strides' "
+            "frequencies exceeds its neighbours on a grey picture, in units of the range [0, 1]."
         )
         command = f"python -m benchmarks.quality presets root={root}"
         keep("quality_presets", command, f"{note}\n\n{table(header, rows)}")

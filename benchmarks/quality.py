@@ -23,7 +23,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import convae
+import convae.app.entry  # the types of the configuration's keys
 from benchmarks.measure import keep, table
+from convae.app.overrides import CONFIGS, hydra_of_its_own
 from convae.configuration import Config
 from convae.data.datasets import load_dataset
 from convae.data.splits import Splits
@@ -70,7 +72,7 @@ def configuration(row: Row, root: str, seed: int) -> list[str]:
 
 def composed(overrides: Sequence[str]) -> Config:
     """Compose a configuration, as the command line does."""
-    with initialize_config_module("convae.configs", version_base="1.3"):
+    with hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
         config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
     assert isinstance(config, Config)
     return config
@@ -115,8 +117,8 @@ def presets(names: Sequence[str], root: str) -> None:
         note = (
             "Mean squared error on the test images, mean of five seeds (least to most); a seed "
             "also decides which images are held out where a dataset has no test images. Only the "
-            "code's size was given. The checkerboard is the largest amplitude of the strides' "
-            "frequencies on a grey picture, in units of the range [0, 1]."
+            "code's size was given. The checkerboard is by how much an amplitude of the strides' "
+            "frequencies exceeds its neighbours on a grey picture, in units of the range [0, 1]."
         )
         command = f"python -m benchmarks.quality presets root={root}"
         keep("quality_presets", command, f"{note}\n\n{table(header, rows)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,10 @@ GREY = 0.5
 def checkerboard(model: Autoencoder) -> float:
     """Measure the checkerboard in the reconstruction of a constant grey picture.
 
-    Returns the largest amplitude, in units of the range [0, 1], of its frequencies with a period of
-    a stride, or of the product of several layers' strides, along an axis or along several; 0 where
-    nothing is strided.
+    A checkerboard stands out in the spectrum, at frequencies with a period of a stride, or of the
+    product of several layers' strides, along an axis or along several. Returns by how much the
+    amplitude of one of them exceeds those of all its neighbours, at most, in units of the range
+    [0, 1]; 0 where none does, or nothing is strided.
     """
     x = np.full((1, *model.input_shape), GREY, model.dtype)
     R = to_numpy(model.reconstruct(model.xp.asarray(x)))[0]  # (C, *size)
@@ -31,7 +33,20 @@ def checkerboard(model: Autoencoder) -> float:
         ]
         for where in product(*bins):
             if any(where):
-                largest = max(largest, float(amplitudes[(slice(None), *where)].max()))
+                excess = amplitudes[(slice(None), *where)] - _around(amplitudes, where)
+                largest = max(largest, float(excess.max()))
+    return largest
+
+
+def _around(amplitudes: np.ndarray[Any, Any], where: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Find the largest amplitude of the frequencies next to one, the mean apart: -> (C,)."""
+    near = product(*((n - 1, n, n + 1) for n in where))
+    sizes = amplitudes.shape[1:]
+    wrapped = {tuple(n % size for n, size in zip(at, sizes, strict=True)) for at in near}
+    others = wrapped - {where, (0,) * len(where)}
+    largest: np.ndarray[Any, Any] = np.max(
+        [amplitudes[(slice(None), *at)] for at in others], axis=0, initial=0
+    )
     return largest
 
 

@@ -52,6 +52,14 @@ def test_patterns_that_are_no_stride_apart_do_not_count() -> None:
     assert checkerboard(model) == 0
 
 
+def test_a_picture_of_all_frequencies_is_no_checkerboard() -> None:
+    layers = [convae.Layer(filters=1, kernel=2, stride=2, visible_bias="position")]
+    model = convae.Autoencoder((1, 16, 16), layers, "identity", dtype="float64")
+    model.parameters["0.kernel"][...] = 0
+    model.parameters["0.visible_bias"][0, 5, 6] = 1  # one point: equal amplitudes everywhere
+    assert checkerboard(model) < 1e-12
+
+
 def test_nothing_strided_has_none() -> None:
     model = convae.Autoencoder((1, 9), [convae.Layer(filters=3, kernel=3, padding="same")])
     assert checkerboard(model) == 0

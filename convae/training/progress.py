@@ -58,7 +58,7 @@ class Progress:
     steps_per_epoch : int
         Updates that an epoch takes.
     best_epoch : int
-        The epoch of the lowest validation loss so far.
+        The epoch of the lowest validation loss so far; 0 for the start.
     best_loss : float
         That loss.
     searched_from : int

@@ -196,7 +196,7 @@ def _check(arrays: Mapping[str, np.ndarray[Any, Any]], description: Mapping[str,
     if description["optimizer_steps"] is True or description["optimizer_steps"] != progress.step:
         raise UserError(f"optimizer_steps: {description['optimizer_steps']!r} is not its step")
     expected = {f"model.{name}": shape for name, shape in shapes.items()}
-    if progress.best_epoch:
+    if progress.best_loss != inf:
         expected |= {f"best.{name}": shape for name, shape in shapes.items()}
     expected |= {name: (flat_size(shapes),) for name in _needed_vectors(config, progress)}
     for name, array in arrays.items():

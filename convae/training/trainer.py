@@ -127,7 +127,7 @@ class Trainer:
         self.rng.bit_generator.state = progress.order
         self.schedule.load_state(progress.schedule)
         progress.schedule = self.schedule.state()
-        if progress.epoch >= self.epochs and progress.epoch and not progress.best_epoch:
+        if progress.epoch >= self.epochs and progress.epoch and progress.best is None:
             raise UserError(
                 "loss.name: with another loss the best epoch is searched for anew, but no epochs "
                 "are left; prolong the run with trainer.epochs"
@@ -180,6 +180,7 @@ class Trainer:
             warnings.simplefilter("ignore", RuntimeWarning)
             if progress.step == 0:
                 self._show_panels()
+                self._validate(0)  # a start that training does not improve is kept
             for epoch in range(progress.epoch + 1, self.epochs + 1):
                 if self._patience_exhausted():
                     log.info(f"no lower validation loss in {self.patience} epochs: stopping early")
@@ -305,7 +306,7 @@ class Trainer:
             f"the loss became {loss} in epoch {progress.epoch + 1}, by step {step}; lower {lower}"
             f"optimizer.learning_rate (it is {self.base_rate:g}; find_learning_rate=true suggests "
             "one), or set trainer.clip_norm=1 or schedule.warmup=100"
-            f"{kept if progress.best_epoch else ''}"
+            f"{kept if progress.best is not None else ''}"
         )
 
     def _end_epoch(self, speed: float) -> None:

@@ -136,6 +136,7 @@ def test_a_run_learns_from_its_start(tmp_path) -> None:
     for init in ("pca", "he"):
         words = (f"init={init}", "model.output_activation=identity", "dtype=float64")
         result = convae.train([*still, *words, f"hydra.run.dir={tmp_path / init}"])
-        (losses[init],) = curve(result.directory, "loss/validation")
+        start, losses[init] = curve(result.directory, "loss/validation")
+        assert start == pytest.approx(losses[init], rel=1e-3)
     assert result.figures["pca_mse"] == pytest.approx(losses["pca"], rel=0.2)  # of test images
     assert losses["he"] > 3 * losses["pca"]

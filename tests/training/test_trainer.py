@@ -18,6 +18,7 @@ import convae
 from convae.configuration import Config, OptimizerConfig, ScheduleConfig
 from convae.data.splits import Splits
 from convae.errors import DivergenceError, UserError
+from convae.models.loading import BEST, load
 from convae.report.tensorboard import Board
 from convae.training import trainer as module
 from convae.training.build import build_parts, build_trainer
@@ -69,7 +70,7 @@ def test_a_run_learns(uninterrupted) -> None:
     curves, pictures, best, own, progress = uninterrupted
     assert [step for step, _ in curves["loss/train"]] == list(range(2, STEPS, 2))
     validation = [loss for _, loss in curves["loss/validation"]]
-    assert [step for step, _ in curves["loss/validation"]] == [5, 10, 15]
+    assert [step for step, _ in curves["loss/validation"]] == [0, 5, 10, 15]
     assert validation[-1] < validation[0]
     assert progress["best_loss"] == pytest.approx(min(validation), rel=1e-6)
     assert [step for step, _ in pictures] == [0, 10, 15]
@@ -124,11 +125,23 @@ def test_a_stopped_run_with_an_average_resumes_to_the_bit(noise, tmp_path) -> No
 
 
 def test_a_run_without_improvement_stops_early_and_stays_stopped(noise, tmp_path) -> None:
-    """With no learning at all, no later epoch's loss is lower than the first's."""
+    """With no learning at all, no epoch's loss is lower than that of the start."""
     patient = replace(changed(epochs=50, patience=2), optimizer=OptimizerConfig("sgd", 1e-30))
     progress = fit(noise, tmp_path, patient).progress
-    assert (progress.epoch, progress.best_epoch) == (3, 1)
-    assert fit(noise, tmp_path, patient, resume=True).progress.epoch == 3
+    assert (progress.epoch, progress.best_epoch) == (2, 0)
+    assert fit(noise, tmp_path, patient, resume=True).progress.epoch == 2
+
+
+def test_a_start_that_training_spoils_is_the_best_model(noise, tmp_path) -> None:
+    wild = replace(changed(epochs=2), optimizer=OptimizerConfig("sgd", 1e4))
+    with open_trainer(noise, tmp_path, wild) as trainer:
+        start = {name: array.copy() for name, array in trainer.model.parameters.items()}
+        progress = trainer.fit()
+    assert (progress.epoch, progress.best_epoch) == (2, 0)
+    best = load(tmp_path / BEST)
+    assert all((best.parameters[name] == array).all() for name, array in start.items())
+    assert (best.flat_parameters != trainer.model.flat_parameters).any()
+    assert curve(tmp_path, "loss/validation")[0] == pytest.approx(progress.best_loss)
 
 
 def test_a_long_epoch_is_saved_in_between(noise, tmp_path, monkeypatch) -> None:
@@ -192,7 +205,7 @@ def test_what_follows_an_epoch_may_end_the_run(noise, tmp_path) -> None:
     assert trainer.stopped
     assert progress.epoch == 2
     losses = curve(tmp_path, "loss/validation")
-    assert seen == [(1, pytest.approx(losses[0])), (2, pytest.approx(losses[1]))]
+    assert seen == [(1, pytest.approx(losses[1])), (2, pytest.approx(losses[2]))]
     assert convae.training.state.read_state(tmp_path)[1]["progress"]["epoch"] == 2
 
 

@@ -32,6 +32,9 @@ INTERNAL = re.compile(r"\s*(full_key|object_type|reference_type)\b")
 FULL_KEY = re.compile(r"\s*full_key: (\S+)")
 """Where OmegaConf names the key."""
 
+KEPT = {"hydra.run.dir", "experiment", "debug", "init", "code", "model.output_activation"}
+"""Keys that a resumed run keeps, whatever is said."""
+
 WRAPPED = re.compile(r"^\w+ raised while resolving interpolation: ")
 """What OmegaConf puts before the message of another error."""
 
@@ -45,7 +48,7 @@ def mistake(arguments: Sequence[str]) -> str | None:
         return "find_learning_rate: it trains no run, so there is none to resume; omit resume"
     if "resume" in keys and (layer := [key for key in keys if "model.layers." in key]):
         return f"{min(layer)}: a resumed run keeps its layers; omit it"
-    if "resume" in keys and (other := keys & {"hydra.run.dir", "experiment", "debug"}):
+    if "resume" in keys and (other := keys & KEPT):
         return f"{min(other)}: a resumed run keeps its own; omit it"
     parser = OverridesParser.create()
     for argument in arguments:

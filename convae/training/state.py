@@ -233,6 +233,10 @@ def restore(
     shapes = {name: array.shape for name, array in arrays.items() if name.startswith("model.")}
     if shapes != {name: array.shape for name, array in parameters.items()}:
         raise UserError("resume: the state belongs to another model; do not change the model")
+    for name in ("layers", "output_activation"):
+        own = json.loads(json.dumps(model.configuration()[name]))
+        if description["model"].get(name) != own:
+            raise UserError(f"resume: the state's model has another model.{name}; do not change it")
     if description["model"]["dtype"] != model.dtype:
         raise UserError(
             f"resume: the state is of {description['model']['dtype']}; do not change dtype"

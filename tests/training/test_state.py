@@ -155,6 +155,14 @@ def test_a_state_of_something_else_is_refused(folder: Path) -> None:
     other = convae.Autoencoder((1, 6, 6), [convae.Layer(5, 3)])
     with pytest.raises(UserError, match=r"resume: .* another model"):
         restore(arrays, description, other, convae.Adam())
+    layers = noise_model().configuration()["layers"]
+    linear = [{**layer, "activation": "identity"} for layer in layers]
+    for what, such in {
+        "layers": convae.Autoencoder((1, 6, 6), linear),
+        "output_activation": convae.Autoencoder((1, 6, 6), layers, "tanh"),
+    }.items():
+        with pytest.raises(UserError, match=rf"resume: .* another model\.{what}; do not change it"):
+            restore(arrays, description, such, convae.Adam())
     double = convae.Autoencoder((1, 6, 6), noise_model().configuration()["layers"], dtype="float64")
     with pytest.raises(UserError, match=r"resume: the state is of float32; do not change dtype"):
         restore(arrays, description, double, convae.Adam())

@@ -1,4 +1,4 @@
-"""The same tied autoencoder in PyTorch, trained by autograd, to compare training steps with."""
+"""The same autoencoder in PyTorch, trained by autograd, to compare training with."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 
 import convae
 from convae.engine import to_numpy
+from convae.engine.geometry import Geometry
 
 ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda z: z}
 
 
-class TiedAutoencoder(torch.nn.Module):
-    """A copy, parameters included, of a model with shared kernels and symmetric padding."""
+class Peer(torch.nn.Module):
+    """A copy, parameters included, of a model with shared kernels, tied or not."""
 
     def __init__(self, model: convae.Autoencoder) -> None:
         super().__init__()
@@ -30,29 +31,43 @@ class TiedAutoencoder(torch.nn.Module):
         """Reconstruct a batch."""
         layers = list(enumerate(self.model.layers))
         for i, layer in layers:
-            stride = layer.geometry.stride
-            padding = [before for before, _ in layer.geometry.padding]
             K, b = self.weights[f"{i}_kernel"], self.weights[f"{i}_hidden_bias"]
-            x = torch.nn.functional.conv2d(x, K, b, stride, padding)
-            x = ACTIVATIONS[layer.hidden_activation.name](x)
+            x = ACTIVATIONS[layer.hidden_activation.name](_encoded(x, K, b, layer.geometry))
         for i, layer in reversed(layers):
-            geometry = layer.geometry
-            padding = [before for before, _ in geometry.padding]
-            extra = [
-                n - ((out - 1) * s + k - 2 * p)
-                for n, out, s, k, p in zip(
-                    geometry.size,
-                    geometry.output,
-                    geometry.stride,
-                    geometry.kernel,
-                    padding,
-                    strict=True,
-                )
-            ]
-            K, a = self.weights[f"{i}_kernel"], self.weights[f"{i}_visible_bias"]
-            x = torch.nn.functional.conv_transpose2d(x, K, a, geometry.stride, padding, extra)
-            x = ACTIVATIONS[layer.visible_activation.name](x)
+            K, a = self.weights[f"{i}_{layer.decoder_kernel}"], self.weights[f"{i}_visible_bias"]
+            x = ACTIVATIONS[layer.visible_activation.name](_decoded(x, K, a, layer.geometry))
         return x
+
+
+def _encoded(V: torch.Tensor, K: torch.Tensor, b: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Convolve; the convolution pads by itself where both sides are padded alike."""
+    padding = [before for before, _ in geometry.padding]
+    if any(before != after for before, after in geometry.padding):
+        sides = [width for pair in reversed(geometry.padding) for width in pair]
+        V, padding = torch.nn.functional.pad(V, sides), [0, 0]
+    if b.ndim == 1:
+        return torch.nn.functional.conv2d(V, K, b, geometry.stride, padding)
+    return torch.nn.functional.conv2d(V, K, None, geometry.stride, padding) + b
+
+
+def _decoded(H: torch.Tensor, K: torch.Tensor, a: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+    """Convolve transposed, to the input's size; what lies beyond it at the end is cut off."""
+    padding, extra = [], []
+    for n, out, s, k, (before, _) in zip(
+        geometry.size,
+        geometry.output,
+        geometry.stride,
+        geometry.kernel,
+        geometry.padding,
+        strict=True,
+    ):
+        padding.append(before)
+        extra.append(max(0, n - ((out - 1) * s + k - 2 * before)))
+    bias = a if a.ndim == 1 else None
+    A = torch.nn.functional.conv_transpose2d(H, K, bias, geometry.stride, padding, extra)
+    rows, columns = geometry.size
+    A = A[..., :rows, :columns]
+    return A if a.ndim == 1 else A + a
 
 
 def training_steps(model: convae.Autoencoder, x: np.ndarray) -> dict[str, Callable[[], float]]:
@@ -61,7 +76,7 @@ def training_steps(model: convae.Autoencoder, x: np.ndarray) -> dict[str, Callab
     modes: dict[str, Callable[[], float]] = {}
     variants = [("eager", False, False), ("channels_last", True, False), ("compiled", False, True)]
     for name, channels_last, compiled in variants:
-        peer = TiedAutoencoder(model)
+        peer = Peer(model)
         images = torch.tensor(x)
         if channels_last:
             peer = peer.to(memory_format=torch.channels_last)

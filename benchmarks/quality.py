@@ -25,6 +25,7 @@ from torch import nn
 import convae
 import convae.app.entry  # the types of the configuration's keys
 from benchmarks.measure import keep, table
+from benchmarks.peers import Peer
 from convae.app.overrides import CONFIGS, hydra_of_its_own
 from convae.configuration import Config
 from convae.data.datasets import load_dataset
@@ -166,7 +167,7 @@ def theirs(config: Config, data: Splits, seed: int, tied: bool) -> Contestant:
     """Train the same architecture in PyTorch: its own initialisation, autograd and AdamW."""
     for layer in config.model.layers:
         layer.tied = tied
-    module = convae.to_torch(build_model(config, data.train.shape))
+    module = Peer(build_model(config, data.train.shape))
     torch.manual_seed(seed)
     for name, parameter in module.named_parameters():
         if name.endswith("kernel"):  # as Conv2d and ConvTranspose2d do

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import convae
 from benchmarks.measure import keep, ratio, table
-from benchmarks.peers import TiedAutoencoder
+from benchmarks.peers import Peer
 from benchmarks.workloads import WORKLOADS, Workload, build
 from convae import engine
 from convae.engine.gpu.cuda import KernelBackend
@@ -114,7 +114,7 @@ def peers(
     torch.backends.cudnn.benchmark = True
     steps: dict[str, Callable[[], torch.Tensor]] = {}
     for name in ("eager", "channels_last", "max-autotune"):
-        peer, images = TiedAutoencoder(model).cuda(), torch.tensor(x, device="cuda")
+        peer, images = Peer(model).cuda(), torch.tensor(x, device="cuda")
         if name != "eager":
             peer = peer.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 import convae
-from benchmarks import step_gpu
+from benchmarks import quality, step_gpu
+from benchmarks.peers import Peer
 from convae import engine
 from tests.helpers import REPOSITORY
 
@@ -50,3 +53,50 @@ def test_a_run_killed_three_times_ends_as_one_left_alone() -> None:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "| files and final states equal, no temporary files | yes |" in done.stdout
+
+
+def test_a_level_is_reached_when_the_error_first_is_no_higher() -> None:
+    curve = quality.Curve([0.5, 0.2, 0.1, 0.15], [1.0, 2.0, 3.0, 4.0])
+    assert curve.reaches(0.5) == (0, 1.0)
+    assert curve.reaches(0.15) == (2, 3.0)
+    assert curve.reaches(0.05) is None
+    others = [quality.Curve([0.5, 0.1], [1.0, 7.0]), quality.Curve([0.5], [1.0])]
+    assert quality.reached([curve, *others], 0.15) == "5 s, epoch 2 (2 of 3)"
+    assert quality.reached(others, 0.05) == "never"
+
+
+def test_all_contestants_of_quality_learn_the_same_images() -> None:
+    row = quality.Row(4, ("dataset=digits", "dataset.limit=64", "dataset.evaluation_limit=32"))
+    words = [*quality.configuration(row, "", 0), "trainer.epochs=3", "trainer.batch_size=16"]
+    data = quality.load_dataset(quality.composed(words).dataset)
+    ends = {}
+    for who, build in quality.contestants().items():
+        config = quality.choose(quality.composed(words), data).config
+        curve = quality.train(config, data, build)
+        assert len(curve.errors) == len(curve.seconds) == 4
+        assert curve.errors[-1] < curve.errors[0]
+        ends[who] = curve.errors[0]
+    assert ends["convae"] < 0.5 * min(ends["PyTorch, tied"], ends["PyTorch, untied"])
+
+
+def test_an_unknown_row_is_named() -> None:
+    command = [sys.executable, "-m", "benchmarks.quality", "presets", "minst"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "unknown: minst; rows are digits, MNIST" in done.stderr
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_peer_in_pytorch_reconstructs_what_the_model_does(tied: bool, rng) -> None:
+    layers = [
+        convae.Layer(6, 4, stride=2, padding="same", tied=tied),
+        convae.Layer(8, 4, stride=2, padding="same", tied=tied),  # 7 to 4: padded unevenly
+        convae.Layer(3, "input", activation="identity", visible_bias="position", tied=tied),
+    ]
+    model = convae.Autoencoder((1, 14, 14), layers)
+    for array in model.parameters.values():
+        array += 0.1 * rng.standard_normal(array.shape)
+    x = rng.random((5, 1, 14, 14), dtype="float32")
+    with torch.inference_mode():
+        R = Peer(model)(torch.from_numpy(x)).numpy()
+    assert np.abs(R - model.reconstruct(x)).max() < 1e-5

@@ -100,7 +100,7 @@ def test_tensorboard_shows_curves_and_pictures(finished) -> None:
     steps = -(-600 // 32) * 3  # the last batch of an epoch is smaller
     for tag in ("loss/train", "training/learning_rate", "training/images_per_second"):
         assert [event.step for event in board.Scalars(tag)] == list(range(10, steps, 10))
-    assert [event.step for event in board.Scalars("loss/validation")] == [19, 38, 57]
+    assert [event.step for event in board.Scalars("loss/validation")] == [0, 19, 38, 57]
     for tag in ("reconstructions", "weights/filters"):
         assert [image.step for image in board.Images(tag)] == [0, 38, 57]
     assert board.Images("reconstructions")[0].height == 3 * PICTURE - GAP

@@ -315,7 +315,6 @@ def test_a_keyboard_interrupt_says_how_to_resume(main, monkeypatch, capsys) -> N
         ),
         (["resume=x", "hydra.run.dir=y"], "hydra.run.dir: a resumed run keeps its own; omit it"),
         (["resume=x", "experiment=mnist"], "experiment: a resumed run keeps its own; omit it"),
-        (["resume=x", "init=he"], "init: a resumed run keeps its own; omit it"),
         (["resume=x", "code=8"], "code: a resumed run keeps its own; omit it"),
         (
             ["resume=x", "model.layers.0.filters=8"],

@@ -85,7 +85,9 @@ class Choices:
 def choose(config: Config, data: Splits) -> Choices:
     """Choose what a configuration leaves open; a `UserError` says what does not fit the images."""
     reasons: list[str] = []
-    sample = _sample(data.train)
+    augmentation = config.augmentation
+    is_open = None in (config.model.output_activation, augmentation.flip, augmentation.shift)
+    sample = _sample(data.train) if is_open else np.empty((0, *data.train.shape), np.float32)
     config = replace(
         config,
         model=_model(config, data.train.shape, sample, reasons),

@@ -25,6 +25,9 @@ Floats: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 LARGEST_MOMENTS = 2048
 """Longest patch whose second moments are computed; of longer ones the patches are kept."""
 
+SMALLEST = 1e-7
+"""Moments below this part of the largest are lost in rounding errors."""
+
 
 def taps(geometry: Geometry) -> tuple[list[int], ...]:
     """Choose the elements of a kernel, along each axis, that are to meet every position once.
@@ -107,15 +110,24 @@ class Moments:
     def leading(self, count: int) -> Floats:
         """Compute orthonormal directions of the largest moments: (count, length)."""
         if self._sum is not None:
-            return np.linalg.eigh(self._sum)[1][:, ::-1][:, :count].T
+            return _eigenvectors(self._sum, count)[1].T
         rows = np.concatenate(self._rows)
-        if count >= min(rows.shape):
-            found = np.linalg.svd(rows, full_matrices=False)[2]
-            return _completed(found.astype(np.float64), count)
-        from sklearn.utils.extmath import randomized_svd
+        if len(rows) >= self.length:
+            return _eigenvectors((rows.T @ rows).astype(np.float64), count)[1].T
+        # the method of snapshots (Sirovich 1987): X X' has the same eigenvalues, and is smaller
+        moments, U = _eigenvectors((rows @ rows.T).astype(np.float64), count)
+        kept = moments > SMALLEST * moments.max(initial=0)
+        directions = (U[:, kept] / np.sqrt(moments[kept])).T @ rows
+        return _completed(directions, count)
 
-        found = randomized_svd(rows, count, n_iter=4, random_state=0)[2]
-        return np.linalg.qr(found.T.astype(np.float64))[0].T
+
+def _eigenvectors(S: Floats, count: int) -> tuple[Floats, Floats]:
+    """Compute the largest eigenvalues, at most so many, and their vectors in columns."""
+    from scipy.linalg import eigh
+
+    last = len(S) - 1
+    values, vectors = eigh(S, subset_by_index=[max(last + 1 - count, 0), last], check_finite=False)
+    return values[::-1], vectors[:, ::-1]
 
 
 def _completed(directions: Floats, count: int) -> Floats:

@@ -36,6 +36,12 @@ log = logging.getLogger("convae")
 SUMMARY = "summary.json"
 """Name of the figures' file in a run's folder."""
 
+UNSPOILT = (
+    "No epoch was better than the start, which is what is kept; try a lower "
+    "optimizer.learning_rate, or more epochs"
+)
+"""What is said of a run whose best model is the one that it began with."""
+
 TRAINING_IMAGES = 2_000
 """Training images, at most, on which the error is measured again at the end."""
 
@@ -134,6 +140,8 @@ class Summary:
         lines = [f"\n{table(title, labels, figures)}", *self.baselines.notes]
         if model.code_size >= np.prod(model.input_shape):
             lines.append("The code is no smaller than the image: PCA loses nothing.")
+        if not epoch:
+            lines.append(UNSPOILT)
         if tried := advice(labels, figures):
             lines.append(tried)
         if "auroc" in figures:

@@ -196,6 +196,15 @@ def test_a_run_that_is_behind_a_baseline_says_so_and_what_to_try(tmp_path, capsy
     assert f"{said}, so it underfits. Try more epochs" in output
 
 
+def test_a_run_that_only_spoils_its_start_keeps_it_and_says_so(tmp_path, capsys) -> None:
+    words = ("code=64", "trainer.epochs=1", "optimizer.learning_rate=0.1", "trainer.embeddings=0")
+    lossless = (*words, "model.output_activation=identity", "dtype=float64", "device=cpu")
+    result = train(tmp_path, *lossless)
+    assert result.figures["best_epoch"] == 0
+    assert result.figures["test_mse"] < 1e-10
+    assert "No epoch was better than the start, which is what is kept" in capsys.readouterr().out
+
+
 def test_a_code_with_positions_has_a_baseline_with_positions(tmp_path, capsys) -> None:
     small = (
         "model=spatial",

@@ -185,11 +185,11 @@ def four_thousand_steps(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("images", "batch_size", "epochs", "patience", "warmup"),
     [
-        (2, 32, 60, 20, 6),
-        (100, 32, 60, 20, 24),
-        (1617, 32, 60, 20, 100),
+        (2, 32, 150, 50, 15),
+        (100, 32, 150, 50, 60),
+        (1617, 32, 78, 26, 100),
         (3_999, 32, 32, 10, 100),
-        (4_000, 64, 60, 20, 100),
+        (4_000, 64, 63, 21, 100),
         (19_999, 64, 13, 5, 100),
         (20_000, 128, 25, 8, 100),
         (200_000, 128, 8, 5, 100),
@@ -198,7 +198,7 @@ def four_thousand_steps(monkeypatch) -> None:
 def test_few_images_are_seen_more_often(
     four_thousand_steps, images, batch_size, epochs, patience, warmup
 ) -> None:
-    """About 4,000 steps: 8 to 60 epochs."""
+    """About 4,000 steps: 8 to 150 epochs."""
     config = chosen(counted_images(images)).config
     assert (config.trainer.batch_size, config.trainer.epochs) == (batch_size, epochs)
     assert (config.trainer.patience, config.schedule.warmup) == (patience, warmup)

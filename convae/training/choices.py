@@ -41,7 +41,7 @@ STEPS = 3_000
 WARMUP = 100
 """Steps over which the learning rate rises; a tenth of a shorter run."""
 
-FEWEST_EPOCHS, MOST_EPOCHS = 8, 150
+FEWEST_EPOCHS, MOST_EPOCHS = 12, 150
 """Limits of that."""
 
 LEAST_PATIENCE = 5

@@ -192,13 +192,13 @@ def four_thousand_steps(monkeypatch) -> None:
         (4_000, 64, 63, 21, 100),
         (19_999, 64, 13, 5, 100),
         (20_000, 128, 25, 8, 100),
-        (200_000, 128, 8, 5, 100),
+        (200_000, 128, 12, 5, 100),
     ],
 )
 def test_few_images_are_seen_more_often(
     four_thousand_steps, images, batch_size, epochs, patience, warmup
 ) -> None:
-    """About 4,000 steps: 8 to 150 epochs."""
+    """About 4,000 steps: 12 to 150 epochs."""
     config = chosen(counted_images(images)).config
     assert (config.trainer.batch_size, config.trainer.epochs) == (batch_size, epochs)
     assert (config.trainer.patience, config.schedule.warmup) == (patience, warmup)

@@ -32,7 +32,6 @@ from convae.data.datasets import load_dataset
 from convae.data.splits import Splits
 from convae.report.baselines import Baselines
 from convae.report.evaluation import measure
-from convae.report.spectrum import checkerboard
 from convae.training.build import build_model, build_parts, build_step
 from convae.training.choices import choose
 from convae.training.start import start
@@ -92,8 +91,7 @@ def preset(row: Row, root: str, seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         result = convae.train([*overrides, f"hydra.run.dir={directory}/run"])
     seconds = time.perf_counter() - begun
-    board = checkerboard(result.model)
-    return {**result.figures, "start": first, "seconds": seconds, "checkerboard": board}
+    return {**result.figures, "start": first, "seconds": seconds}
 
 
 def presets(names: Sequence[str], root: str) -> None:
@@ -121,7 +119,7 @@ def presets(names: Sequence[str], root: str) -> None:
             "code's size was given. The checkerboard is by how much an amplitude of the strides' "
             "frequencies exceeds its neighbours on a grey picture, in units of the range [0, 1]."
         )
-        command = f"python -m benchmarks.quality presets root={root}"
+        command = "python -m benchmarks.quality presets root=FOLDER"
         keep("quality_presets", command, f"{note}\n\n{table(header, rows)}")
 
 
@@ -150,7 +148,7 @@ Contestant = tuple[Step, Callable[[], float], Callable[[float], None]]
 """A step on a batch in [0, 1], the test error, and what sets the learning rate."""
 
 
-def ours(config: Config, data: Splits, seed: int) -> Contestant:
+def ours(config: Config, data: Splits) -> Contestant:
     """Do what `convae.train` does, without its reports."""
     model = build_model(config, data.train.shape)
     start(model, config, data)
@@ -163,12 +161,12 @@ def ours(config: Config, data: Splits, seed: int) -> Contestant:
     return step, lambda: measure(model, data.test, 256).mse, set_rate
 
 
-def theirs(config: Config, data: Splits, seed: int, tied: bool) -> Contestant:
+def theirs(config: Config, data: Splits, tied: bool) -> Contestant:
     """Train the same architecture in PyTorch: its own initialisation, autograd and AdamW."""
     for layer in config.model.layers:
         layer.tied = tied
     module = Peer(build_model(config, data.train.shape))
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
     for name, parameter in module.named_parameters():
         if name.endswith("kernel"):  # as Conv2d and ConvTranspose2d do
             nn.init.kaiming_uniform_(parameter, a=5**0.5)
@@ -205,7 +203,7 @@ def theirs(config: Config, data: Splits, seed: int, tied: bool) -> Contestant:
 def train(config: Config, data: Splits, build: Callable[..., Contestant]) -> Curve:
     """Train for the configuration's epochs, the same images in the same order for everyone."""
     begun = time.perf_counter()
-    step, error, set_rate = build(config, data, config.seed)
+    step, error, set_rate = build(config, data)
     spent = time.perf_counter() - begun
     parts = build_parts(config)
     size, epochs = config.trainer.batch_size, config.trainer.epochs
@@ -274,8 +272,8 @@ def time_to_quality(names: Sequence[str], root: str) -> None:
             "images passes a level: the median of five seeds, and how many of them get there. Same "
             "architecture, batches, augmentation, optimizer and schedule for all."
         )
-        command = f"python -m benchmarks.quality time root={root}"
         header = ["images", "error", *curves]
+        command = "python -m benchmarks.quality time root=FOLDER"
         keep("quality_time", command, f"{note}\n\n{table(header, rows)}")
 
 

@@ -112,7 +112,8 @@ def _run(
     if config.resume is not None:
         progress = restore(*read_state(directory), model, parts.optimizer)
         check_resumable(progress, data, model.loss.name)
-        is_done = progress.epoch >= (config.trainer.epochs or 0)
+        assert config.trainer.epochs is not None  # chosen, if it was not given
+        is_done = progress.epoch >= config.trainer.epochs
         where = "all epochs are done" if is_done else f"in epoch {progress.epoch + 1}"
         log.info(f"resuming after step {progress.step}, {where}")
     else:

@@ -110,18 +110,18 @@ class Moments:
     def leading(self, count: int) -> Floats:
         """Compute orthonormal directions of the largest moments: (count, length)."""
         if self._sum is not None:
-            return _eigenvectors(self._sum, count)[1].T
+            return eigenvectors(self._sum, count)[1].T
         rows = np.concatenate(self._rows)
         if len(rows) >= self.length:
-            return _eigenvectors((rows.T @ rows).astype(np.float64), count)[1].T
+            return eigenvectors((rows.T @ rows).astype(np.float64), count)[1].T
         # the method of snapshots (Sirovich 1987): X X' has the same eigenvalues, and is smaller
-        moments, U = _eigenvectors((rows @ rows.T).astype(np.float64), count)
+        moments, U = eigenvectors((rows @ rows.T).astype(np.float64), count)
         kept = moments > SMALLEST * moments.max(initial=0)
         directions = (U[:, kept] / np.sqrt(moments[kept])).T @ rows
         return _completed(directions, count)
 
 
-def _eigenvectors(S: Floats, count: int) -> tuple[Floats, Floats]:
+def eigenvectors(S: Floats, count: int) -> tuple[Floats, Floats]:
     """Compute the largest eigenvalues, at most so many, and their vectors in columns."""
     from scipy.linalg import eigh
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from convae.configuration import INITIALISATIONS
 from convae.engine import Array, to_numpy
 from convae.errors import UserError, check_choice, check_range
 from convae.models import backpropagation, frames
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 Drawn: TypeAlias = dict[str, np.ndarray[Any, Any]]
 
 FROM_DATA = ("pca", "parseval")
-METHODS = (*FROM_DATA, "orthogonal", "he")
 
 FIT_VALUES = 200_000
 """Values, at most, to which an output activation is fitted."""
@@ -67,7 +67,7 @@ def initialise(
     stride's patch (one with the identity as activation), and the biases can hold the mean. Where
     filters are fewer, the layer starts as the projection on as many directions.
     """
-    check_choice("method", method, METHODS)
+    check_choice("method", method, INITIALISATIONS)
     seed = model.seed if seed is None else seed
     check_range("seed", seed, at_least=0, integer=True)
     rng = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convae.engine import Array, ArrayBackend, to_numpy
+from convae.engine import Array, ArrayBackend, edges, gemm, to_numpy
 from convae.engine.geometry import Geometry
 from convae.models import biases, frames
 from convae.models.frames import Basis, Floats, Moments
@@ -127,7 +127,7 @@ def _start(
     V = np.concatenate([below.read(H) for H in inputs.batches()])
     M = V.mean(axis=0, dtype=np.float64)
     m = _bearable_mean(layer, M)
-    V -= _inside(m, geometry).astype(V.dtype)
+    V -= m[gemm.inside(geometry)].astype(V.dtype)
     chosen = frames.taps(geometry)
     length = len(below.plus) // geometry.groups * prod(map(len, chosen))
     code = Signal.of_code(layer.spec.filters, geometry.groups, length, layer.hidden_activation)
@@ -183,15 +183,6 @@ def _bearable_mean(layer: TiedConvolution, M: Floats) -> Floats:
     return m
 
 
-def _inside(padded: Floats, geometry: Geometry) -> Floats:
-    """Leave the padding out."""
-    inside = (
-        slice(before, before + size)
-        for size, (before, _) in zip(geometry.size, geometry.padding, strict=True)
-    )
-    return padded[(slice(None), *inside)]
-
-
 def _shared(values: Floats, shape: tuple[int, ...]) -> Floats:
     """Average (C, *positions) over the positions that share a bias of a shape."""
     total, count = (
@@ -199,15 +190,6 @@ def _shared(values: Floats, shape: tuple[int, ...]) -> Floats:
     )
     mean: Floats = total / count
     return mean
-
-
-NUMPY_MODES: dict[str, Any] = {
-    "zeros": "constant",
-    "reflect": "reflect",
-    "replicate": "edge",
-    "circular": "wrap",
-}
-"""What NumPy calls the modes of padding."""
 
 
 def _filters(
@@ -222,7 +204,6 @@ def _filters(
     groups = geometry.groups
     each, channels = count // groups, V.shape[1] // groups
     K = np.zeros((count, *geometry.tile, channels, *geometry.kernel))
-    edges = ((0, 0), (0, 0), *geometry.padding)
     for group in range(groups):
         mine = slice(group * channels, (group + 1) * channels)
         moments = {
@@ -230,7 +211,9 @@ def _filters(
             for place in np.ndindex(*geometry.tile)
         }
         for start in range(0, len(V), BATCH):
-            some = np.pad(V[start : start + BATCH, mine], edges, NUMPY_MODES[geometry.padding_mode])
+            some = edges.extend(V[start : start + BATCH, mine], geometry)
+            if geometry.padding_mode == "zeros":
+                some = np.pad(some, ((0, 0), (0, 0), *geometry.padding))
             columns = frames.patches(some, geometry, chosen)  # (N, C, taps, *output)
             for place, found in moments.items():
                 where = (slice(j, None, t) for j, t in zip(place, geometry.tile, strict=True))

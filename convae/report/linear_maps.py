@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from convae.models.frames import eigenvectors
+
 Floats: TypeAlias = np.ndarray[Any, Any]
 
 BLOCK = 256
@@ -138,14 +140,7 @@ class LowRank:
 
 def leading(C: Floats, count: int) -> Floats:
     """Compute the eigenvectors of the largest eigenvalues of C (L, L): -> (count, L)."""
-    from scipy.linalg import eigh
-
-    if not count:
-        return np.empty((0, len(C)))
-    last = len(C) - 1
-    wanted = [max(last + 1 - count, 0), last]
-    _, vectors = eigh(C, subset_by_index=wanted, check_finite=False)
-    return np.asarray(vectors[:, ::-1].T)
+    return eigenvectors(C, count)[1].T if count else np.empty((0, len(C)))
 
 
 def reduced_rank(Cyy: Floats, Cyx: Floats, rank: int) -> tuple[Floats, Floats]:

@@ -38,11 +38,11 @@ SMALL, LARGE = 4_000, 20_000
 STEPS = 3_000
 """Steps of training: as many epochs as that takes."""
 
-WARMUP = 100
-"""Steps over which the learning rate rises; a tenth of a shorter run."""
-
 FEWEST_EPOCHS, MOST_EPOCHS = 12, 150
 """Limits of that."""
+
+WARMUP = 100
+"""Steps over which the learning rate rises; a tenth of a shorter run."""
 
 LEAST_PATIENCE = 5
 """Epochs without a lower validation loss that are tolerated; a third of the epochs, if more."""
@@ -145,14 +145,14 @@ def _model(
             model, layers=[LayerConfig(**dataclasses.asdict(layer)) for layer in layers]
         )
         *convolutions, code = layers
-        sizes = f"{shape[1]}x{shape[2]}"
+        sizes = "x".join(map(str, shape[1:]))
         if convolutions:
-            rows, columns = (
-                -(-n // 2 ** sum(layer.stride[axis] > 1 for layer in convolutions))  # type: ignore[index]
-                for axis, n in enumerate(shape[1:])
-            )
+            code_input = shape
+            for layer in convolutions:
+                code_input = (layer.filters, *layer.geometry(code_input).output)
             widths = ", ".join(str(layer.filters) for layer in convolutions)
-            sizes += f" is halved to {rows}x{columns} by convolutions of {widths} filters"
+            halved = "x".join(map(str, code_input[1:]))
+            sizes += f" is halved to {halved} by convolutions of {widths} filters"
         numbers = counted(code.filters, "number")
         reasons.append(f"model=auto: {sizes}, then a code of {numbers}")
     if model.output_activation is None:

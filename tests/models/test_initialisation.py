@@ -11,9 +11,10 @@ from sklearn.decomposition import PCA
 
 import convae
 from convae import engine
+from convae.configuration import INITIALISATIONS
 from convae.errors import UserError, UserTypeError
 from convae.models import frames
-from convae.models.initialisation import METHODS, fit_output, initialise
+from convae.models.initialisation import fit_output, initialise
 from tests.helpers import ShortStorage, device_of
 
 
@@ -252,6 +253,6 @@ def test_wrong_arguments_are_named(rng) -> None:
 
 def test_every_method_works_with_short_storage(rng) -> None:
     model = convae.Autoencoder((1, 8, 8), [L(8, 2, 2)], storage="float16", backend=ShortStorage())
-    for method in METHODS:
+    for method in INITIALISATIONS:
         initialise(model, method, rng.random((20, 1, 8, 8), dtype="float32"))
         assert np.isfinite(model.flat_parameters).all()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, replace
 from math import ceil, inf
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from convae.configuration import (
     TrainerConfig,
 )
 from convae.data.augmentation import Augmentation
-from convae.data.splits import Split, Splits
+from convae.data.splits import Split, Splits, sample
 from convae.errors import UserError, counted
 from convae.models.architecture import choose_layers
 
@@ -65,6 +66,17 @@ ALIKE = 1.1
 COMPARED_SIZE = 16
 """Size, about, to which images are reduced to be compared."""
 
+CHOSEN = (
+    "model.layers",
+    "model.output_activation",
+    "augmentation.flip",
+    "augmentation.shift",
+    "trainer.epochs",
+    "trainer.batch_size",
+    "optimizer.learning_rate",
+)
+"""What every run has a value for, given or chosen."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -87,12 +99,12 @@ def choose(config: Config, data: Splits) -> Choices:
     reasons: list[str] = []
     augmentation = config.augmentation
     is_open = None in (config.model.output_activation, augmentation.flip, augmentation.shift)
-    sample = _sample(data.train) if is_open else np.empty((0, *data.train.shape), np.float32)
+    images = _sample(data.train) if is_open else np.empty((0, *data.train.shape), np.float32)
     config = replace(
         config,
-        model=_model(config, data.train.shape, sample, reasons),
+        model=_model(config, data.train.shape, images, reasons),
         code=None,
-        augmentation=_augmentation(config, sample, reasons),
+        augmentation=_augmentation(config, images, reasons),
         trainer=_length(config, len(data.train), reasons),
     )
     config = replace(config, schedule=_warmup(config, len(data.train), reasons))
@@ -110,6 +122,11 @@ def choose(config: Config, data: Splits) -> Choices:
     return Choices(replace(config, optimizer=optimizer), tuple(reasons))
 
 
+def left_open(config: Config) -> list[str]:
+    """Name what a configuration leaves to be chosen."""
+    return [name for name in CHOSEN if attrgetter(name)(config) in (None, [])]
+
+
 def _warmup(config: Config, images: int, reasons: list[str]) -> ScheduleConfig:
     """Choose a short warm-up, unless the schedule has one of its own."""
     schedule, trainer = config.schedule, config.trainer
@@ -124,23 +141,24 @@ def _warmup(config: Config, images: int, reasons: list[str]) -> ScheduleConfig:
 
 
 def _sample(train: Split) -> np.ndarray[Any, Any]:
-    """Take some training images, evenly spaced: (N, C, H, W) in [0, 1]."""
-    count = min(SAMPLE, len(train))
-    chosen = np.linspace(0, len(train) - 1, count).round().astype(int)
-    pixels = np.concatenate(list(train.select(chosen).batches(256)))
+    """Take some training images: (N, C, H, W) in [0, 1]."""
+    pixels = np.concatenate(list(sample(train, SAMPLE).batches(256)))
     return pixels.astype(np.float32) / 255
 
 
 def _model(
     config: Config,
     shape: tuple[int, ...],
-    sample: np.ndarray[Any, Any],
+    images: np.ndarray[Any, Any],
     reasons: list[str],
 ) -> Any:
     """Choose the layers, and the output activation by the values that images have."""
     model = config.model
     if not model.layers:
         layers = choose_layers(shape, config.code)
+        if config.penalty.kl:
+            layers[-1] = replace(layers[-1], activation="sigmoid")
+            reasons.append("model.layers: a sigmoid code, since penalty.kl reads probabilities")
         model = replace(
             model, layers=[LayerConfig(**dataclasses.asdict(layer)) for layer in layers]
         )
@@ -156,7 +174,7 @@ def _model(
         numbers = counted(code.filters, "number")
         reasons.append(f"model=auto: {sizes}, then a code of {numbers}")
     if model.output_activation is None:
-        saturated = float(((sample <= 1 / 255) | (sample >= 254 / 255)).mean())
+        saturated = float(((images <= 1 / 255) | (images >= 254 / 255)).mean())
         why = f"{saturated:.0%} of the values are black or white"
         name = "sigmoid" if saturated >= SATURATED else "identity"
         if config.loss.name == "bce":
@@ -167,18 +185,18 @@ def _model(
 
 
 def _augmentation(
-    config: Config, sample: np.ndarray[Any, Any], reasons: list[str]
+    config: Config, images: np.ndarray[Any, Any], reasons: list[str]
 ) -> AugmentationConfig:
     """Mirror and shift images if what that gives looks like images to their PCA."""
-    augmentation, side = config.augmentation, min(sample.shape[2:])
-    size = "x".join(map(str, sample.shape[2:]))
+    augmentation, side = config.augmentation, min(images.shape[2:])
+    size = "x".join(map(str, images.shape[2:]))
     if augmentation.shift and augmentation.shift >= side:
         raise UserError(
             f"augmentation.shift: {augmentation.shift} pixels would move all that there is out of "
             f"images of {size}; expected less than {side}"
         )
     if augmentation.flip is None:
-        ratio = likeness(sample, sample[..., ::-1])
+        ratio = likeness(images, images[..., ::-1])
         augmentation = replace(augmentation, flip=ratio <= ALIKE)
         reasons.append(_likeness_reason("flip", augmentation.flip, "mirrored", ratio))
     if augmentation.shift is None and side < SHIFT_PART:
@@ -186,8 +204,8 @@ def _augmentation(
         reasons.append(f"augmentation.shift=0: images of {size} are small")
     elif augmentation.shift is None:
         largest = side // SHIFT_PART
-        moved = Augmentation(shift=largest)(sample, 0)
-        ratio = likeness(sample, moved)
+        moved = Augmentation(shift=largest)(images, 0)
+        ratio = likeness(images, moved)
         augmentation = replace(augmentation, shift=largest if ratio <= ALIKE else 0)
         reasons.append(_likeness_reason("shift", augmentation.shift, "shifted", ratio))
     return augmentation

@@ -9,7 +9,7 @@ import numpy as np
 
 from convae.configuration import Config
 from convae.data.pictures import to_floats
-from convae.data.splits import Split, Splits
+from convae.data.splits import Split, Splits, sample
 from convae.engine import Array
 from convae.models.autoencoder import Autoencoder
 from convae.models.initialisation import FROM_DATA, initialise
@@ -28,14 +28,13 @@ def start(model: Autoencoder, config: Config, data: Splits) -> None:
     if config.init not in FROM_DATA:
         initialise(model, config.init)
         return
-    images = sample(model, data.train)
+    images = starting_images(model, data.train)
     log.info(f"init={config.init}: from {len(images):,} training images")
     initialise(model, config.init, images)
 
 
-def sample(model: Autoencoder, train: Split) -> Array:
+def starting_images(model: Autoencoder, train: Split) -> Array:
     """Draw training images (N, C, H, W) at random, in random order, as many as memory is for."""
-    count = min(IMAGES, len(train), max(BYTES // (4 * prod(train.shape)), 1))
-    chosen = np.random.default_rng([model.seed, 5]).permutation(len(train))[:count]
-    batches = train.select(chosen).batches(256)
+    images = min(IMAGES, max(BYTES // (4 * prod(train.shape)), 1))
+    batches = sample(train, images).batches(256, np.random.default_rng([model.seed, 5]))
     return model.xp.concatenate([to_floats(p, model.backend, model.dtype) for p in batches])

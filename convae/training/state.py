@@ -25,6 +25,7 @@ from convae.models import checkpoint
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, LAST, parameter_shapes_of
 from convae.models.parameters import flat_size
+from convae.training.choices import left_open
 from convae.training.optimizers import OPTIMIZERS, Optimizer
 from convae.training.progress import Progress
 from convae.training.schedules import SCHEDULES
@@ -191,6 +192,8 @@ def _check(arrays: Mapping[str, np.ndarray[Any, Any]], description: Mapping[str,
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"its model is wrong: {error!r}") from None
     config = from_plain(description["configuration"])
+    if left := left_open(config):
+        raise UserError(f"its configuration says nothing of {', '.join(left)}")
     if progress.loss != loss:
         raise UserError(f"progress.loss: {progress.loss!r} is not its model's")
     if description["optimizer_steps"] is True or description["optimizer_steps"] != progress.step:

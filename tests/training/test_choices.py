@@ -18,6 +18,7 @@ from convae.configuration import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    PenaltyConfig,
     ScheduleConfig,
     TrainerConfig,
 )
@@ -114,6 +115,13 @@ def test_bce_has_a_sigmoid_whatever_the_images(rng) -> None:
     found = chosen(grey, replace(OPEN, loss=LossConfig("bce")))
     assert found.config.model.output_activation == "sigmoid"
     assert any("sigmoid: loss=bce" in line for line in found.reasons)
+
+
+def test_a_sparse_code_of_probabilities_has_a_sigmoid(rng) -> None:
+    config = replace(OPEN, penalty=PenaltyConfig(kl=0.001))
+    layers = chosen(texture(rng), config).config.model.layers
+    assert [layer.activation for layer in layers[:-1]] == ["relu"] * (len(layers) - 1)
+    assert layers[-1].activation == "sigmoid"
 
 
 def test_a_sigmoid_learns_faster(rng) -> None:

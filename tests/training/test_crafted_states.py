@@ -52,6 +52,7 @@ FIELDS = {
     "configuration": MAPPINGS,
     "configuration.trainer": MAPPINGS[:-1],
     "configuration.trainer.epochs": ("many", None, [], -1),
+    "configuration.optimizer.learning_rate": (None,),
     "configuration.trainer.from_the_future": (1,),
     "configuration.model.layers": (5, None, "text", [7], [{"filters": "many", "kernel": 3}]),
     "progress": MAPPINGS,
@@ -202,6 +203,7 @@ CASES += [(damaged, (seed,)) for seed in range(350 - len(CASES))]
 QUICK: list[Case] = [
     (replaced, ("progress.order", MISSING)),
     (replaced, ("optimizer_steps", MISSING)),
+    (replaced, ("configuration.trainer.epochs", None)),
     (replaced, ("progress.step", -1)),
     (rearranged, ("model.0.kernel", "NaN")),
     (rearranged, ("optimizer.first_moment", "missing")),

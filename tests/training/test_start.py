@@ -17,7 +17,7 @@ from convae.report.evaluation import measure
 from convae.training import start as starts
 from convae.training.build import build_model
 from convae.training.choices import choose
-from convae.training.start import sample, start
+from convae.training.start import starting_images, start
 from tests.helpers import curve
 
 CONFIG = Config(
@@ -82,15 +82,15 @@ def noise_split(rng: np.random.Generator, count: int = 100) -> InMemory:
 def test_a_sample_has_the_split_once_in_an_order_of_its_own(rng) -> None:
     split = noise_split(rng)
     model = convae.Autoencoder((1, 6, 6), [convae.Layer(2, 3)])
-    x = sample(model, split)
+    x = starting_images(model, split)
     assert x.dtype == model.dtype
     rows = [row.tobytes() for row in np.rint(x * 255).astype(np.uint8)]
     own = [row.tobytes() for row in split.pixels]
     assert sorted(rows) == sorted(own)
     assert rows != own
-    assert (sample(model, split) == x).all()
+    assert (starting_images(model, split) == x).all()
     other = convae.Autoencoder((1, 6, 6), [convae.Layer(2, 3)], seed=1)
-    assert (sample(other, split) != x).any()
+    assert (starting_images(other, split) != x).any()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_sample_is_bounded_by_number_and_by_memory(
     monkeypatch.setattr(starts, "IMAGES", images)
     monkeypatch.setattr(starts, "BYTES", size)
     model = convae.Autoencoder((1, 6, 6), [convae.Layer(2, 3)])
-    x = sample(model, noise_split(rng))
+    x = starting_images(model, noise_split(rng))
     assert x.shape == (expected, 1, 6, 6)
     assert len(np.unique(x.reshape(expected, -1), axis=0)) == expected
 

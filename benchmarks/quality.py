@@ -3,17 +3,18 @@
 `presets` trains on each dataset with nothing but a code size given, five seeds, and tabulates the
 error before training, at the end, and PCA's. `time` measures how long it takes until the test error
 passes given levels, beside the same architecture in PyTorch with its usual initialisation, tied and
-untied. Further arguments choose rows by their names. Results are kept after every row.
+untied. Further arguments choose rows by their names, or are overrides, such as trainer.epochs=6.
+Results are kept after every row.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,25 @@ ROWS = {
 }
 
 
-def configuration(row: Row, root: str, seed: int) -> list[str]:
-    """Write the overrides of a run."""
-    given = [override.format(root=root) for override in row.overrides]
-    return [*given, f"code={row.code}", f"seed={seed}", "trainer.embeddings=0"]
+@dataclass(frozen=True)
+class Task:
+    """Which rows, where their images are, and what is changed of every run."""
+
+    rows: tuple[str, ...]
+    root: str
+    changes: tuple[str, ...]
+
+    def overrides(self, row: Row, seed: int) -> list[str]:
+        """Write the overrides of a run."""
+        given = [override.format(root=self.root) for override in row.overrides]
+        own = [f"code={row.code}", f"seed={seed}", "trainer.embeddings=0"]
+        return [*given, *own, *self.changes]
+
+    def command(self, part: str) -> str:
+        """Write the command that repeats it."""
+        rows = [shlex.quote(row) for row in self.rows]
+        words = ["python -m benchmarks.quality", part, "root=FOLDER", *rows, *self.changes]
+        return " ".join(words)
 
 
 def composed(overrides: Sequence[str]) -> Config:
@@ -78,9 +94,8 @@ def composed(overrides: Sequence[str]) -> Config:
     return config
 
 
-def preset(row: Row, root: str, seed: int) -> dict[str, float]:
+def preset(overrides: Sequence[str], seed: int) -> dict[str, float]:
     """Do a run, and return its figures with the error before training and the seconds it took."""
-    overrides = configuration(row, root, seed)
     config = composed(overrides)
     data = load_dataset(config.dataset, seed)
     config = choose(config, data).config
@@ -94,13 +109,13 @@ def preset(row: Row, root: str, seed: int) -> dict[str, float]:
     return {**result.figures, "start": first, "seconds": seconds}
 
 
-def presets(names: Sequence[str], root: str) -> None:
+def presets(task: Task) -> None:
     """Tabulate what the presets give."""
     header = ["images, code", "before training", "at the end", "PCA", "at the end / PCA"]
     header += ["largest checkerboard", "seconds a run"]
     rows = []
-    for name in names:
-        runs = [preset(ROWS[name], root, seed) for seed in SEEDS]
+    for name in task.rows or ROWS:
+        runs = [preset(task.overrides(ROWS[name], seed), seed) for seed in SEEDS]
         ratios = [run["test_mse"] / run["pca_mse"] for run in runs]
         rows.append(
             [
@@ -119,8 +134,7 @@ def presets(names: Sequence[str], root: str) -> None:
             "code's size was given. The checkerboard is by how much an amplitude of the strides' "
             "frequencies exceeds its neighbours on a grey picture, in units of the range [0, 1]."
         )
-        command = "python -m benchmarks.quality presets root=FOLDER"
-        keep("quality_presets", command, f"{note}\n\n{table(header, rows)}")
+        keep("quality_presets", task.command("presets"), f"{note}\n\n{table(header, rows)}")
 
 
 def spread(values: Sequence[float]) -> str:
@@ -250,14 +264,14 @@ def levels(row: Row, data: Splits, config: Config) -> Iterator[tuple[str, float]
         yield f"{level:.4f}", level
 
 
-def time_to_quality(names: Sequence[str], root: str) -> None:
+def time_to_quality(task: Task) -> None:
     """Tabulate how soon levels are reached."""
     rows = []
-    for name in names:
+    for name in task.rows or ("digits", "MNIST", "5,085 of CIFAR-10"):
         curves: dict[str, list[Curve]] = {who: [] for who in contestants()}
         wanted: list[tuple[str, float]] = []
         for seed in SEEDS:
-            config = composed(configuration(ROWS[name], root, seed))
+            config = composed(task.overrides(ROWS[name], seed))
             data = load_dataset(config.dataset, seed)
             config = choose(config, data).config
             wanted = wanted or list(levels(ROWS[name], data, config))
@@ -273,8 +287,7 @@ def time_to_quality(names: Sequence[str], root: str) -> None:
             "architecture, batches, augmentation, optimizer and schedule for all."
         )
         header = ["images", "error", *curves]
-        command = "python -m benchmarks.quality time root=FOLDER"
-        keep("quality_time", command, f"{note}\n\n{table(header, rows)}")
+        keep("quality_time", task.command("time"), f"{note}\n\n{table(header, rows)}")
 
 
 def reached(curves: Sequence[Curve], level: float) -> str:
@@ -291,14 +304,16 @@ def main() -> None:
     words = sys.argv[1:]
     root = next((word[5:] for word in words if word.startswith("root=")), "data")
     parts = [word for word in words if word in ("presets", "time")] or ["presets", "time"]
-    names = [word for word in words if word in ROWS]
-    unknown = [w for w in words if not w.startswith("root=") and w not in (*parts, *names)]
+    rows = tuple(word for word in words if word in ROWS)
+    changes = tuple(word for word in words if "=" in word and not word.startswith("root="))
+    unknown = [w for w in words if "=" not in w and w not in (*parts, *rows)]
     if unknown:
         sys.exit(f"unknown: {', '.join(unknown)}; rows are {', '.join(ROWS)}")
+    task = Task(rows, root, changes)
     if "presets" in parts:
-        presets(names or list(ROWS), str(Path(root)))
+        presets(task)
     if "time" in parts:
-        time_to_quality(names or ["digits", "MNIST", "5,085 of CIFAR-10"], str(Path(root)))
+        time_to_quality(task)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,7 @@ from hypothesis import settings
 
 from convae.app import entry
 from convae.data.splits import InMemory, Splits
-from convae.engine.gpu import kernels
 from convae.engine.gpu.cuda import KernelBackend
-from convae.training import captured_step
-from tests.engine.gpu import emulator
 from tests.helpers import REPOSITORY, SHORT, cupy_or_skip, run_train
 
 
@@ -30,13 +27,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: runs with --run-slow only")
+    config.addinivalue_line("markers", "gpu: needs a GPU, or tests/pretend_gpu")
     examples = 200 if config.getoption("--run-slow") else 25
     how = {"deadline": None, "derandomize": True, "max_examples": examples}
     settings.register_profile("convae", **how)
     settings.load_profile("convae")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cuda_backend" in getattr(item, "fixturenames", ()):
+            item.add_marker("gpu")
     if config.getoption("--run-slow"):
         return
     for item in items:
@@ -44,22 +46,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow; --run-slow runs it"))
 
 
-@pytest.fixture(scope="session", params=["numpy", "cupy"])
+@pytest.fixture(scope="session", params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
 def xp(request: pytest.FixtureRequest) -> ModuleType:
     """NumPy, and CuPy where there is a GPU: the same test bodies serve both."""
     return np if request.param == "numpy" else cupy_or_skip()
 
 
-@pytest.fixture(scope="module", params=["emulated", "gpu"])
-def cuda_backend(request: pytest.FixtureRequest) -> Iterator[KernelBackend]:
-    """The backend of CUDA kernels: on a GPU where there is one, and on the emulator."""
-    if request.param == "gpu":
-        yield KernelBackend(cupy_or_skip())
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "THREADS", 8)  # threads of a processor take long to start
-        patch.setattr(captured_step, "DoubleBufferedGraph", emulator.EmulatedGraph)
-        yield KernelBackend(emulator.cupy(patch))
+@pytest.fixture(scope="session")
+def cuda_backend() -> KernelBackend:
+    """The backend of CUDA kernels; tests that use it are marked gpu."""
+    return KernelBackend(cupy_or_skip())
 
 
 @pytest.fixture

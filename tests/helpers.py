@@ -33,7 +33,7 @@ from convae.configuration import (
     TrainerConfig,
 )
 from convae.data.splits import Split, Splits
-from convae.engine import ArrayBackend
+from convae.engine import ArrayBackend, missing_gpu
 from convae.engine.definition import terms
 from convae.report.tensorboard import Board
 from convae.training.build import build_parts, build_trainer
@@ -52,9 +52,10 @@ def error(actual: Any, expected: np.ndarray) -> float:
 
 
 def cupy_or_skip() -> ModuleType:
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-    if not cupy.cuda.is_available():
-        pytest.skip("no GPU")
+    if missing := missing_gpu():
+        pytest.skip(f"{missing}; tests/pretend_gpu/run pytest -m gpu does without a card")
+    import cupy
+
     return cupy
 
 

@@ -22,6 +22,7 @@ import convae
 from convae.app import cli
 from convae.data.datasets import load_dataset
 from convae.data.sources import named
+from convae.engine import missing_gpu
 from convae.errors import UserError
 from tests.helpers import SHORT
 
@@ -153,7 +154,11 @@ def test_probe(trained) -> None:
         (["reconstruct", "{run}", "nosuch", "-o", "x"], "nor a dataset by name"),
         (["export", "{run}", "model.h5"], "unknown suffix; expected one of .onnx"),
         (["probe", "{run}", "--dataset", "photos"], "has no labels"),
-        (["encode", "{run}", "digits", "-o", "x.npy", "--device", "gpu"], "GPU"),
+        pytest.param(
+            ["encode", "{run}", "digits", "-o", "x.npy", "--device", "gpu"],
+            "GPU",
+            marks=pytest.mark.skipif(not missing_gpu(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_mistakes_end_in_one_clear_line(trained, tmp_path, arguments, says: str) -> None:

@@ -24,7 +24,6 @@ import convae
 from convae.app.run import Result
 from convae.app.summary import read_figures
 from convae.data.datasets import load_dataset
-from convae.engine import missing_gpu
 from convae.errors import DivergenceError
 from convae.report.pictures import GAP
 from convae.training.choices import choose
@@ -32,6 +31,7 @@ from tests.helpers import (
     REPOSITORY,
     SHORT,
     compose,
+    cupy_or_skip,
     curve,
     events,
     hyperparameters,
@@ -165,11 +165,16 @@ def test_a_run_in_a_script_gives_the_same_numbers(finished, tmp_path) -> None:
     assert result.figures == summary
 
 
-def test_the_curve_of_a_gpu_follows_the_cpus(finished, tmp_path) -> None:
-    if missing := missing_gpu():
-        pytest.skip(missing)
-    theirs = curve(train(tmp_path, *SHORT, "device=gpu").directory, "loss/validation")
-    assert theirs == pytest.approx(curve(finished[0], "loss/validation"), rel=1e-3)
+@pytest.mark.gpu
+def test_the_curve_of_a_gpu_follows_the_cpus(tmp_path) -> None:
+    cupy_or_skip()
+    # Adam would make full steps of gradients that are zero but for rounding, as some are at first
+    words = (*SHORT, "optimizer=sgd")
+    ours, theirs = (
+        curve(train(tmp_path / device, *words, f"device={device}").directory, "loss/validation")
+        for device in ("cpu", "gpu")
+    )
+    assert theirs == pytest.approx(ours, rel=1e-3)
 
 
 # ---- other runs

@@ -225,6 +225,10 @@ def test_short_storage_is_refused_where_it_cannot_be(arguments: dict, says: str)
 
 def test_copies_store_alike() -> None:
     assert copy.deepcopy(stored(np, "float16")).storage == "float16"
+
+
+@pytest.mark.gpu
+def test_copies_on_a_gpu_store_alike() -> None:
     cupy_or_skip()
     model = convae.Autoencoder(SHAPE, STACK, device="gpu", storage="float16")
     assert copy.deepcopy(model).storage == "float16"

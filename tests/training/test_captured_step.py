@@ -1,4 +1,4 @@
-"""The recorded step: on a GPU where there is one; its arithmetic everywhere, on the emulator."""
+"""The recorded step."""
 
 from __future__ import annotations
 

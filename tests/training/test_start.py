@@ -17,7 +17,7 @@ from convae.report.evaluation import measure
 from convae.training import start as starts
 from convae.training.build import build_model
 from convae.training.choices import choose
-from convae.training.start import starting_images, start
+from convae.training.start import start, starting_images
 from tests.helpers import curve
 
 CONFIG = Config(

@@ -1,8 +1,8 @@
 """A backend of custom CUDA kernels: `convae.engine.gpu.kernels`, launched on CuPy arrays.
 
-Implemented and tested on an emulator, disabled until certified on hardware: `backend_for` never
-returns it. Arrays are stored in float32, float16 or bfloat16; sums are float32. Nothing here calls
-cuBLAS, so everything can be captured in a CUDA graph.
+Implemented and tested with the pretend GPU, disabled until certified on hardware: `backend_for`
+never returns it. Arrays are stored in float32, float16 or bfloat16; sums are float32. Nothing here
+calls cuBLAS, so everything can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRADIENT_BLOCKS = 512
 
 
 class KernelBackend(ArrayBackend):
-    """c, h and g by CUDA kernels for every geometry; `xp` is CuPy or an emulator of it."""
+    """c, h and g by CUDA kernels for every geometry; `xp` is CuPy."""
 
     device = "gpu"
     dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32")

@@ -3,7 +3,7 @@
 The captured function must not call cuBLAS, which cannot be captured through CuPy. The memory that
 it allocates belongs to the graphs and is kept.
 
-Implemented and tested on an emulator, disabled until certified on hardware.
+Implemented and tested with the pretend GPU, disabled until certified on hardware.
 """
 
 from __future__ import annotations

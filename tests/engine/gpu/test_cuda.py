@@ -1,4 +1,4 @@
-"""The numbers of the CUDA kernels: on a GPU where there is one, and everywhere on an emulator."""
+"""The numbers of the CUDA kernels."""
 
 from __future__ import annotations
 

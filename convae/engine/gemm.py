@@ -18,6 +18,7 @@ of examples, the stride affects outer axes only, and no product needs a transpos
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from math import prod
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -157,12 +158,27 @@ def h(xp: ModuleType, K: Array, G: Array, geometry: Geometry, scratch: Scratch) 
     view = windows(xp, P, geometry)
     matrices = kernel_matrices(K, geometry).swapaxes(-1, -2)
     meets = scratch("columns", view.shape, G.dtype)
-    product = meets.reshape(*matrices.shape[:-1], -1)
-    _product(xp, matrices, output_matrices(xp, G, geometry, scratch), product)
+    out = meets.reshape(*matrices.shape[:-1], -1)
+    _product(xp, matrices, output_matrices(xp, G, geometry, scratch), out)
     every = (slice(None),) * (axes + 2)  # tile, groups, channels
-    for offset in np.ndindex(*geometry.kernel):
-        view[(*every, *offset)] += meets[(*every, *offset)]
+    for some in product(*_disjoint(geometry)):
+        met = view[(*every, *some)]
+        met += meets[(*every, *some)]  # an assignment to an index would copy it once more
     return P[inside(geometry)]
+
+
+def _disjoint(geometry: Geometry) -> list[list[slice]]:
+    """Divide a kernel, by axes, into elements no two of which meet in a position of the input."""
+    spans = [
+        kernel if output == 1 else stride if dilation == 1 else 1
+        for kernel, output, stride, dilation in zip(
+            geometry.kernel, geometry.output, geometry.stride, geometry.dilation, strict=True
+        )
+    ]
+    return [
+        [slice(first, first + span) for first in range(0, kernel, span)]
+        for kernel, span in zip(geometry.kernel, spans, strict=True)
+    ]
 
 
 def g(

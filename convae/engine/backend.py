@@ -172,7 +172,7 @@ class ArrayBackend:
         self, R: Array, x: Array, f_out: Elementwise, count: int
     ) -> tuple[Array, Array]:
         """See `Backend`."""
-        E = R - x
+        E = self.xp.subtract(R, x, out=self.xp.empty_like(R))  # in R's memory order
         J = self.xp.asarray(self.xp.square(E).sum(dtype=self.xp.float64) / count)
         E *= 2 / count
         return J, self.activation_gradient(E, R, f_out)

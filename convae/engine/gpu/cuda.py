@@ -153,7 +153,10 @@ class Adam:
         self.first, self.second = xp.zeros(size, np.float32), xp.zeros(size, np.float32)
         self.steps = xp.zeros(1, np.int64)
         self.learning_rate = xp.full(1, 1e-3, np.float32)
-        numbers = beta1, beta2, epsilon, gradient_decay, parameter_decay
+        self._corrections = xp.empty(2, np.float32)
+        self._betas = np.float64(beta1), np.float64(beta2)
+        rests = 1 - beta1, 1 - beta2
+        numbers = beta1, beta2, *rests, epsilon, gradient_decay, parameter_decay
         self._numbers = tuple(map(np.float32, numbers))
 
     def update(self, parameters: Array, gradients: Array) -> None:
@@ -161,8 +164,8 @@ class Adam:
 
         parameters, gradients (size,) of float32
         """
-        arrays = parameters, gradients, self.first, self.second, self.steps, self.learning_rate
-        size = int(parameters.size)
+        moments, size = (self.first, self.second), int(parameters.size)
         adam, count = (self._backend.kernel("step", "float32", name) for name in ("adam", "count"))
+        count((1,), (1,), (self.steps, self._corrections, *self._betas))
+        arrays = parameters, gradients, *moments, self._corrections, self.learning_rate
         _launch(adam, size, *arrays, *self._numbers, np.int64(size))
-        count((1,), (1,), (self.steps,))

@@ -85,6 +85,18 @@ def test_adam_equals_the_optimizer(cuda_backend: KernelBackend, rng, decay: str,
     assert error(theirs, ours) < 1e-6
 
 
+def test_the_first_steps_of_adam_do_not_cancel(cuda_backend: KernelBackend) -> None:
+    """1 - beta is 1e-7 here, as large as float32's rounding of beta."""
+    xp = cuda_backend.xp
+    optimizer = convae.Adam(learning_rate=0.01, beta2=1 - 1e-7)
+    ours, theirs = np.ones(1), xp.ones(1, "float32")
+    on_card = cuda.Adam(cuda_backend, 1, beta2=1 - 1e-7)
+    on_card.learning_rate[...] = 0.01
+    on_card.update(theirs, xp.ones(1, "float32"))
+    optimizer.update(ours, np.ones(1))
+    assert error(theirs, ours) < 1e-6
+
+
 def test_gather_scales_the_chosen_images(cuda_backend: KernelBackend, rng) -> None:
     xp = cuda_backend.xp
     images = rng.integers(0, 256, (5, 3, 4), dtype=np.uint8)

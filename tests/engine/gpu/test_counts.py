@@ -1,0 +1,59 @@
+"""What a card is asked for, as the pretend GPU counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+import convae
+from convae import Layer, engine
+from tests.helpers import cupy_or_skip
+
+pytestmark = pytest.mark.gpu
+
+SHARINGS = [
+    Layer(8, 3, padding="same", sharing="local"),
+    Layer(8, 4, stride=2, padding="same", sharing="tiled", tile=2),
+    Layer(4, "input", activation="identity"),
+]
+
+
+@pytest.fixture(scope="module")
+def pretend_gpu():
+    cupy_or_skip()
+    return pytest.importorskip("pretend_gpu", reason="only the pretend GPU counts")
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers", "most"),
+    [
+        ((1, 28, 28), convae.choose_layers((1, 28, 28), 32), 200),
+        ((3, 32, 32), convae.choose_layers((3, 32, 32), 128), 155),
+        ((1, 8, 8), SHARINGS, 160),
+        ((2, 64), convae.choose_layers((2, 64), 16), 215),
+    ],
+)
+def test_a_step_has_few_launches(
+    pretend_gpu, shape: tuple[int, ...], layers: Sequence[Layer], most: int, rng
+) -> None:
+    model = convae.Autoencoder(shape, layers, output_activation="sigmoid", device="gpu")
+    step = convae.TrainingStep(model, convae.AdamW())
+    x = model.xp.asarray(rng.random((16, *shape), dtype="float32"))
+    step(x)
+    with pretend_gpu.counting() as counts:
+        step(x)
+    assert counts["launches"] <= most
+    assert "synchronizations" not in counts
+
+
+def test_tf32_is_what_each_backend_says_it_is(pretend_gpu, rng) -> None:
+    xp = cupy_or_skip()
+    geometry = engine.resolve(size=(6, 6), kernel=3)
+    K, V = (xp.asarray(rng.random((2, 2, n, n), dtype="float32")) for n in (3, 6))
+    found = []
+    for tf32 in (False, True, False):
+        with pretend_gpu.counting() as counts:
+            engine.backend_for("gpu", tf32=tf32).c(K, V, geometry)
+        found.append(counts.get("tf32_gemms", 0))
+    assert found == [0, 1, 0]

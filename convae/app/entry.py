@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -123,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Hydra takes sweepers from its own package of plugins only: theirs are names in it
     sweepers: dict[str, type[Plugin]] = {sweeps.GRID: sweeps.Grid, search.SEARCH: search.Search}
     Plugins.instance().class_name_to_class.update(sweepers)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
     try:
         if message := mistake(given) or names_used_folder(given) or resumes_sweep(given):
             sys.exit(f"error: {message}")
@@ -143,6 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if full or its_fault is None:  # a bug of ours
             raise
         sys.exit(f"error: {its_fault}")
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """End the command, however often it is asked to while it comes out of Hydra."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name="config")

@@ -67,7 +67,8 @@ def test_a_level_is_reached_when_the_error_first_is_no_higher() -> None:
 
 def test_all_contestants_of_quality_learn_the_same_images() -> None:
     row = quality.Row(4, ("dataset=digits", "dataset.limit=64", "dataset.evaluation_limit=32"))
-    words = [*quality.configuration(row, "", 0), "trainer.epochs=3", "trainer.batch_size=16"]
+    task = quality.Task((), "", ("trainer.epochs=3", "trainer.batch_size=16"))
+    words = task.overrides(row, 0)
     data = quality.load_dataset(quality.composed(words).dataset)
     ends = {}
     for who, build in quality.contestants().items():

@@ -67,15 +67,13 @@ COMPARED_SIZE = 16
 """Size, about, to which images are reduced to be compared."""
 
 CHOSEN = (
-    "model.layers",
     "model.output_activation",
     "augmentation.flip",
     "augmentation.shift",
     "trainer.epochs",
     "trainer.batch_size",
-    "optimizer.learning_rate",
 )
-"""What every run has a value for, given or chosen."""
+"""What has no value of its own where none is given: every run has one, given or chosen."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def choose(config: Config, data: Splits) -> Choices:
 
 def left_open(config: Config) -> list[str]:
     """Name what a configuration leaves to be chosen."""
-    return [name for name in CHOSEN if attrgetter(name)(config) in (None, [])]
+    return [name for name in CHOSEN if attrgetter(name)(config) is None]
 
 
 def _warmup(config: Config, images: int, reasons: list[str]) -> ScheduleConfig:

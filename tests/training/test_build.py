@@ -63,7 +63,7 @@ def test_values_given_are_the_objects() -> None:
     assert (parts.schedule.every, parts.schedule.decay) == (3, 0.1)
     model = build_model(compose("model=conv", "seed=3", "dtype=float64", "loss=bce"), (1, 8, 8))
     assert (model.seed, model.dtype, model.loss.name) == (3, "float64", "bce")
-    assert model.layers[1].spec == Layer(64, 3, stride=2, padding="same")
+    assert model.layers[1].spec == Layer(64, 4, stride=2, padding="same")
     step = build_step(compose("trainer.clip_norm=1.5"), model, parts)
     assert step.clip_norm == 1.5
     assert step.optimizer is parts.optimizer

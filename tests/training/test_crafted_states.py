@@ -52,7 +52,7 @@ FIELDS = {
     "configuration": MAPPINGS,
     "configuration.trainer": MAPPINGS[:-1],
     "configuration.trainer.epochs": ("many", None, [], -1),
-    "configuration.optimizer.learning_rate": (None,),
+    "configuration.augmentation.flip": (None,),
     "configuration.trainer.from_the_future": (1,),
     "configuration.model.layers": (5, None, "text", [7], [{"filters": "many", "kernel": 3}]),
     "progress": MAPPINGS,

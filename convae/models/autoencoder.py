@@ -350,7 +350,7 @@ class Autoencoder:
             stacklevel=stacklevel,
         )
 
-    def evaluate(self, x: Array, target: Array | None = None) -> tuple[float, Array]:
+    def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
         """Reconstruct images and measure the loss, without penalties and gradients.
 
         Parameters
@@ -362,8 +362,8 @@ class Autoencoder:
 
         Returns
         -------
-        loss : float
-            Mean over all elements of the batch.
+        loss : 0-d ndarray
+            Mean over all elements of the batch, on the device; reading it waits for it.
         R : (N, C, *size) ndarray
             The reconstructions.
 
@@ -377,7 +377,7 @@ class Autoencoder:
         R = backpropagation.decode(self.layers, self._encode(x)[-1], not of_logits)
         R = R.astype(self.dtype, copy=False)
         J, _ = self.loss(self.backend, R, target, f_out)
-        return float(J), self.backend.activate(R, None, f_out) if of_logits else R
+        return J, self.backend.activate(R, None, f_out) if of_logits else R
 
     def loss_and_gradients(
         self, x: Array, target: Array | None = None, penalty: Penalty = NONE

@@ -85,7 +85,7 @@ def _bce(
     """
     xp = backend.xp
     terms = xp.maximum(A, 0) - x * A + xp.log1p(xp.exp(-xp.abs(A)))
-    J = terms.sum(dtype=xp.float64) / count
+    J = xp.asarray(terms.sum(dtype=xp.float64) / count)
     E = A.copy()
     f_out.function(xp, E)
     E -= x

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from convae.data.corruption import CLEAN, Corruption, Use
 from convae.data.pictures import to_floats
@@ -42,11 +41,11 @@ def measure(
     corruption: Corruption = CLEAN,
 ) -> Errors:
     """Measure a model on all images of a split, as means; `use` and `corruption` give the noise."""
-    sums = np.zeros(3)
+    sums: list[Any] = [0.0, 0.0, 0.0]  # on the device, which is not waited for
     for x, given, J, R in _evaluated(model, split, batch_size, use, corruption):
-        squares = [float(((image - x) ** 2).mean(dtype="float64")) for image in (R, given)]
-        sums += len(x) * np.array([J, *squares])
-    return Errors(*(float(total) for total in sums / len(split)))
+        squares = [((image - x) ** 2).mean(dtype="float64") for image in (R, given)]
+        sums = [total + len(x) * mean for total, mean in zip(sums, (J, *squares), strict=True)]
+    return Errors(*(float(total) / len(split) for total in sums))
 
 
 def measure_quality(
@@ -63,7 +62,7 @@ def measure_quality(
     """
     loss, of_output, of_input = 0.0, Quality(), Quality()
     for x, given, J, R in _evaluated(model, split, batch_size, use, corruption):
-        loss += J * len(x) / len(split)
+        loss += float(J) * len(x) / len(split)
         of_output.add(x, R)
         if corruption:
             of_input.add(x, given)
@@ -73,10 +72,10 @@ def measure_quality(
 
 def _evaluated(
     model: Autoencoder, split: Split, batch_size: int, use: Use, corruption: Corruption
-) -> Iterator[tuple[Array, Array, float, Array]]:
+) -> Iterator[tuple[Array, Array, Array, Array]]:
     """Iterate over images, what the model is given, its loss and its reconstructions."""
     for index, pixels in enumerate(split.batches(batch_size)):
         x = to_floats(pixels, model.backend, model.dtype)
         given = corruption(x, use, index)
         J, R = model.evaluate(given, target=x)
-        yield x, given, float(J), R
+        yield x, given, J, R

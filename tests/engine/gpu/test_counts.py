@@ -8,6 +8,8 @@ import pytest
 
 import convae
 from convae import Layer, engine
+from convae.data.splits import InMemory
+from convae.report.evaluation import measure
 from tests.helpers import cupy_or_skip
 
 pytestmark = pytest.mark.gpu
@@ -45,6 +47,15 @@ def test_a_step_has_few_launches(
         step(x)
     assert counts["launches"] <= most
     assert "synchronizations" not in counts
+
+
+def test_a_measurement_waits_at_its_end_only(pretend_gpu, rng) -> None:
+    model = convae.Autoencoder((1, 8, 8), SHARINGS, device="gpu")
+    split = InMemory(rng.integers(0, 256, (40, 1, 8, 8), dtype="uint8"))
+    measure(model, split, 8)
+    with pretend_gpu.counting() as counts:
+        measure(model, split, 8)
+    assert counts["device_to_host"] == 3
 
 
 def test_tf32_is_what_each_backend_says_it_is(pretend_gpu, rng) -> None:

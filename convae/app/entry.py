@@ -14,8 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_module
@@ -48,7 +47,7 @@ from convae.configuration import Config, from_plain
 from convae.errors import UserError
 from convae.files import write_bytes
 from convae.training.pretraining import STAGES
-from convae.training.signals import Interrupted
+from convae.training.signals import Interrupted, interrupt, is_stop_requested, request_stop
 from convae.training.state import has_state, read_state
 
 log = logging.getLogger("convae")
@@ -125,16 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sweepers: dict[str, type[Plugin]] = {sweeps.GRID: sweeps.Grid, search.SEARCH: search.Search}
     Plugins.instance().class_name_to_class.update(sweepers)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt_once)
+        signal.signal(signal.SIGINT, interrupt)
     try:
         if message := mistake(given) or names_used_folder(given) or resumes_sweep(given):
             sys.exit(f"error: {message}")
         check_composition(given)
         _hydra_main()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more is no reason for a traceback
-        print("stopped; a run that has begun resumes with resume=<its folder>", file=sys.stderr)
-        sys.exit(130)
+        _say_stopped()
     except MISTAKES as error:
         if full:
             raise
@@ -142,16 +139,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = (culprit(given, error) if of_hydra else None) or message_of(error)
         sys.exit(f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where it was raised)")
     except Exception as error:  # for overrides of wrong types Hydra raises what Python does
+        if is_stop_requested():  # what an import makes of Ctrl-C
+            _say_stopped()
         its_fault = culprit(given, error)
         if full or its_fault is None:  # a bug of ours
             raise
         sys.exit(f"error: {its_fault}")
 
 
-def _interrupt_once(number: int, frame: FrameType | None) -> None:
-    """End the command, however often it is asked to while it comes out of Hydra."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _say_stopped() -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more is no reason for a traceback
+    request_stop(0)
+    print("stopped; a run that has begun resumes with resume=<its folder>", file=sys.stderr)
+    sys.exit(130)
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name="config")

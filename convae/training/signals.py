@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -31,6 +32,27 @@ def request_stop(number: int) -> None:
 
 REPEATED = 1.0
 """Seconds within which a second SIGINT is not taken for impatience."""
+
+
+_last = -inf
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle a signal before training begins: raise KeyboardInterrupt.
+
+    Imports of compiled modules may turn that into another error, or lose it; so a run that begins
+    all the same stops at once. One within `REPEATED` seconds is the same wish.
+    """
+    global _last
+    before, _last = _last, time.monotonic()
+    if _last - before > REPEATED:
+        request_stop(number)
+        raise KeyboardInterrupt
+
+
+def is_stop_requested() -> bool:
+    """Tell whether runs of this process are to stop."""
+    return _requested != 0
 
 
 class Interrupted(Exception):  # noqa: N818 (requested, so not an error)

@@ -62,3 +62,35 @@ def test_a_signal_acts_and_a_request_does_not_need_one(monkeypatch) -> None:
         assert stop.received == 0
         signals.request_stop(signal.SIGTERM)
         assert stop.received == signal.SIGTERM
+
+
+def test_an_interrupt_that_is_lost_stops_the_run_that_begins(monkeypatch) -> None:
+    """And one a moment later is the same wish, so that it does not interrupt the first one's end."""
+    monkeypatch.setattr(signals, "_last", -1e9)
+    monkeypatch.setattr(signals, "_requested", 0)
+    before = signal.signal(signal.SIGINT, signals.interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.is_stop_requested()
+        with StopSignals() as stop:
+            assert stop.received == signal.SIGINT
+        monkeypatch.setattr(signals, "REPEATED", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_what_an_import_makes_of_an_interrupt_is_no_error(main, monkeypatch, capsys) -> None:
+    def interrupted(given: list[str]) -> None:
+        signals.request_stop(signal.SIGINT)
+        raise ImportError("initialization failed")
+
+    monkeypatch.setattr("convae.app.entry.check_composition", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.startswith("stopped; ")
+    assert not signals.is_stop_requested()

@@ -65,7 +65,7 @@ def test_a_signal_acts_and_a_request_does_not_need_one(monkeypatch) -> None:
 
 
 def test_an_interrupt_that_is_lost_stops_the_run_that_begins(monkeypatch) -> None:
-    """And one a moment later is the same wish, so that it does not interrupt the first one's end."""
+    """One a moment later is the same wish, and does not interrupt what the first one does."""
     monkeypatch.setattr(signals, "_last", -1e9)
     monkeypatch.setattr(signals, "_requested", 0)
     before = signal.signal(signal.SIGINT, signals.interrupt)

@@ -265,11 +265,12 @@ def levels(row: Row, data: Splits, config: Config) -> Iterator[tuple[str, float]
 
 
 def time_to_quality(task: Task) -> None:
-    """Tabulate how soon levels are reached."""
-    rows = []
+    """Tabulate how soon levels are reached; the table is kept after every seed."""
+    done: list[list[str]] = []
     for name in task.rows or ("digits", "MNIST", "5,085 of CIFAR-10"):
         curves: dict[str, list[Curve]] = {who: [] for who in contestants()}
         wanted: list[tuple[str, float]] = []
+        rows: list[list[str]] = []
         for seed in SEEDS:
             config = composed(task.overrides(ROWS[name], seed))
             data = load_dataset(config.dataset, seed)
@@ -277,17 +278,20 @@ def time_to_quality(task: Task) -> None:
             wanted = wanted or list(levels(ROWS[name], data, config))
             for who, build in contestants().items():
                 curves[who].append(train(config, data, build))
-        for label, level in wanted:
-            rows.append([name, label, *(reached(curves[who], level) for who in curves)])
-        ends = (spread([curve.errors[-1] for curve in curves[who]]) for who in curves)
-        rows.append([name, "error at the end", *ends])
-        note = (
-            "Seconds of training, its preparation included, and epochs until the error on the test "
-            "images passes a level: the median of five seeds, and how many of them get there. Same "
-            "architecture, batches, augmentation, optimizer and schedule for all."
-        )
-        header = ["images", "error", *curves]
-        keep("quality_time", task.command("time"), f"{note}\n\n{table(header, rows)}")
+            rows = [
+                [name, label, *(reached(curves[who], level) for who in curves)]
+                for label, level in wanted
+            ]
+            ends = (spread([curve.errors[-1] for curve in curves[who]]) for who in curves)
+            rows.append([name, "error at the end", *ends])
+            note = (
+                "Seconds of training, its preparation included, and epochs until the error on the "
+                "test images passes a level: the median of the seeds that get there, and how many "
+                "do. Same architecture, batches, augmentation, optimizer and schedule for all."
+            )
+            result = table(["images", "error", *curves], done + rows)
+            keep("quality_time", task.command("time"), f"{note}\n\n{result}")
+        done += rows
 
 
 def reached(curves: Sequence[Curve], level: float) -> str:

@@ -40,7 +40,7 @@ from convae.training.start import start
 SEEDS = range(5)
 
 USUAL_RATE = 1e-3
-"""Adam's learning rate in PyTorch; with ours before a sigmoid, all its filters die on MNIST."""
+"""Adam's learning rate in PyTorch, instead of ours, which is meant for another start."""
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,6 @@ from convae.training.start import start
 
 SEEDS = range(5)
 
-USUAL_RATE = 1e-3
-"""Adam's learning rate in PyTorch, instead of ours, which is meant for another start."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -97,10 +94,10 @@ def composed(overrides: Sequence[str]) -> Config:
     return config
 
 
-def preset(overrides: Sequence[str], seed: int) -> dict[str, float]:
+def preset(overrides: Sequence[str]) -> dict[str, float]:
     """Do a run, and return its figures with the error before training and the seconds it took."""
     config = composed(overrides)
-    data = load_dataset(config.dataset, seed)
+    data = load_dataset(config.dataset, config.seed)
     config = choose(config, data).config
     model = build_model(config, data.train.shape)
     start(model, config, data)
@@ -118,7 +115,7 @@ def presets(task: Task) -> None:
     header += ["largest checkerboard", "seconds a run"]
     rows = []
     for name in task.rows or ROWS:
-        runs = [preset(task.overrides(ROWS[name], seed), seed) for seed in SEEDS]
+        runs = [preset(task.overrides(ROWS[name], seed)) for seed in SEEDS]
         ratios = [run["test_mse"] / run["pca_mse"] for run in runs]
         rows.append(
             [
@@ -179,7 +176,7 @@ def ours(config: Config, data: Splits) -> Contestant:
 
 
 def theirs(config: Config, data: Splits, tied: bool) -> Contestant:
-    """Train the same architecture in PyTorch: its initialisation, learning rate and AdamW."""
+    """Train the same architecture in PyTorch: its own initialisation, autograd and AdamW."""
     for layer in config.model.layers:
         layer.tied = tied
     module = Peer(build_model(config, data.train.shape))
@@ -212,8 +209,7 @@ def theirs(config: Config, data: Splits, tied: bool) -> Contestant:
         return squares / count
 
     def set_rate(rate: float) -> None:
-        assert config.optimizer.learning_rate is not None
-        optimizer.param_groups[0]["lr"] = rate * USUAL_RATE / config.optimizer.learning_rate
+        optimizer.param_groups[0]["lr"] = rate
 
     return step, error, set_rate
 
@@ -270,6 +266,12 @@ def levels(row: Row, data: Splits, config: Config) -> Iterator[tuple[str, float]
 
 def time_to_quality(task: Task) -> None:
     """Tabulate how soon levels are reached; the table is kept after every seed."""
+    note = (
+        "Seconds of training, its preparation included, and epochs until the error on the test "
+        "images passes a level: the median of the seeds that get there, and how many do. Same "
+        "architecture, batches, augmentation, optimizer and schedule for all."
+    )
+    header = ["images", "error", *contestants()]
     done: list[list[str]] = []
     for name in task.rows or ("digits", "MNIST", "5,085 of CIFAR-10"):
         curves: dict[str, list[Curve]] = {who: [] for who in contestants()}
@@ -282,21 +284,19 @@ def time_to_quality(task: Task) -> None:
             wanted = wanted or list(levels(ROWS[name], data, config))
             for who, build in contestants().items():
                 curves[who].append(train(config, data, build))
-            rows = [
-                [name, label, *(reached(curves[who], level) for who in curves)]
-                for label, level in wanted
-            ]
-            ends = (spread([curve.errors[-1] for curve in curves[who]]) for who in curves)
-            rows.append([name, "error at the end", *ends])
-            note = (
-                "Seconds of training, its preparation included, and epochs until the error on the "
-                "test images passes a level: the median of the seeds that get there, and how many "
-                "do. Same architecture, batches, augmentation, optimizer and schedule for all; "
-                f"PyTorch's learning rate is {USUAL_RATE:g}, its usual one."
-            )
-            result = table(["images", "error", *curves], done + rows)
+            rows = compared(name, wanted, list(curves.values()))
+            result = table(header, done + rows)
             keep("quality_time", task.command("time"), f"{note}\n\n{result}")
         done += rows
+
+
+def compared(
+    name: str, wanted: Sequence[tuple[str, float]], curves: Sequence[Sequence[Curve]]
+) -> list[list[str]]:
+    """Format a row for each level, and one for the errors at the end; curves by contestants."""
+    rows = [[name, label, *(reached(own, level) for own in curves)] for label, level in wanted]
+    ends = [spread([curve.errors[-1] for curve in own]) for own in curves]
+    return [*rows, [name, "error at the end", *ends]]
 
 
 def reached(curves: Sequence[Curve], level: float) -> str:

@@ -17,8 +17,8 @@ of examples, the stride affects outer axes only, and no product needs a transpos
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from itertools import product
 from math import prod
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -158,10 +158,10 @@ def h(xp: ModuleType, K: Array, G: Array, geometry: Geometry, scratch: Scratch) 
     view = windows(xp, P, geometry)
     matrices = kernel_matrices(K, geometry).swapaxes(-1, -2)
     meets = scratch("columns", view.shape, G.dtype)
-    out = meets.reshape(*matrices.shape[:-1], -1)
-    _product(xp, matrices, output_matrices(xp, G, geometry, scratch), out)
+    product = meets.reshape(*matrices.shape[:-1], -1)
+    _product(xp, matrices, output_matrices(xp, G, geometry, scratch), product)
     every = (slice(None),) * (axes + 2)  # tile, groups, channels
-    for some in product(*_disjoint(geometry)):
+    for some in itertools.product(*_disjoint(geometry)):
         met = view[(*every, *some)]
         met += meets[(*every, *some)]  # an assignment to an index would copy it once more
     return P[inside(geometry)]

@@ -3,8 +3,8 @@
 `presets` trains on each dataset with nothing but a code size given, five seeds, and tabulates the
 error before training, at the end, and PCA's. `time` measures how long it takes until the test error
 passes given levels, beside the same architecture in PyTorch with its usual initialisation for
-rectifiers (He's), tied and untied. Further arguments choose rows by their names, or are overrides, such as trainer.epochs=6.
-Results are kept after every row.
+rectifiers (He's), tied and untied. Further arguments choose rows by their names, or are overrides,
+such as trainer.epochs=6. Results are kept after every row.
 """
 
 from __future__ import annotations

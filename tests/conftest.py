@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,6 @@ from hypothesis import settings
 
 from convae.app import entry
 from convae.data.splits import InMemory, Splits
-from convae.engine.gpu.cuda import KernelBackend
 from tests.helpers import REPOSITORY, SHORT, cupy_or_skip, run_train
 
 
@@ -30,6 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a GPU, or tests/pretend_gpu")
     examples = 200 if config.getoption("--run-slow") else 25
     how = {"deadline": None, "derandomize": True, "max_examples": examples}
+    # what is found of a card while tests run says nothing to anybody else
+    os.environ.setdefault("CONVAE_CACHE", tempfile.mkdtemp(prefix="convae-cache-"))
     settings.register_profile("convae", **how)
     settings.load_profile("convae")
 
@@ -37,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if "cuda_backend" in getattr(item, "fixturenames", ()):
+        if "cupy" in getattr(item, "fixturenames", ()):
             item.add_marker("gpu")
     if config.getoption("--run-slow"):
         return
@@ -53,9 +55,9 @@ def xp(request: pytest.FixtureRequest) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def cuda_backend() -> KernelBackend:
-    """The backend of CUDA kernels; tests that use it are marked gpu."""
-    return KernelBackend(cupy_or_skip())
+def cupy() -> ModuleType:
+    """CuPy; tests that use it are marked gpu."""
+    return cupy_or_skip()
 
 
 @pytest.fixture

@@ -296,6 +296,11 @@ def filters_first(array: Array) -> Array:
     return array.transpose(axes + 1, axes, *range(axes))
 
 
+def filters_last(array: Array) -> Array:
+    """View (O, C, *kernel) as (*kernel, C, O)."""
+    return array.transpose(*range(2, array.ndim), 1, 0)
+
+
 def examples_last(array: Array) -> Array:
     """View (N, C, *size) as (C, *size, N)."""
     return array.transpose(*range(1, array.ndim), 0)

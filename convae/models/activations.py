@@ -52,6 +52,10 @@ class Activation:
     slope: float | None = None
     quadratic: tuple[float, float, float, float] | None = None
 
+    def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
+        """Copy it by its name: functions without one cannot be pickled."""
+        return activation, (self.name,)
+
 
 def _identity(xp: ModuleType, Z: Array) -> None:
     """Leave Z as it is."""

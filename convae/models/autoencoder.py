@@ -20,7 +20,7 @@ from convae.models.activations import activation
 from convae.models.backpropagation import Backpropagation, Batch
 from convae.models.initialisation import initialise
 from convae.models.layers import Layer, parameter_shapes, stack
-from convae.models.parameters import Arrays, allocate, per_layer
+from convae.models.parameters import Arrays, flat_size, per_layer, views
 from convae.models.penalties import NONE, Penalty
 
 DTYPES = ("float32", "float64")
@@ -170,13 +170,38 @@ class Autoencoder:
 
     def _allocate(self) -> tuple[Array, Arrays]:
         """Make a zeroed buffer of the parameters' layout, with named views."""
-        shared = [
+        flat = self.xp.zeros(flat_size(parameter_shapes(self.layers)), self.dtype)
+        return flat, self.views(flat)
+
+    def views(self, flat: Array) -> Arrays:
+        """View a flat vector in the layout of the parameters by their names.
+
+        Parameters
+        ----------
+        flat : (M,) ndarray
+            As long as `flat_parameters`.
+
+        Returns
+        -------
+        mapping
+            Arrays by the names of `parameters`.
+        """
+        return views(self.backend, parameter_shapes(self.layers), flat, self.shared_kernels)
+
+    @property
+    def shared_kernels(self) -> list[str]:
+        """Names of the kernels that all positions share."""
+        return [
             f"{index}.{name}"
             for index, layer in enumerate(self.layers)
             for name in layer.shapes
             if name.endswith("kernel") and layer.spec.sharing == "shared"
         ]
-        return allocate(self.backend, parameter_shapes(self.layers), self.dtype, shared)
+
+    @property
+    def gradients(self) -> Arrays:
+        """The gradients of the last batch by the names of `parameters`: views on one buffer."""
+        return self._backpropagation.gradients
 
     @property
     def xp(self) -> Any:

@@ -25,10 +25,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from convae import engine
-from convae.engine import Array, Backend, edges
+from convae.engine import Array, Backend, biases, edges
 from convae.engine.geometry import Geometry, Padding, per_axis
 from convae.errors import UserError, UserTypeError, check_choice, prefixed
-from convae.models import biases
 from convae.models.activations import IDENTITY, activation
 from convae.models.parameters import Arrays
 

@@ -68,6 +68,10 @@ class Loss:
         """
         return self.function(backend, R, x, f_out, R.size if count is None else count)
 
+    def __reduce__(self) -> tuple[Callable[[str], Loss], tuple[str]]:
+        """Copy it by its name."""
+        return _named, (self.name,)
+
 
 def _mse(
     backend: Backend, R: Array, x: Array, f_out: Activation, count: int
@@ -98,6 +102,11 @@ BCE = Loss(name="bce", function=_bce, outputs=("sigmoid",), of_logits=True)
 
 LOSSES = {loss.name: loss for loss in (MSE, BCE)}
 """All losses by name."""
+
+
+def _named(name: str) -> Loss:
+    """Look up a loss that is being unpickled."""
+    return LOSSES[name]
 
 
 def loss(name: str, output_activation: str) -> Loss:

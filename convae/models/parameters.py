@@ -15,48 +15,42 @@ ALIGNMENT = 16
 Arrays: TypeAlias = Mapping[str, Array]
 
 
-def allocate(
+def views(
     backend: Backend,
     shapes: Mapping[str, tuple[int, ...]],
-    dtype: str,
+    flat: Array,
     kernels: Collection[str] = (),
-) -> tuple[Array, Arrays]:
-    """Lay out named arrays of zeros, end to end in one buffer.
+) -> Arrays:
+    """View a flat vector as named arrays, end to end.
 
     Parameters
     ----------
     backend : Backend
-        Provides the memory, and the order in which shared kernels lie in it.
+        Knows the order in which shared kernels lie in memory.
     shapes : mapping
         Shape of each array, in the order of the layout.
-    dtype : str
-        Type of the elements.
+    flat : (M,) ndarray
+        The vector, of the length `flat_size`.
     kernels : collection of str
         Which of them are shared kernels (O, C, *kernel).
 
     Returns
     -------
-    flat : (M,) ndarray
-        The buffer. The few elements between two arrays stay zero.
-    arrays : mapping
-        The named arrays, views on the buffer. The mapping is read-only, the arrays are not.
+    mapping
+        The named arrays, views on the vector; between them lie a few elements of padding. The
+        mapping is read-only, the arrays are not.
     """
-    starts = {}
-    end = 0
+    found, start = {}, 0
     for name, shape in shapes.items():
-        starts[name] = end
-        end += _aligned(shape)
-    flat = backend.xp.zeros(end, dtype)
-    views = {}
-    for name, shape in shapes.items():
-        elements = flat[starts[name] : starts[name] + prod(shape)]
+        elements = flat[start : start + prod(shape)]
         is_kernel = name in kernels
-        views[name] = backend.kernel_view(elements, shape) if is_kernel else elements.reshape(shape)
-    return flat, MappingProxyType(views)
+        found[name] = backend.kernel_view(elements, shape) if is_kernel else elements.reshape(shape)
+        start += _aligned(shape)
+    return MappingProxyType(found)
 
 
 def flat_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the length of the buffer that `allocate` makes for arrays of these shapes."""
+    """Return the length of the vector that `views` divides into arrays of these shapes."""
     return sum(map(_aligned, shapes.values()))
 
 

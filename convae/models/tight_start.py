@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convae.engine import Array, ArrayBackend, edges, gemm, to_numpy
+from convae.engine import Array, ArrayBackend, biases, edges, gemm, to_numpy
 from convae.engine.geometry import Geometry
-from convae.models import biases, frames
+from convae.models import frames
 from convae.models.frames import Basis, Floats, Moments
 from convae.models.layers import TiedConvolution
 from convae.models.signals import Signal

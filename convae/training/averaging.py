@@ -48,8 +48,22 @@ class MovingAverage:
         step : int
             Steps of training done.
         """
-        decay = min(self._decay, (1 + step) / (10 + step))
-        self.parameters += (1 - decay) * (self._model.flat_parameters - self.parameters)
+        self.parameters += self.rate(step) * (self._model.flat_parameters - self.parameters)
+
+    def rate(self, step: int) -> float:
+        """Return which fraction of the new parameters enters the average.
+
+        Parameters
+        ----------
+        step : int
+            Steps of training done.
+
+        Returns
+        -------
+        float
+            One minus the decay.
+        """
+        return 1 - min(self._decay, (1 + step) / (10 + step))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

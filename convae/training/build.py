@@ -82,7 +82,15 @@ def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
 
 def build_step(config: Config, model: Autoencoder, parts: Parts) -> TrainingStep:
     """Build the training step of a model."""
-    return TrainingStep(model, parts.optimizer, config.trainer.clip_norm, parts.penalty)
+    ema = config.trainer.ema
+    return TrainingStep(
+        model,
+        parts.optimizer,
+        config.trainer.clip_norm,
+        parts.penalty,
+        None if ema is None else MovingAverage(model, ema),
+        config.gpu_engine,
+    )
 
 
 def build_trainer(
@@ -107,7 +115,6 @@ def build_trainer(
         board=board,
         states=states,
         progress=progress,
-        average=None if trainer.ema is None else MovingAverage(model, trainer.ema),
         after_epoch=after_epoch,
         **{name: getattr(trainer, name) for name in (*LOOP, *SAVING)},
     )

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from convae.engine import Array, Backend, array_module, backend_for
+from convae.engine import Array, Backend, array_module, backend_for, updates
 from convae.errors import UserError, UserTypeError, check_range
 
 
@@ -41,6 +41,7 @@ class Optimizer:
     _owner: weakref.ref[object] | None = field(default=None, init=False, repr=False, compare=False)
 
     vectors: ClassVar[tuple[str, ...]] = ()
+    count: ClassVar[int] = 0  # of the method's numbers
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -85,21 +86,42 @@ class Optimizer:
         UserError
             If the optimizer has already served parameters of another length.
         """
-        xp = array_module(parameters, gradient, names="parameters and gradient")
+        array_module(parameters, gradient, names="parameters and gradient")
+        self.prepare(parameters)
+        self.steps += 1
+        backend = backend or backend_for(parameters)
+        self.method(backend, parameters, gradient, self.numbers(), **self.state)
+
+    def prepare(self, parameters: Array) -> None:
+        """Make the state's vectors, zeros, where there are none yet.
+
+        Parameters
+        ----------
+        parameters : (M,) ndarray
+            What is to be updated.
+
+        Raises
+        ------
+        UserError
+            If the optimizer has already served parameters of another length.
+        """
+        xp = array_module(parameters)
         for name in self.vectors:
-            if name not in self.state:
-                self.state[name] = xp.zeros_like(parameters)
-            kept = self.state[name]
+            kept = self.state.setdefault(name, xp.zeros_like(parameters))
             if kept.shape != parameters.shape or kept.dtype != parameters.dtype:
                 raise UserError(
                     f"optimizer: it has served {kept.size} parameters of {kept.dtype} and cannot "
                     f"serve {parameters.size} of {parameters.dtype}; make one for each model"
                 )
-        self.steps += 1
-        self._update(backend or backend_for(parameters), parameters, gradient)
 
-    def _update(self, backend: Backend, parameters: Array, gradient: Array) -> None:
+    @property
+    def method(self) -> Callable[..., None]:
+        """What does a step: one of `convae.engine.updates`."""
         raise UserTypeError("optimizer: Optimizer itself has no method; use SGD, Adam or AdamW")
+
+    def numbers(self) -> list[float]:
+        """Return the method's numbers for the step that `steps` counts."""
+        raise NotImplementedError
 
 
 @dataclass
@@ -126,6 +148,7 @@ class SGD(Optimizer):
     nesterov: bool = False
 
     vectors: ClassVar[tuple[str, ...]] = ("velocity",)
+    count: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -136,16 +159,14 @@ class SGD(Optimizer):
         if self.nesterov and not self.momentum:
             raise UserError("nesterov: it needs a momentum over 0")
 
-    def _update(self, backend: Backend, parameters: Array, gradient: Array) -> None:
-        if self.weight_decay:
-            backend.axpy(self.weight_decay, parameters, gradient)
-        velocity = self.state["velocity"]
-        velocity *= self.momentum
-        backend.axpy(1, gradient, velocity)
-        if self.nesterov:
-            backend.axpy(self.momentum, velocity, gradient)
-        step = gradient if self.nesterov else velocity
-        backend.axpy(-self.learning_rate, step, parameters)
+    @property
+    def method(self) -> updates.Momentum:
+        """See `Optimizer`."""
+        return updates.Momentum(self.momentum, self.nesterov, self.weight_decay)
+
+    def numbers(self) -> list[float]:
+        """See `Optimizer`: the size of the step."""
+        return [self.learning_rate]
 
 
 @dataclass
@@ -169,6 +190,7 @@ class Adam(Optimizer):
     epsilon: float = 1e-8
 
     vectors: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
+    count: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -177,26 +199,16 @@ class Adam(Optimizer):
         check_range("beta2", self.beta2, at_least=0, below=1)
         check_range("epsilon", self.epsilon, over=0)
 
-    def _decay(self, backend: Backend, parameters: Array, gradient: Array) -> None:
-        if self.weight_decay:
-            backend.axpy(self.weight_decay, parameters, gradient)
+    @property
+    def method(self) -> updates.Moments:
+        """See `Optimizer`."""
+        return updates.Moments(self.beta1, self.beta2, self.epsilon, self.weight_decay, False)
 
-    def _update(self, backend: Backend, parameters: Array, gradient: Array) -> None:
-        self._decay(backend, parameters, gradient)
-        xp, t = backend.xp, self.steps
-        first, second = self.state["first_moment"], self.state["second_moment"]
-        first *= self.beta1
-        backend.axpy(1 - self.beta1, gradient, first)
-        xp.square(gradient, out=gradient)
-        second *= self.beta2
-        backend.axpy(1 - self.beta2, gradient, second)
-        # gradient now serves as scratch: step = first / (sqrt(second) / correction + epsilon)
-        step = gradient
-        xp.sqrt(second, out=step)
-        step *= (1 - self.beta2**t) ** -0.5
-        step += self.epsilon
-        xp.divide(first, step, out=step)
-        backend.axpy(-self.learning_rate / (1 - self.beta1**t), step, parameters)
+    def numbers(self) -> list[float]:
+        """See `Optimizer`: the size of the step and the corrections of the moments' beginnings."""
+        rate, t = self.learning_rate, self.steps
+        first, second = 1 - self.beta1**t, 1 - self.beta2**t
+        return [rate / first, second**-0.5, 1 - rate * self.weight_decay]
 
 
 @dataclass
@@ -215,8 +227,10 @@ class AdamW(Adam):
 
     weight_decay: float = 1e-2
 
-    def _decay(self, backend: Backend, parameters: Array, gradient: Array) -> None:
-        parameters *= 1 - self.learning_rate * self.weight_decay
+    @property
+    def method(self) -> updates.Moments:
+        """See `Optimizer`."""
+        return replace(super().method, penalty=0.0, decays=True)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}

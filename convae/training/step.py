@@ -1,17 +1,22 @@
-"""One training step: gradients, clipping, update.
+"""One training step: gradients, clipping, update, moving average.
 
-The gradients are `convae.models.backpropagation`: encode up, decode down, loss, and back.
+The gradients are `convae.models.backpropagation`: encode up, decode down, loss, and back. On a GPU
+all of it is one program instead, `convae.training.planned_step`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 
 from convae.engine import Array
-from convae.errors import DivergenceError, UserTypeError, check_range
+from convae.errors import DivergenceError, UserTypeError, check_choice, check_range
 from convae.models.autoencoder import Autoencoder
 from convae.models.penalties import NONE, Penalty
+from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
+
+GPU_ENGINES = ("auto", "portable", "fast")
 
 
 class TrainingStep:
@@ -28,13 +33,20 @@ class TrainingStep:
         (Pascanu et al. 2013).
     penalty : Penalty
         Terms added to the loss.
+    average : MovingAverage, optional
+        Follows the parameters.
+    gpu_engine : {"auto", "portable", "fast"}
+        What does the step of a model on a GPU. "portable" is array code and cuBLAS. "fast" records
+        the step as a CUDA graph of ways that were found right on this card, see `convae gpu`.
+        "auto" does so too, but goes back to array code, with a warning, where the result of a
+        whole step is not the same.
 
     Raises
     ------
     UserTypeError
         If model or optimizer is something else.
     UserError
-        If clip_norm is not positive, or the penalty does not fit the model.
+        If clip_norm is not positive, the penalty does not fit the model, or gpu_engine is unknown.
     """
 
     def __init__(
@@ -43,6 +55,8 @@ class TrainingStep:
         optimizer: Optimizer,
         clip_norm: float | None = None,
         penalty: Penalty = NONE,
+        average: MovingAverage | None = None,
+        gpu_engine: str = "auto",
     ) -> None:
         for name, value, kind in (
             ("model", model, Autoencoder),
@@ -57,9 +71,16 @@ class TrainingStep:
         self.optimizer = optimizer
         optimizer.claim(model)
         model.check_penalty(penalty)
+        check_choice("gpu_engine", gpu_engine, GPU_ENGINES)
         self.clip_norm = clip_norm
         self.penalty = penalty
+        self.average = average
         self._is_first = True
+        self._planned: Callable[[Array, Array], Array] | None = None
+        if model.device == "gpu" and gpu_engine != "portable":
+            from convae.training.gpu_step import GpuStep
+
+            self._planned = GpuStep(self, is_forced=gpu_engine == "fast")
 
     def __call__(self, x: Array, target: Array | None = None) -> Array:
         """Do one step.
@@ -95,16 +116,36 @@ class TrainingStep:
 
     def _step(self, x: Array, target: Array | None) -> Array:
         model = self.model
-        loss = model.accumulate_gradients(x, target, self.penalty)
-        self._check_finite(loss)
+        x, target = model.check_batch(x, target)
+        loss = self.portable(x, target) if self._planned is None else self._planned(x, target)
         if self._is_first:
             self._is_first = False
-            model.compare_range("images", x if target is None else target, stacklevel=4)
+            model.compare_range("images", target, stacklevel=4)
+        return loss
+
+    def portable(self, x: Array, target: Array) -> Array:
+        """Do one step by array code, on checked images.
+
+        Parameters
+        ----------
+        x, target : (N, C, *size) ndarray
+            Images; the target may be x itself.
+
+        Returns
+        -------
+        0-d ndarray
+            The loss before the update.
+        """
+        model = self.model
+        loss = model.accumulate_gradients(x, target, self.penalty)
+        self._check_finite(loss)
         gradients = model.flat_gradients
         if self.clip_norm is not None:
             norm = model.xp.sqrt(model.xp.square(gradients).sum())
             gradients *= self.clip_norm / model.xp.maximum(norm, self.clip_norm)
         self.optimizer.update(model.flat_parameters, gradients, model.backend)
+        if self.average is not None:
+            self.average.update(self.optimizer.steps)
         return loss
 
     def _check_finite(self, loss: Array) -> None:

@@ -67,8 +67,6 @@ class Trainer:
         The run's folder: states and models are saved there.
     progress : Progress
         How far the run has come.
-    average : MovingAverage, optional
-        The average of the parameters that is evaluated and kept.
     epochs, batch_size : int
         How long, and images of a step.
     log_every : int
@@ -99,7 +97,6 @@ class Trainer:
     board: Board
     states: StateFolder
     progress: Progress
-    average: MovingAverage | None = None
     epochs: int
     batch_size: int
     log_every: int = 20
@@ -144,6 +141,11 @@ class Trainer:
     def model(self) -> Autoencoder:
         """The model in training."""
         return self.step.model
+
+    @property
+    def average(self) -> MovingAverage | None:
+        """The average of the parameters that is evaluated and kept, if there is one."""
+        return self.step.average
 
     def fit(self) -> Progress:
         """Train, validate after every epoch, and keep the best and the last model.
@@ -278,8 +280,6 @@ class Trainer:
             raise self._diverged(nan, progress.step + 1) from None
         progress.step += 1
         progress.batch += 1
-        if self.average is not None:
-            self.average.update(progress.step)
         return loss
 
     def _save_if_due(self) -> None:

@@ -1,46 +1,71 @@
-"""cuDNN execution plans for c, h and g of shared kernels, with fused bias and activation.
+"""cuDNN's execution plans for c, h and g of shared kernels, as ways of a program.
 
-Arrays are examples first, channels last: (N, *size, C), and kernels (O, *kernel, C). c is cuDNN's
-fprop, h its dgrad, g its wgrad. Each problem is lowered to a cuDNN graph once, which needs no GPU;
-then its engines are timed on the GPU and the fastest is kept.
-
-Implemented and tested by lowering for a described GPU, disabled until certified on hardware.
+A problem is lowered to a cuDNN graph; each of the first plans that cuDNN's heuristics propose is a
+way of its own, to be certified and timed. cuDNN wants the channels of a kernel last, (O, *kernel,
+C), and knows few of the fusions that the recipe needs: our kernels reorder K before a plan and dK
+behind it, and finish what stands behind a product, in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from math import inf, prod
+from math import ceil, prod
 from typing import Any, NamedTuple
 
-from convae.engine.arrays import Array
+import numpy as np
+
 from convae.engine.geometry import Geometry
+from convae.engine.gpu import kernels
+from convae.engine.gpu.launching import compiled, in_order, launch, pointer
+from convae.engine.program import Problem
+from convae.engine.program.arithmetic import Arrays, Run
 
-ACTIVATIONS = ("identity", "relu", "sigmoid", "tanh")
-"""Activations that can be fused with c and h."""
+PLANS = 8
+"""How many of the proposed plans are tried."""
 
-TRIALS = 5
-"""Timed runs per engine; the shortest counts."""
+FUSED = ("identity", "relu", "sigmoid", "tanh")
+"""Activations that cuDNN computes behind c and h, after a bias by channel."""
 
 
-class Problem(NamedTuple):
-    """The operation that a plan computes."""
+@dataclass(frozen=True)
+class Product:
+    """A bare c, h or g, or one with a bias and an activation, as cuDNN sees it.
 
-    operation: str  # "c", "h" or "g"
-    geometry: Geometry  # see `suits`
+    Parameters
+    ----------
+    operation : {"c", "h", "g"}
+        What is computed.
+    geometry : Geometry
+        Its sizes; shared kernels and zeros as padding.
+    examples, channels, filters : int
+        Sizes of the batches.
+    dtype : str
+        Type of the stored factors.
+    output : str
+        Type of the stored result; sums are float32.
+    tf32 : bool
+        Whether the factors of float32 products may be rounded to TF32.
+    activation : str, optional
+        One of `FUSED`, behind a bias by channel; None for neither.
+    """
+
+    operation: str
+    geometry: Geometry
     examples: int
     channels: int
     filters: int
-    dtype: str  # of the stored arrays: "float32", "float16" or "bfloat16"; sums are float32
-    tf32: bool = False  # whether the factors of float32 products may be rounded to TF32
-    activation: str | None = None  # one of `ACTIVATIONS`, after a bias per channel; None: neither
+    dtype: str
+    output: str
+    tf32: bool = False
+    activation: str | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes in cuDNN's convention: channels second, at least two spatial axes."""
-        one = (1,) if self.geometry.axes == 1 else ()
         geometry = self.geometry
+        one = (1,) if geometry.axes == 1 else ()
         return {
             "V": (self.examples, self.channels, *one, *geometry.size),
             "Z": (self.examples, self.filters, *one, *geometry.output),
@@ -49,16 +74,11 @@ class Problem(NamedTuple):
 
 
 class Lowered(NamedTuple):
-    """A problem as a cuDNN graph, with its inputs in the order of `Plan.run` and its output."""
+    """A product as a cuDNN graph, its inputs (the bias last) and its output."""
 
     graph: Any
     inputs: tuple[Any, ...]
     output: Any
-
-
-def suits(geometry: Geometry) -> bool:
-    """Tell whether cuDNN supports a geometry."""
-    return set(geometry.tile) == {1}
 
 
 def strides(shape: Sequence[int]) -> list[int]:
@@ -68,49 +88,41 @@ def strides(shape: Sequence[int]) -> list[int]:
     return [channels * prod(positions), 1, *steps]
 
 
-def lower(problem: Problem, **device: Any) -> Lowered:
-    """Express a problem as a cuDNN graph and query its engines, the likely fastest first."""
+def lower(product: Product, **device: Any) -> Lowered:
+    """Express a product as a cuDNN graph and query its plans, the likely fastest first."""
     import cudnn
 
-    fused = problem.activation
-    if fused is not None and (problem.operation == "g" or fused not in ACTIVATIONS):
-        raise ValueError(
-            f"activation: {fused!r} cannot be fused with {problem.operation}; "
-            f"expected c or h with one of {', '.join(ACTIVATIONS)}"
-        )
-    if problem.operation == "g" and problem.dtype != "float32":
-        raise ValueError(f"dtype: g's sums would be stored as {problem.dtype}; expected float32")
     types = cudnn.data_type
     storage = {"float32": types.FLOAT, "float16": types.HALF, "bfloat16": types.BFLOAT16}
     graph = cudnn.pygraph(
-        io_data_type=storage[problem.dtype],
+        io_data_type=storage[product.dtype],
         intermediate_data_type=types.FLOAT,
         compute_data_type=types.FLOAT,
         **device,
     )
 
-    def tensor(name: str, shape: Sequence[int]) -> Any:
-        dtype = types.FLOAT if name == "bias" else storage[problem.dtype]
-        return graph.tensor(name=name, dim=list(shape), stride=strides(shape), data_type=dtype)
+    def tensor(name: str, shape: Sequence[int], dtype: str) -> Any:
+        steps = strides(shape)
+        return graph.tensor(name=name, dim=list(shape), stride=steps, data_type=storage[dtype])
 
-    names, result, node = _roles(graph, problem.operation)
-    shapes = problem.shapes
-    inputs = [tensor(name, shapes[name]) for name in names.values()]
-    output = node(**dict(zip(names, inputs, strict=True)), **_how(problem.geometry))
+    names, result, node = _roles(graph, product.operation)
+    shapes = product.shapes
+    inputs = [tensor(name, shapes[name], product.dtype) for name in names.values()]
+    output = node(**dict(zip(names, inputs, strict=True)), **_how(product.geometry))
     shape = shapes[result]
     output.set_dim(list(shape))
-    if fused is not None:
-        inputs.append(tensor("bias", (1, shape[1], *(1 for _ in shape[2:]))))
+    if product.activation is not None:
+        inputs.append(tensor("bias", (1, shape[1], *(1 for _ in shape[2:])), "float32"))
         output = graph.bias(input=output, bias=inputs[-1])
-        if fused != "identity":
-            output = getattr(graph, fused)(input=output)
+        if product.activation != "identity":
+            output = getattr(graph, product.activation)(input=output)
     output.set_output(True).set_dim(list(shape)).set_stride(strides(shape))
-    output.set_data_type(storage[problem.dtype])
+    output.set_data_type(storage[product.output])
     graph.validate()
     graph.build_operation_graph()
-    graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+    graph.create_execution_plans([cudnn.heur_mode.A])
     unwanted = [cudnn.numerical_note.NONDETERMINISTIC]
-    if problem.dtype == "float32" and not problem.tf32:
+    if product.dtype == "float32" and not product.tf32:
         unwanted.append(cudnn.numerical_note.TENSOR_CORE)
     graph.deselect_numeric_notes(unwanted)
     return Lowered(graph, tuple(inputs), output)
@@ -136,61 +148,185 @@ def _how(geometry: Geometry) -> dict[str, list[int]]:
     }
 
 
-class Plan:
-    """The fastest engine for a problem on this GPU."""
+class CudnnPlan:
+    """One of the plans that cuDNN proposes, with our kernels around it.
 
-    def __init__(self, problem: Problem) -> None:
+    Parameters
+    ----------
+    index : int
+        Which of them.
+    fused : bool
+        Whether cuDNN computes bias and activation, too.
+    short_sums : bool
+        Whether g's result is stored in the type of its factors, as PyTorch's autocast stores it.
+    tensor_cores : bool
+        Whether the factors of float32 products are rounded to TF32.
+    """
+
+    def __init__(
+        self, index: int, fused: bool = False, short_sums: bool = False, tensor_cores: bool = False
+    ) -> None:
+        self.index, self.fused, self.short_sums = index, fused, short_sums
+        self.tensor_cores = tensor_cores
+        kind = " fused" if fused else " with short sums" if short_sums else ""
+        precision = " on tensor cores" if tensor_cores else ""
+        self.name = f"cuDNN{kind}{precision}, plan {index}"
+
+    def suits(self, problem: Problem) -> bool:
+        """See `Way`."""
+        if not kernels.suits_products(problem) or set(problem.geometry.tile) != {1}:
+            return False
+        dtype = _factor_dtype(problem)
+        K_shape = problem.shape("dK" if problem.operation == "g" else "K") or ()
+        is_shared = len(K_shape) == problem.geometry.axes + 2
+        # types of two bytes are for tensor cores anyway, with one set of plans
+        fits = is_shared and self.tensor_cores <= (dtype == "float32")
+        if self.short_sums and (problem.operation != "g" or dtype == "float32"):
+            return False
+        return fits and (not self.fused or self._fuses(problem))
+
+    @staticmethod
+    def _fuses(problem: Problem) -> bool:
+        f, bias = problem["activation"], problem.shape("bias")
+        plain = problem.operation in ("c", "h") and problem["slope"] is None
+        return plain and bias is not None and len(bias) == 1 and f is not None and f.name in FUSED
+
+    def records(self, problem: Problem) -> bool:
+        """See `Way`."""
+        return True
+
+    def product(self, problem: Problem) -> Product:
+        """Describe what cuDNN computes of a problem."""
+        channels, filters = kernels.channels_and_filters(problem)
+        operation = "h" if problem.operation == "error" else problem.operation
+        dtype = _factor_dtype(problem)
+        output = dtype if operation != "g" or self.short_sums else "float32"
+        if problem.operation == "error":
+            output = "float32"  # for the loss
+        examples = (problem.shape("G" if operation in "hg" else "V") or (0,))[0]
+        activation = problem["activation"].name if self.fused and self._fuses(problem) else None
+        tf32 = self.tensor_cores
+        sizes = (examples, channels, filters)
+        return Product(operation, problem.geometry, *sizes, dtype, output, tf32, activation)
+
+    def build(self, problem: Problem, arrays: Arrays) -> Run:
+        """See `Way`; RuntimeError if cuDNN proposes no such plan."""
+        import cupy
+
+        product = self.product(problem)
+        dtype, geometry = product.dtype, product.geometry
+        around = compiled("around", dtype, tuple(_constants(problem, product).items()))
+        size = prod(product.shapes["K"])
+        copy = cupy.empty(size, product.output if product.operation == "g" else dtype)
+        steps = [np.int32(n) for n in (prod(geometry.kernel), size // prod(geometry.kernel))]
+        blocks = ceil(size / kernels.THREADS)
+        channels = np.int32(product.channels // geometry.groups)
+        filters, taps = np.int32(product.filters), steps[0]
+        if product.operation == "g":
+            inputs = [arrays["V"], arrays["G"]]
+            plan = self._plan(product, inputs, copy)
+            scale = np.float32(problem["scale"] or 1)
+            numbers = (taps, channels, filters, scale)
+            order = around.get_function("reorder_sums")
+            return in_order(plan, launch(order, blocks, copy, arrays["dK"], *numbers))
+        order = around.get_function("reorder")
+        before = launch(order, blocks, arrays["K"], copy, taps, channels, filters)
+        role = {"c": "Z", "h": "V", "error": "E"}[problem.operation]
+        batch = arrays["V" if product.operation == "c" else "G"]
+        out = arrays[role]
+        if problem.operation == "error":
+            out = cupy.empty(out.shape, np.float32)
+        is_fused = product.activation is not None
+        inputs = [batch, copy, *([arrays["bias"]] if is_fused else [])]
+        plan = self._plan(product, inputs, out)
+        if is_fused or not _has_more(problem):
+            return in_order(before, plan)
+        return in_order(before, plan, self._finish(problem, arrays, around, out, arrays[role]))
+
+    @staticmethod
+    def _finish(problem: Problem, arrays: Arrays, around: Any, sums: Any, out: Any) -> Run:
+        """Return what computes, in place, all that stands behind a product."""
+        import cupy
+
+        blocks = min(ceil(out.size / kernels.THREADS), 65_535)
+        losses = cupy.empty(blocks, np.float64) if problem.operation == "error" else None
+        optional = [pointer(arrays.get(role)) for role in ("bias", "extra", "H", "target")]
+        count = problem["count"] or 1
+        factor = np.float32((problem["scale"] or 1) / count)
+        run = launch(
+            around.get_function("finish_all"),
+            blocks,
+            *(sums, out, *optional, factor, pointer(losses), np.int64(out.size)),
+        )
+        if losses is None:
+            return run
+        numbers = np.int32(blocks), np.float64(1 / count)
+        return in_order(run, launch(around.get_function("total"), 1, losses, arrays["J"], *numbers))
+
+    def _plan(self, product: Product, inputs: Sequence[Any], output: Any) -> Run:
+        """Build the plan, and return what runs it in the current stream."""
         import cudnn
         import cupy
 
-        self.lowered = lower(problem, handle=_handle())
-        graph = self.lowered.graph
+        handle = _handle()
+        lowered = lower(product, handle=handle)
+        graph = lowered.graph
+        count = graph.get_execution_plan_count()
+        if self.index >= count:
+            raise RuntimeError(f"cuDNN proposes {count} plans for it")
         graph.check_support()
-        graph.build_plans(cudnn.build_plan_policy.ALL)
-        tensors = (*self.lowered.inputs, self.lowered.output)
-        arrays = [cupy.zeros(prod(t.get_dim()), problem.dtype) for t in tensors]
-        if problem.activation is not None:
-            arrays[-2] = arrays[-2].astype("float32")  # the bias
-        times = [self._time(index, arrays) for index in range(graph.get_execution_plan_count())]
-        if not times or min(times) == inf:
-            raise RuntimeError(f"problem: cuDNN has no engine for {problem}")
-        self.index = times.index(min(times))
-
-    def _time(self, index: int, arrays: Sequence[Array]) -> float:
-        """Time one engine in milliseconds; infinity if it cannot run."""
-        import cupy
-
-        times = []
-        for _ in range(TRIALS):
-            events = [cupy.cuda.Event() for _ in range(2)]
-            try:
-                events[0].record()
-                self._execute(index, arrays)
-                events[1].record()
-                events[1].synchronize()
-            except (RuntimeError, MemoryError):  # unsupported on this GPU, or out of memory
-                return inf
-            times.append(float(cupy.cuda.get_elapsed_time(*events)))
-        return min(times)
-
-    def _execute(self, index: int, arrays: Sequence[Array]) -> None:
-        import cudnn
-        import cupy
-
-        handle, graph = _handle(), self.lowered.graph
-        cudnn.set_stream(handle=handle, stream=cupy.cuda.get_current_stream().ptr)
-        workspace = cupy.empty(max(graph.get_workspace_size_plan_at_index(index), 1), "uint8")
-        tensors = (*self.lowered.inputs, self.lowered.output)
+        graph.build_plan_at_index(self.index)
+        workspace = cupy.empty(max(graph.get_workspace_size_plan_at_index(self.index), 1), "uint8")
+        tensors = (*lowered.inputs, lowered.output)
+        arrays = (*inputs, output)
         pointers = {t: array.data.ptr for t, array in zip(tensors, arrays, strict=True)}
-        graph.execute_plan_at_index(pointers, workspace.data.ptr, index, handle=handle)
 
-    def run(self, *arrays: Array) -> None:
-        """Run the plan on the inputs, in the order of `Lowered`, and the output."""
-        self._execute(self.index, arrays)
+        def run(kept: Sequence[Any] = arrays) -> None:
+            cudnn.set_stream(handle=handle, stream=cupy.cuda.get_current_stream().ptr)
+            graph.execute_plan_at_index(pointers, workspace.data.ptr, self.index, handle=handle)
+
+        return run
 
 
-plan = cache(Plan)
-"""Return the cached plan for a problem, created on first use."""
+def plans() -> list[CudnnPlan]:
+    """List cuDNN's ways; none where it is not installed."""
+    if version() is None:
+        return []
+    found = []
+    for tensor_cores in (False, True):
+        for fused, short_sums in ((False, False), (True, False), (False, True)):
+            if not (short_sums and tensor_cores):
+                kinds = (fused, short_sums, tensor_cores)
+                found += [CudnnPlan(index, *kinds) for index in range(PLANS)]
+    return found
+
+
+@cache
+def version() -> int | None:
+    """Return cuDNN's version, None where it or its frontend is not installed."""
+    try:
+        import cudnn
+
+        return int(cudnn.backend_version())
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+def _has_more(problem: Problem) -> bool:
+    """Tell whether anything stands behind a product."""
+    f = problem["activation"]
+    is_plain = (f is None or f.name == "identity") and problem["slope"] is None
+    has_arrays = any(problem.shape(role) is not None for role in ("bias", "extra", "target"))
+    return not is_plain or has_arrays
+
+
+def _factor_dtype(problem: Problem) -> str:
+    return problem.dtype("V" if problem.operation in ("c", "g") else "G")
+
+
+def _constants(problem: Problem, product: Product) -> dict[str, Any]:
+    own = {"SUM_T": kernels.STORAGE[product.output]}
+    return kernels.convolution_constants(problem) | own
 
 
 @cache

@@ -14,6 +14,7 @@ from tests.helpers import cupy_or_skip
 
 pytestmark = pytest.mark.gpu
 
+BOOK = [Layer(32, 5, stride=2, padding="same"), Layer(64, 3, stride=2, padding="same")]
 SHARINGS = [
     Layer(8, 3, padding="same", sharing="local"),
     Layer(8, 4, stride=2, padding="same", sharing="tiled", tile=2),
@@ -40,12 +41,41 @@ def test_a_step_has_few_launches(
     pretend_gpu, shape: tuple[int, ...], layers: Sequence[Layer], most: int, rng
 ) -> None:
     model = convae.Autoencoder(shape, layers, output_activation="sigmoid", device="gpu")
-    step = convae.TrainingStep(model, convae.AdamW())
+    step = convae.TrainingStep(model, convae.AdamW(), gpu_engine="portable")
     x = model.xp.asarray(rng.random((16, *shape), dtype="float32"))
     step(x)
     with pretend_gpu.counting() as counts:
         step(x)
     assert counts["launches"] <= most
+    assert "synchronizations" not in counts
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers", "nodes"),
+    [
+        ((1, 28, 28), BOOK, 29),
+        ((1, 28, 28), convae.choose_layers((1, 28, 28), 32), 70),
+        ((3, 32, 32), convae.choose_layers((3, 32, 32), 128), 60),
+        ((1, 8, 8), SHARINGS, 40),
+        ((2, 64), convae.choose_layers((2, 64), 16), 70),
+    ],
+)
+def test_a_recorded_step_is_one_launch(
+    pretend_gpu, shape: tuple[int, ...], layers: Sequence[Layer], nodes: int, rng
+) -> None:
+    """What is not in the graph: copying the images and the numbers in, and the loss out."""
+    model = convae.Autoencoder(shape, layers, output_activation="sigmoid", device="gpu")
+    step = convae.TrainingStep(model, convae.AdamW(), gpu_engine="fast")
+    x = model.xp.asarray(rng.random((4, *shape), dtype="float32"))
+    for _ in range(3):
+        step(x)
+    with pretend_gpu.counting() as counts:
+        step(x)
+    print(counts)
+    assert counts["graph_launches"] == 1
+    (plan,) = step._planned.program._plans.values()
+    (graph,) = plan.run.graphs
+    assert len(pretend_gpu.graph_operations(graph)) <= nodes
     assert "synchronizations" not in counts
 
 

@@ -1,68 +1,129 @@
-"""The CUDA kernels compile for the cards that they are for; test_cuda.py checks their numbers."""
+"""The CUDA kernels compile for the cards that they are for; test_ways.py checks their numbers."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from convae import engine
+import convae
+from convae import Layer
 from convae.engine.gpu import kernels
-from tests.problems import EDGES
+from convae.engine.program import Problem
+from convae.models.gradient_program import GradientProgram
+from convae.models.penalties import NONE
+
+LOCAL = [
+    Layer(16, 3, stride=2, padding="same", sharing="tiled", tile=2, activation="tanh"),
+    Layer(8, 3, padding="same", sharing="local", groups=2, activation="softplus"),
+]
+DEEP = [
+    Layer(8, 3, dilation=2, activation="leaky_relu"),
+    Layer(24, 2, stride=2, activation="sigmoid", tied=False, visible_bias="position"),
+]
+PLAIN = [Layer(32, 5, stride=2, padding="same"), Layer(64, 3, stride=2, padding="same")]
+MODELS = {
+    "plain": ((1, 28, 28), PLAIN),
+    "local": ((2, 14), LOCAL, "bce"),
+    "deep": ((3, 9, 10, 8), DEEP),
+}
+
+
+def problems(
+    shape: tuple[int, ...], layers: list[Layer], loss: str = "mse", storage: str | None = None
+) -> list[Problem]:
+    """The products of a model's program, perhaps as if activations were stored shorter."""
+    model = convae.Autoencoder(shape, layers, loss=loss)
+    found = list(GradientProgram(model, 100, NONE, False).program.problems())
+    if storage is not None:
+        found = [shorter(problem, storage) for problem in found]
+    return [problem for problem in found if kernels.suits_products(problem)]
+
+
+def shorter(problem: Problem, storage: str) -> Problem:
+    """Store a problem's batches and kernels in two bytes."""
+    short = ("K", "V", "G", "Z", "H", "E", "extra")
+    arrays = tuple((r, s, storage if r in short else d) for r, s, d in problem.arrays)
+    others = problem.written, problem.updated, problem.settings
+    return Problem(problem.operation, arrays, *others)
 
 
 def sources() -> dict[str, str]:
     """Every kernel file, for shapes of all kinds, and in each way of storing arrays."""
-    local = engine.resolve(size=(6, 7), kernel=3, stride=2, padding="same", tile=(3, 4))
-    grouped = engine.resolve(size=(4, 5, 6), kernel=2, dilation=2, groups=2)
-    found = {"step": kernels.source("step")}
-    for case in EDGES:
-        constants = kernels.edges_constants(case.geometry, case.channels, case.filters)
-        found[f"edges {case}"] = kernels.source("edges", **constants)
-    for dtype in kernels.STORAGE:
-        found[f"edges {dtype}"] = kernels.source("edges", dtype, **constants)
-        for name, geometry in (("local", local), ("grouped", grouped)):
-            numbers = kernels.family_constants(geometry, 4, 6)
-            found[f"family {name} {dtype}"] = kernels.source("family", dtype, **numbers)
+    found = {"passes": kernels.source("passes")}
+    numbers = {"CLIP": 1.0, "PENALTY": 0.1}
+    momentum = {"METHOD": 1, "MOMENTUM": 0.9, "NESTEROV": 1}
+    moments = {"METHOD": 2, "BETA1": 0.9, "BETA2": 0.999, "EPSILON": 1e-8, "DECAYS": 1}
+    for name, method in (("momentum", momentum), ("moments", moments)):
+        found[f"update {name}"] = kernels.source("update", **numbers, **method)
+    kinds = [
+        ("plain", "float32", 0),
+        *(("plain", dtype, tensor) for dtype, tensor in kernels.TENSOR.items()),
+        ("local", "float32", 0),
+        ("deep", "float32", 0),
+    ]
+    for name, dtype, tensor in kinds:
+        storage = None if dtype == "float32" else dtype
+        for index, problem in enumerate(problems(*MODELS[name], storage=storage)):
+            constants = kernels.convolution_constants(problem, tensor)
+            kind = f"{problem.operation} {index} of {name}, {dtype}, tensor={tensor}"
+            found[kind] = kernels.source("products", dtype, **constants)
+            channels, _ = kernels.channels_and_filters(problem)
+            if channels // problem.geometry.groups <= kernels.NARROW and not tensor:
+                found[f"narrow {kind}"] = kernels.source("narrow", dtype, **constants)
+            if name == "plain" and index % 3 == 0:
+                around = constants | {"SUM_T": "float"}
+                found[f"around {kind}"] = kernels.source("around", dtype, **around)
     return found
 
 
 SOURCES = sources()
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("name", SOURCES)
-def test_kernels_compile(name: str, architecture: str) -> None:
+def compiled(source: str, architecture: str) -> str:
+    """Compile to a card's own code, and return what NVRTC and ptxas say."""
     reason = "NVRTC, which comes with CUDA builds of PyTorch, is not installed"
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason=reason)
     pathfinder = pytest.importorskip("cuda.pathfinder", reason=reason)
     headers = {pathfinder.find_nvidia_header_directory(part) for part in ("cudart", "cccl")}
-    options = [f"--gpu-architecture={architecture}", "--std=c++17"]
+    options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v"]
     options += [f"--include-path={folder}" for folder in headers if folder]
-    _, program = nvrtc.nvrtcCreateProgram(SOURCES[name].encode(), b"", 0, [], [])
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"", 0, [], [])
     encoded = [option.encode() for option in options]
     (result,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
     log = bytearray(size)
     nvrtc.nvrtcGetProgramLog(program, log)
     assert result == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode()
-    assert "warning" not in log.decode(), log.decode()
+    return log.decode()
 
 
+def spilled(log: str) -> list[str]:
+    """List what ptxas says of spills, where there are any."""
+    found = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert found
+    return [f"{stores} stored, {loads} loaded" for stores, loads in found if stores + loads != "00"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize(
-    ("channels", "filters", "other"),
-    [
-        (5, 32, {}),
-        (1, 30, {}),
-        (4, 1024, {}),
-        (1, 1024, {"size": (8, 8), "kernel": (5, 1)}),
-        (2, 32, {"groups": 2}),
-        (1, 32, {"dilation": 2}),
-        (1, 32, {"tile": 2}),
-        (1, 32, {"size": (8,)}),
-    ],
+    "architecture",
+    ["sm_90", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sm_80", "sm_100"))],
 )
-def test_edges_are_for_few_channels_and_ordinary_kernels(
-    channels: int, filters: int, other: dict
-) -> None:
-    plain = {"size": (8, 8), "kernel": 3}
-    assert kernels.suits_edges(engine.resolve(**plain), 1, 32)
-    assert not kernels.suits_edges(engine.resolve(**{**plain, **other}), channels, filters)
+def test_kernels_compile_without_spills(name: str, architecture: str) -> None:
+    log = compiled(SOURCES[name], architecture)
+    assert "warning" not in log, log
+    assert spilled(log) == []
+
+
+def test_spills_are_seen() -> None:
+    """A planted fault: more numbers in use at a time than there are registers."""
+    lines = [f"float x{i} = a[{i} * n] * n;" for i in range(300)]
+    lines += [
+        "for (int i = 0; i < n; ++i) {",
+        *(f"x{i} += x{(i * 7 + 1) % 300};" for i in range(300)),
+    ]
+    lines += ["}", *(f"a[{i}] = x{i};" for i in range(300))]
+    body = "\n".join(lines)
+    source = f'extern "C" __global__ void k(float* a, int n) {{\n{body}\n}}'
+    assert spilled(compiled(source, "sm_90"))

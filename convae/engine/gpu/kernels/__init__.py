@@ -1,85 +1,122 @@
-"""Source of the custom CUDA kernels, and their compile-time constants.
+"""Source of our CUDA kernels, and their compile-time constants.
 
-They are launched by `convae.engine.gpu.cuda`. `source` needs neither CuPy nor a GPU, so tests can
+They are launched by `convae.engine.gpu.ways`. Nothing here needs CuPy or a GPU, so tests can
 compile the kernels on any machine.
 """
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
+from typing import Any
 
 from convae.engine.geometry import Geometry
+from convae.engine.program import Problem
 
 STORAGE = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 """C++ type of array elements, by dtype; sums are always float."""
 
 HEADERS = {"float16": "cuda_fp16.h", "bfloat16": "cuda_bf16.h"}
 
-THREADS = 128
-"""Threads per block."""
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "sigmoid", "tanh", "softplus")
+"""Activations by the numbers that `products.cu` gives them; LEAK is leaky_relu's slope."""
 
-LARGEST_BLOCK = 1024
-"""Maximum number of threads per block."""
+LOSSES = {"mse": 1, "bce": 2}
+"""Losses by the numbers that `products.cu` gives them."""
 
-FILTERS = 4
-"""Filters computed by one thread; `edges.cu` needs a multiple of it."""
+TENSOR = {"float16": 1, "bfloat16": 2, "float32": 3}
+"""The element type of products on tensor cores: half, bfloat16, TF32."""
 
-SHARED_FLOATS = 12_000
-"""Floats that fit into a block's default shared memory."""
+PRECEDED = ("products", "narrow", "around")
+"""Files that `convolution.cu` precedes."""
+
+THREADS = 256
+"""Threads per block, in all kernels."""
+
+ROWS, COLUMNS, DEPTH = 64, 64, 16
+"""What a block of `products.cu` computes."""
+
+NARROW = 4
+"""The most channels of a group for which `narrow.cu` is meant."""
 
 
 def source(name: str, dtype: str = "float32", **constants: object) -> str:
     """Prepend the compile-time constants to a kernel file."""
     lines = [f"#include <{HEADERS[dtype]}>"] if dtype in HEADERS else []
-    constants = {"T": STORAGE[dtype], "THREADS": THREADS, "FILTERS": FILTERS, **constants}
-    lines += [f"#define {key} {value}" for key, value in constants.items()]
-    return "\n".join([*lines, (Path(__file__).parent / f"{name}.cu").read_text()])
+    lines += [f"#define {key} {value}" for key, value in {"T": STORAGE[dtype], **constants}.items()]
+    files = ["convolution", name] if name in PRECEDED else [name]
+    texts = [(Path(__file__).parent / f"{file}.cu").read_text() for file in files]
+    return "\n".join([*lines, *texts])
 
 
-def family_constants(geometry: Geometry, channels: int, filters: int) -> dict[str, str]:
-    """Return the constants of a convolution for `family.cu`, which supports every geometry."""
-    missing = 3 - geometry.axes
-    before = tuple(before for before, _ in geometry.padding)
+def kernel_steps(K_shape: tuple[int, ...], geometry: Geometry) -> tuple[int, int, int, int]:
+    """Return the distances in a kernel's memory of filters, tile indices, channels and elements."""
+    taps = prod(geometry.kernel)
+    if len(K_shape) == geometry.axes + 2:  # shared: (*kernel, C, O)
+        C, O = K_shape[-2:]
+        return 1, 0, O, C * O
+    per_group = K_shape[-geometry.axes - 1]  # (O, *tile, C, *kernel)
+    return prod(geometry.tile) * per_group * taps, per_group * taps, taps, 1
+
+
+def convolution_constants(problem: Problem, tensor: int = 0) -> dict[str, Any]:
+    """Return the constants of a problem for `products.cu`."""
+    geometry, K_shape = problem.geometry, _kernel_shape(problem)
+    channels, filters = channels_and_filters(problem)
+    bias = problem.shape("bias")
+    activation, slope, loss = problem["activation"], problem["slope"], problem["loss"]
+    missing = (1,) * (3 - geometry.axes)
     fields = [
-        (filling,) * missing + tuple(entries)
-        for filling, entries in (
-            (1, geometry.size),
-            (1, geometry.output),
-            (1, geometry.kernel),
-            (1, geometry.stride),
-            (0, before),
-            (1, geometry.dilation),
-            (1, geometry.tile),
-        )
+        (*missing, *entries)
+        for entries in (geometry.size, geometry.output, geometry.kernel, geometry.stride)
     ]
-    arrays = ", ".join("{" + ", ".join(map(str, field)) + "}" for field in fields)
-    return {"GEOMETRY": f"{{{arrays}, {channels}, {filters}, {geometry.groups}}}"}
-
-
-def suits_edges(geometry: Geometry, channels: int, filters: int) -> bool:
-    """Tell whether `edges.cu` supports a convolution: 2-D, shared kernels, up to 4 channels."""
-    elements = geometry.kernel[0] * geometry.kernel[-1] * channels
-    return (
-        geometry.axes == 2
-        and geometry.groups == 1
-        and {*geometry.tile, *geometry.dilation} == {1}
-        and channels <= 4
-        and filters % FILTERS == 0
-        and elements * filters <= SHARED_FLOATS
-        and filters // FILTERS * geometry.kernel[0] <= LARGEST_BLOCK
-    )
-
-
-def edges_constants(geometry: Geometry, channels: int, filters: int) -> dict[str, int]:
-    """Return the constants of a 2-D convolution for `edges.cu`."""
-    pairs = {
-        ("K1", "K2"): geometry.kernel,
-        ("S1", "S2"): geometry.stride,
-        ("B1", "B2"): tuple(before for before, _ in geometry.padding),
-        ("H", "W"): geometry.size,
-        ("OH", "OW"): geometry.output,
+    fields.append((*(0 for _ in missing), *(before for before, _ in geometry.padding)))
+    fields += [(*missing, *geometry.dilation), (*missing, *geometry.tile)]
+    steps = ", ".join(map(str, kernel_steps(K_shape, geometry)))
+    bias_tile = (1, 1, 1) if bias is None or len(bias) == 1 else (*missing, *bias[1:])
+    arrays = ", ".join(map(_initialiser, fields))
+    numbers = f"{channels}, {filters}, {geometry.groups}, {steps}, {_initialiser(bias_tile)}"
+    target = problem.dtype("target") if loss is not None else "float32"
+    return {
+        "GEOMETRY": f"{{{arrays}, {numbers}}}",
+        "TENSOR": tensor,
+        "BIAS": int(bias is not None),
+        "EXTRA": int(problem.shape("extra") is not None),
+        "ACTIVATION": 0 if activation is None else ACTIVATIONS.index(activation.name),
+        "SLOPE": 0 if slope is None else 1 + ACTIVATIONS.index(slope.name),
+        "LOSS": 0 if loss is None else LOSSES[loss.name],
+        "LOSS_T": STORAGE[target],
+        "VISIBLE": int(problem.operation != "c"),
+        "LEAK": "0.01f",
     }
-    constants = {"C": channels, "O": filters}
-    for names, values in pairs.items():
-        constants |= dict(zip(names, values, strict=True))
-    return constants
+
+
+def suits_products(problem: Problem) -> bool:
+    """Tell whether `products.cu` covers a convolution and what stands behind it."""
+    if problem.operation not in ("c", "h", "error", "g"):
+        return False
+    zeros = problem.geometry.padding_mode == "zeros"
+    dtypes = {dtype for role, _, dtype in problem.arrays if role != "J"}
+    functions = [f for f in (problem["activation"], problem["slope"]) if f is not None]
+    known = all(f.name in ACTIVATIONS for f in functions)
+    known &= problem["loss"] is None or problem["loss"].name in LOSSES
+    return zeros and known and dtypes <= {*STORAGE}
+
+
+def channels_and_filters(problem: Problem) -> tuple[int, int]:
+    """Return the channels of the visible and of the hidden side of a convolution."""
+    batches = {"c": ("V", "Z"), "h": ("V", "G"), "error": ("E", "G"), "g": ("V", "G")}
+    visible, hidden = (problem.shape(role) for role in batches[problem.operation])
+    assert visible is not None
+    assert hidden is not None
+    return visible[-1], hidden[-1]
+
+
+def _kernel_shape(problem: Problem) -> tuple[int, ...]:
+    shape = problem.shape("dK" if problem.operation == "g" else "K")
+    assert shape is not None
+    return shape
+
+
+def _initialiser(entries: tuple[int, ...]) -> str:
+    return "{" + ", ".join(map(str, entries)) + "}"

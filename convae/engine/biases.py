@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from convae.engine import Array, Backend, array_module
+from convae.engine.arrays import Array, array_module
+from convae.engine.backend import Backend
 
 SHARINGS = ("channel", "tiled", "position", "none")
 

@@ -1,0 +1,263 @@
+"""Ways are used on a card after their numbers were found right there.
+
+Each way computes the very problems of a program, twice on each of two draws of random numbers, in
+memory between guard words. It has to agree with the portable way in float64, to repeat its own
+bits, and to leave inputs and guards as they were. `convae.engine.gpu.examination` does this in a
+process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf, isfinite, prod, sqrt
+from typing import Any
+
+import numpy as np
+
+from convae.engine.backend import ArrayBackend
+from convae.engine.gpu.backend import TF32_TOLERANCE
+from convae.engine.program import Portable, Problem, Way
+from convae.engine.program.arithmetic import Run
+
+TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2, "float64": 1e-12}
+"""Largest error, relative to the largest number of an array, by the type of a problem's batches."""
+
+DRAWS = 2
+"""Draws of random numbers on which a way is tried."""
+
+GUARD = 64
+"""Elements before and behind each array that have to stay as they were."""
+
+CHUNK_BYTES = 256 << 20
+"""Memory for what the reference unfolds at a time."""
+
+ROTATION = 3
+"""Sets of inputs in turn while a way is timed, so that no cache holds them."""
+
+ROUNDS = 5
+"""Times that each set is timed; the shortest counts."""
+
+ROTATED_BYTES = 1 << 30
+"""What all sets together may take; beyond it there is one."""
+
+
+class CertificationError(Exception):
+    """A way is wrong; the message says how."""
+
+
+def certify(way: Way, problem: Problem, tolerance: float, xp: Any) -> float:
+    """Try a way on random numbers.
+
+    Parameters
+    ----------
+    way : Way
+        What is tried.
+    problem : Problem
+        What it has to compute.
+    tolerance : float
+        The largest error, relative to the largest number of an array.
+    xp : module
+        ``cupy``.
+
+    Returns
+    -------
+    float
+        The largest error seen.
+
+    Raises
+    ------
+    CertificationError
+        If anything about it is wrong.
+    """
+    largest = 0.0
+    for seed in range(DRAWS):
+        rng = np.random.default_rng([seed, 5])
+        drawn = {role: draw(rng, role, shape, dtype) for role, shape, dtype in problem.arrays}
+        guarded = {role: Guarded(array, xp) for role, array in drawn.items()}
+        run = way.build(problem, {role: each.array for role, each in guarded.items()})
+        first = outputs(run, problem, drawn, guarded, xp)
+        again = outputs(run, problem, drawn, guarded, xp)
+        for role, array in first.items():
+            if array.tobytes() != again[role].tobytes():
+                raise CertificationError(f"{role} differs when it is computed again")
+        largest = max(largest, compare(first, reference(problem, drawn, xp)))
+        if not largest <= tolerance:
+            raise CertificationError(f"error {largest:.1e}, over {tolerance:.0e}")
+    return largest
+
+
+class Guarded:
+    """An array on the device between guard words."""
+
+    def __init__(self, values: np.ndarray[Any, Any], xp: Any) -> None:
+        self._xp = xp
+        self._memory = xp.empty(values.size + 2 * GUARD, values.dtype)
+        self.array = self._memory[GUARD : GUARD + values.size].reshape(values.shape)
+        self.fill(values)
+
+    def fill(self, values: np.ndarray[Any, Any] | float) -> None:
+        """Set the values, and the guards."""
+        self._memory[...] = 1.5  # a number of every type
+        self.array[...] = values if isinstance(values, float) else self._xp.asarray(values)
+
+    def is_intact(self) -> bool:
+        """Tell whether the guards are as they were."""
+        guards = self._xp.concatenate((self._memory[:GUARD], self._memory[-GUARD:]))
+        return bool((guards == 1.5).all())
+
+
+def outputs(
+    run: Run,
+    problem: Problem,
+    drawn: Mapping[str, np.ndarray[Any, Any]],
+    guarded: Mapping[str, Guarded],
+    xp: Any,
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Compute once, with poison where results go; returns the results."""
+    for role, each in guarded.items():
+        each.fill(float("nan") if role in problem.written else drawn[role])
+    run()
+    xp.cuda.Device().synchronize()
+    results = {}
+    for role, each in guarded.items():
+        if not each.is_intact():
+            raise CertificationError(f"it writes beyond {role}")
+        values = each.array.get()
+        if role in (*problem.written, *problem.updated):
+            results[role] = values
+        elif values.tobytes() != drawn[role].tobytes():
+            raise CertificationError(f"it changes {role}, which it should only read")
+    return results
+
+
+POSITIVE = ("second_moment", "energy", "numbers", "target", "mean")
+"""Roles whose numbers are not negative."""
+
+
+def draw(
+    rng: np.random.Generator, role: str, shape: tuple[int, ...], dtype: str
+) -> np.ndarray[Any, Any]:
+    """Draw numbers of about size 1."""
+    values = rng.standard_normal(shape, dtype=np.float64 if dtype == "float64" else np.float32)
+    values = np.asarray(np.abs(values) % 1 if role in POSITIVE else values)
+    if role == "K":
+        values *= 1 / sqrt(max(1, prod(shape[:-1]) if len(shape) < 5 else prod(shape[1:])))
+    return values.astype(dtype)
+
+
+def reference(
+    problem: Problem, drawn: Mapping[str, np.ndarray[Any, Any]], xp: Any
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Compute the results the portable way in float64, examples in chunks if they are many."""
+    arrays = {role: xp.asarray(values.astype("float64")) for role, values in drawn.items()}
+    for role in problem.written:
+        arrays[role][...] = 0
+    way = Portable(_Float64(xp))
+    sums = {"g": "dK", "error": "J"}.get(problem.operation)
+    for part in chunks(problem):
+        own = {role: a[part] if role in BATCHES else a for role, a in arrays.items()}
+        before = arrays[sums].copy() if sums else None
+        way.build(problem, own)()
+        if sums:
+            arrays[sums] += before
+    written = (*problem.written, *problem.updated)
+    return {role: arrays[role].get() if xp is not np else arrays[role] for role in written}
+
+
+BATCHES = ("V", "G", "Z", "H", "E", "extra", "target")
+"""Roles of arrays whose first axis is the examples', in the products."""
+
+
+def chunks(problem: Problem) -> list[slice]:
+    """Divide the examples of a product so that what is unfolded fits into some memory."""
+    if problem.operation not in ("c", "h", "g", "error"):
+        return [slice(None)]
+    examples, *visible = problem.shape("E" if problem.operation == "error" else "V") or (1,)
+    geometry = problem.geometry
+    each = 8 * visible[-1] * prod(geometry.kernel) * prod(geometry.extended)
+    size = max(1, int(CHUNK_BYTES // max(1, each)))
+    return [slice(start, min(examples, start + size)) for start in range(0, examples, size)]
+
+
+class _Float64(ArrayBackend):
+    """Portable c, h and g in float64, on NumPy or CuPy."""
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+
+
+def compare(
+    results: Mapping[str, np.ndarray[Any, Any]], right: Mapping[str, np.ndarray[Any, Any]]
+) -> float:
+    """Return the largest error, relative to the largest number of its array; infinity for NaN."""
+    worst = 0.0
+    for role, values in results.items():
+        scale = float(np.abs(right[role]).max()) or 1.0
+        error = float(np.abs(values.astype("float64") - right[role]).max()) / scale
+        worst = max(worst, error if isfinite(error) else inf)
+    return worst
+
+
+def tolerance(problem: Problem, is_rounded: bool) -> float:
+    """Return the largest error of a problem that rounding can explain.
+
+    `is_rounded` says whether factors of float32 products are rounded to TF32.
+    """
+    dtypes = {dtype for _, _, dtype in problem.arrays} - {"float64"}
+    worst = max((TOLERANCE[dtype] for dtype in dtypes), default=TOLERANCE["float64"])
+    return max(worst, TF32_TOLERANCE) if is_rounded else worst
+
+
+def seconds(way: Way, problem: Problem, xp: Any) -> float:
+    """Time a call of a way, on random inputs in turn."""
+    size = sum(prod(shape) * np.dtype(dtype).itemsize for _, shape, dtype in problem.arrays)
+    runs = []
+    for seed in range(ROTATION if ROTATION * size < ROTATED_BYTES else 1):
+        rng = np.random.default_rng([seed, 6])
+        arrays = {r: xp.asarray(draw(rng, r, shape, dtype)) for r, shape, dtype in problem.arrays}
+        runs.append(way.build(problem, arrays))
+        runs[-1]()
+    times = []
+    for _ in range(ROUNDS):
+        begun, ended = (xp.cuda.Event() for _ in range(2))
+        begun.record()
+        for run in runs:
+            run()
+        ended.record()
+        ended.synchronize()
+        times.append(float(xp.cuda.get_elapsed_time(begun, ended)) / 1000 / len(runs))
+    return min(times)
+
+
+def identity(ways: Mapping[str, Way], problem: Problem, xp: Any) -> float:
+    """Return the error of ``<c(K, V), G> = <V, h(K, G)> = <K, g(G, V)>``, relative to the norms.
+
+    Parameters
+    ----------
+    ways : mapping
+        The chosen ways of "c", "h" and "g".
+    problem : Problem
+        A c, whose sizes and types all three take.
+    xp : module
+        ``cupy``.
+    """
+    rng = np.random.default_rng(7)
+    shapes = {role: (shape, dtype) for role, shape, dtype in problem.arrays if role in "KVZ"}
+    arrays = {r: xp.asarray(draw(rng, r, *described)) for r, described in shapes.items()}
+    arrays["G"] = arrays.pop("Z")
+    results = {
+        "c": ("Z", xp.empty_like(arrays["G"]), ("K", "V")),
+        "h": ("V", xp.empty_like(arrays["V"]), ("K", "G")),
+        "g": ("dK", xp.empty(arrays["K"].shape, "float32"), ("G", "V")),
+    }
+    forms = []
+    for operation, (role, out, read) in results.items():
+        given = {name: arrays[name] for name in read} | {role: out}
+        described = tuple((name, a.shape, a.dtype.name) for name, a in given.items())
+        settings = (("geometry", problem.geometry),)
+        bare = Problem(operation, described, (role,), (), settings)
+        ways[operation].build(bare, given)()
+        (other,) = ({"K", "V", "G"} - set(read)) or {""}
+        forms.append(float((out.astype("float64") * arrays[other].astype("float64")).sum()))
+    norms = (xp.linalg.norm(arrays[name].astype("float64")) for name in "KVG")
+    return (max(forms) - min(forms)) / float(prod(float(norm) for norm in norms))

@@ -1,0 +1,78 @@
+// The parts of a step other than c, h and g: sums over the examples, and the update.
+// All sums are in the same order on every run.
+
+constexpr int THREADS = 256;
+
+__device__ float number(T x) { return (float)x; }
+
+template <class Sum> __device__ Sum add_up(Sum term) {
+    __shared__ Sum terms[THREADS];
+    terms[threadIdx.x] = term;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) terms[threadIdx.x] += terms[threadIdx.x + half];
+    }
+    return terms[0];
+}
+
+// Sums G (rows, C) over its rows, to parts (gridDim.x, C): block x takes every gridDim.x-th stretch
+// of rows, block y THREADS channels. Threads of a block that share a channel are added at the end.
+extern "C" __global__ void channel_sums(const T* G, float* parts, long long rows, int C) {
+    __shared__ float sums[THREADS];
+    const int first = blockIdx.y * THREADS, width = min(C - first, THREADS);
+    const int lines = THREADS / width, line = threadIdx.x / width, c = threadIdx.x % width;
+    float sum = 0;
+    if (line < lines)
+        for (long long row = (long long)blockIdx.x * lines + line; row < rows;
+             row += (long long)gridDim.x * lines)
+            sum += number(G[row * C + first + c]);
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (line > 0) return;
+    for (int other = 1; other < lines; ++other) sum += sums[other * width + c];
+    parts[(long long)blockIdx.x * C + first + c] = sum;
+}
+
+// Adds up the parts, in order.
+extern "C" __global__ void add(const float* parts, float* db, int blocks, int C, float scale) {
+    const int c = blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= C) return;
+    float sum = 0;
+    for (int block = 0; block < blocks; ++block) sum += parts[(long long)block * C + c];
+    db[c] = scale * sum;
+}
+
+// Sums G (N, A, B, D, C) over the examples and over positions that share an element of db
+// (C, a, b, d); one thread for each.
+extern "C" __global__ void tile_sums(
+    const T* G, float* db, int N, int A, int B, int D, int C, int a, int b, int d, float scale
+) {
+    const long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= (long long)a * b * d * C) return;
+    // neighbours read neighbours: channels last
+    const int c = at % C, z = at / C % d, y = at / C / d % b, x = at / C / d / b;
+    float sum = 0;
+    for (long long n = 0; n < N; ++n)
+        for (int i = x; i < A; i += a)
+            for (int j = y; j < B; j += b)
+                for (int k = z; k < D; k += d)
+                    sum += number(G[(((n * A + i) * B + j) * D + k) * C + c]);
+    db[(((long long)c * a + x) * b + y) * d + z] = scale * sum;
+}
+
+// Sums the squares of the gradients: a part for each block, which `energy` adds up.
+extern "C" __global__ void squares(const float* gradients, double* parts, long long size) {
+    double sum = 0;
+    for (long long i = (long long)blockIdx.x * THREADS + threadIdx.x; i < size;
+         i += (long long)gridDim.x * THREADS)
+        sum += (double)gradients[i] * gradients[i];
+    sum = add_up(sum);
+    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+extern "C" __global__ void energy(const double* parts, double* energy, int blocks) {
+    double sum = 0;
+    for (int i = threadIdx.x; i < blocks; i += THREADS) sum += parts[i];
+    sum = add_up(sum);
+    if (threadIdx.x == 0) *energy = sum;
+}

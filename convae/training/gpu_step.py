@@ -1,0 +1,103 @@
+"""The training step on a GPU: a recorded program of certified ways, checked at the beginning."""
+
+from __future__ import annotations
+
+import logging
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from convae.engine import Array
+from convae.engine.gpu.examination import Choice
+from convae.engine.gpu.recording import Recorded
+from convae.errors import DeviceError
+from convae.training.planned_step import PlannedStep
+
+if TYPE_CHECKING:
+    from convae.training.step import TrainingStep
+
+log = logging.getLogger("convae")
+
+COMPARED = 2
+"""Steps at the beginning whose gradients are compared with the plain step's."""
+
+TOLERANCE = {"float32": 1e-4, "float64": 1e-10, "float16": 5e-2, "bfloat16": 1e-1}
+"""Largest difference of the gradients, relative to their norm, by the type of the activations."""
+
+TF32_TOLERANCE = 2e-2
+"""The same where factors are rounded to TF32."""
+
+
+class GpuStep:
+    """Does the steps of a `TrainingStep` on a GPU.
+
+    Parameters
+    ----------
+    step : TrainingStep
+        Model, optimizer and the rest; its `portable` is what results are compared with.
+    is_forced : bool
+        Whether a difference is an error, instead of a reason to use `portable` from then on.
+    """
+
+    def __init__(self, step: TrainingStep, is_forced: bool) -> None:
+        self._step, self._is_forced = step, is_forced
+        model = step.model
+        self.program = PlannedStep(
+            model,
+            step.optimizer,
+            step.clip_norm,
+            step.penalty,
+            step.average,
+            Choice(model.backend),
+            Recorded,
+        )
+        self._left_to_compare = COMPARED
+        self._is_refused = False
+        tf32 = getattr(model.backend, "tf32", False) and model.storage is None
+        self._tolerance = TF32_TOLERANCE if tf32 else TOLERANCE[model.storage or model.dtype]
+
+    def __call__(self, x: Array, target: Array) -> Array:
+        """Do one step.
+
+        Parameters
+        ----------
+        x, target : (N, C, *size) ndarray
+            Checked images; the target may be x itself.
+
+        Returns
+        -------
+        0-d ndarray
+            The loss before the update, on the device.
+
+        Raises
+        ------
+        DeviceError
+            If the first steps' gradients differ from the plain step's, and it is forced.
+        """
+        if self._left_to_compare and not self._is_refused:
+            self._left_to_compare -= 1
+            self._compare(x, target)
+        if self._is_refused:
+            return self._step.portable(x, target)
+        return self.program(x, target)
+
+    def _compare(self, x: Array, target: Array) -> None:
+        """Compare loss and gradients of a batch with the plain step's."""
+        model = self._step.model
+        J = float(model.accumulate_gradients(x, target, self._step.penalty))
+        plain = model.flat_gradients.copy()
+        J_program = float(self.program.gradients(x, target))
+        xp = model.xp
+        norm = float(xp.linalg.norm(plain))
+        error = float(xp.linalg.norm(model.flat_gradients - plain)) / (norm or 1.0)
+        is_right = error <= self._tolerance and abs(J_program - J) <= self._tolerance * abs(J)
+        if is_right or not isfinite(J + norm):  # a loss that diverges is not the program's fault
+            return
+        message = (
+            f"gpu_engine: a whole step differs from the plain one by {error:.1e} of the gradient "
+            f"(at most {self._tolerance:.0e} is due to rounding), loss {J_program:g} instead of "
+            f"{J:g}"
+        )
+        if self._is_forced:
+            raise DeviceError(f"{message}; use gpu_engine=portable")
+        log.warning(f"warning: {message}; the plain step is used")
+        self._is_refused = True

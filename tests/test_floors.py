@@ -70,7 +70,7 @@ def respects_the_doors(importing: str, imported: str) -> bool:
     if wing(importing) == "engine":
         return True
     if imported.startswith("engine.gpu"):
-        return importing == "training.captured_step"
+        return importing in ("training.gpu_step", "app.gpu")
     return not imported.startswith("engine.cpu")
 
 
@@ -116,9 +116,9 @@ def test_imports_up_or_across_are_noticed(importing: str, imported: str) -> None
     ("importing", "imported", "allowed"),
     [
         ("models.layers", "engine.cpu.threads", False),
-        ("training.captured_step", "engine.cpu", False),
+        ("training.gpu_step", "engine.cpu", False),
         ("app.run", "engine.gpu.backend", False),
-        ("training.captured_step", "engine.gpu.graph", True),
+        ("training.gpu_step", "engine.gpu.recording", True),
         ("engine.backend", "engine.cpu.backend", True),
         ("", "engine.cpu.threads", False),
     ],

@@ -14,6 +14,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
+from convae.app import gpu
 from convae.app.arguments import command
 from convae.app.outputs import PictureFolder, Targets, codes_file, csv_file, refuse_foreign
 from convae.app.summary import read_figures
@@ -21,11 +22,11 @@ from convae.data.datasets import load_dataset
 from convae.data.image_arguments import ImageArguments
 from convae.data.pictures import Preprocessing, to_floats
 from convae.data.sources import named
-from convae.engine import Array, to_numpy
+from convae.engine import Array, backend_for, to_numpy
 from convae.errors import UserError, check_range, counted
 from convae.export.formats import EXPORTERS, export
 from convae.files import discard_unfinished, printable, write_bytes
-from convae.models.autoencoder import Autoencoder
+from convae.models.autoencoder import STORAGES, Autoencoder
 from convae.models.loading import BEST, load
 from convae.report.describe import describe
 from convae.report.pictures import error_maps, filter_grid, grid, png, reconstruction_grid
@@ -380,6 +381,36 @@ def probe(run: Path, device: str, dataset: str, root: str, limit: int) -> None:
             f"{found.neighbours:>12.2%}"
         )
         header = ""
+
+
+@main.command("gpu")
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Images of a step."
+)
+@click.option("--tf32", is_flag=True, help="Let factors be rounded to TF32.")
+@click.option("--storage", type=click.Choice(STORAGES), help="Type of the stored activations.")
+def show_gpu(run: Path | None, batch_size: int, tf32: bool, storage: str | None) -> None:
+    """Show the GPU, and which ways of computing were found right on it.
+
+    With RUN, those of a training step of its model; what has not been tried on this card is
+    tried first. Without, all that were ever tried on it.
+
+    \b
+    convae gpu
+    convae gpu outputs/RUN --batch-size 512 --tf32
+    """
+    gpu.require_gpu()
+    for line in gpu.card_lines():
+        click.echo(line)
+    if run is None:
+        lines = gpu.known_lines()
+    else:
+        own = model_of(run, "cpu").configuration()
+        backend = backend_for("gpu", tf32=tf32)
+        lines = gpu.step_lines(Autoencoder(**own, storage=storage, backend=backend), batch_size)
+    for line in lines:
+        click.echo(line)
 
 
 def model_of(run: Path, device: str) -> Autoencoder:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from math import isfinite
 from typing import TYPE_CHECKING
 
 from convae.engine import Array
 from convae.engine.gpu.examination import Choice
 from convae.engine.gpu.recording import Recorded
-from convae.errors import DeviceError
+from convae.engine.program import Executable
+from convae.errors import DeviceError, counted
 from convae.training.planned_step import PlannedStep
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class GpuStep:
             step.penalty,
             step.average,
             Choice(model.backend),
-            Recorded,
+            record,
         )
         self._left_to_compare = COMPARED
         self._is_refused = False
@@ -101,3 +103,12 @@ class GpuStep:
             raise DeviceError(f"{message}; use gpu_engine=portable")
         log.warning(f"warning: {message}; the plain step is used")
         self._is_refused = True
+
+
+def record(executable: Executable) -> Recorded:
+    """Have an executable recorded, and report what computes it."""
+    ways = Counter(way.name for _, way, _ in executable.calls)
+    named = ", ".join(f"{count} {name}" for name, count in ways.most_common())
+    batch = len(executable.arrays["x"])
+    log.info(f"step of {batch} images: {counted(sum(ways.values()), 'node')}: {named}")
+    return Recorded(executable)

@@ -8,144 +8,21 @@ behind it, and finish what stands behind a product, in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from math import ceil, prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from convae.engine.geometry import Geometry
 from convae.engine.gpu import kernels
+from convae.engine.gpu.cudnn_graphs import FUSED, Product, lower
 from convae.engine.gpu.launching import compiled, in_order, launch, pointer
 from convae.engine.program import Problem
 from convae.engine.program.arithmetic import Arrays, Run
 
 PLANS = 8
 """How many of the proposed plans are tried."""
-
-FUSED = ("identity", "relu", "sigmoid", "tanh")
-"""Activations that cuDNN computes behind c and h, after a bias by channel."""
-
-
-@dataclass(frozen=True)
-class Product:
-    """A bare c, h or g, or one with a bias and an activation, as cuDNN sees it.
-
-    Parameters
-    ----------
-    operation : {"c", "h", "g"}
-        What is computed.
-    geometry : Geometry
-        Its sizes; shared kernels and zeros as padding.
-    examples, channels, filters : int
-        Sizes of the batches.
-    dtype : str
-        Type of the stored factors.
-    output : str
-        Type of the stored result; sums are float32.
-    tf32 : bool
-        Whether the factors of float32 products may be rounded to TF32.
-    activation : str, optional
-        One of `FUSED`, behind a bias by channel; None for neither.
-    """
-
-    operation: str
-    geometry: Geometry
-    examples: int
-    channels: int
-    filters: int
-    dtype: str
-    output: str
-    tf32: bool = False
-    activation: str | None = None
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes in cuDNN's convention: channels second, at least two spatial axes."""
-        geometry = self.geometry
-        one = (1,) if geometry.axes == 1 else ()
-        return {
-            "V": (self.examples, self.channels, *one, *geometry.size),
-            "Z": (self.examples, self.filters, *one, *geometry.output),
-            "K": (self.filters, self.channels // geometry.groups, *one, *geometry.kernel),
-        }
-
-
-class Lowered(NamedTuple):
-    """A product as a cuDNN graph, its inputs (the bias last) and its output."""
-
-    graph: Any
-    inputs: tuple[Any, ...]
-    output: Any
-
-
-def strides(shape: Sequence[int]) -> list[int]:
-    """Compute the strides for a shape with channels second when they are last in memory."""
-    _, channels, *positions = shape
-    steps = [channels * prod(positions[axis + 1 :]) for axis in range(len(positions))]
-    return [channels * prod(positions), 1, *steps]
-
-
-def lower(product: Product, **device: Any) -> Lowered:
-    """Express a product as a cuDNN graph and query its plans, the likely fastest first."""
-    import cudnn
-
-    types = cudnn.data_type
-    storage = {"float32": types.FLOAT, "float16": types.HALF, "bfloat16": types.BFLOAT16}
-    graph = cudnn.pygraph(
-        io_data_type=storage[product.dtype],
-        intermediate_data_type=types.FLOAT,
-        compute_data_type=types.FLOAT,
-        **device,
-    )
-
-    def tensor(name: str, shape: Sequence[int], dtype: str) -> Any:
-        steps = strides(shape)
-        return graph.tensor(name=name, dim=list(shape), stride=steps, data_type=storage[dtype])
-
-    names, result, node = _roles(graph, product.operation)
-    shapes = product.shapes
-    inputs = [tensor(name, shapes[name], product.dtype) for name in names.values()]
-    output = node(**dict(zip(names, inputs, strict=True)), **_how(product.geometry))
-    shape = shapes[result]
-    output.set_dim(list(shape))
-    if product.activation is not None:
-        inputs.append(tensor("bias", (1, shape[1], *(1 for _ in shape[2:])), "float32"))
-        output = graph.bias(input=output, bias=inputs[-1])
-        if product.activation != "identity":
-            output = getattr(graph, product.activation)(input=output)
-    output.set_output(True).set_dim(list(shape)).set_stride(strides(shape))
-    output.set_data_type(storage[product.output])
-    graph.validate()
-    graph.build_operation_graph()
-    graph.create_execution_plans([cudnn.heur_mode.A])
-    unwanted = [cudnn.numerical_note.NONDETERMINISTIC]
-    if product.dtype == "float32" and not product.tf32:
-        unwanted.append(cudnn.numerical_note.TENSOR_CORE)
-    graph.deselect_numeric_notes(unwanted)
-    return Lowered(graph, tuple(inputs), output)
-
-
-def _roles(graph: Any, operation: str) -> tuple[dict[str, str], str, Callable[..., Any]]:
-    """Return cuDNN's argument names for an operation's arrays, its result, and its node."""
-    return {
-        "c": ({"image": "V", "weight": "K"}, "Z", graph.conv_fprop),
-        "h": ({"loss": "Z", "filter": "K"}, "V", graph.conv_dgrad),
-        "g": ({"image": "V", "loss": "Z"}, "K", graph.conv_wgrad),
-    }[operation]
-
-
-def _how(geometry: Geometry) -> dict[str, list[int]]:
-    """Convert padding, stride and dilation to cuDNN's arguments, for at least two axes."""
-    missing = max(0, 2 - geometry.axes)
-    return {
-        "pre_padding": [0] * missing + [before for before, _ in geometry.padding],
-        "post_padding": [0] * missing + [after for _, after in geometry.padding],
-        "stride": [1] * missing + list(geometry.stride),
-        "dilation": [1] * missing + list(geometry.dilation),
-    }
 
 
 class CudnnPlan:
@@ -271,21 +148,32 @@ class CudnnPlan:
         handle = _handle()
         lowered = lower(product, handle=handle)
         graph = lowered.graph
-        count = graph.get_execution_plan_count()
-        if self.index >= count:
-            raise RuntimeError(f"cuDNN proposes {count} plans for it")
-        graph.check_support()
-        graph.build_plan_at_index(self.index)
-        workspace = cupy.empty(max(graph.get_workspace_size_plan_at_index(self.index), 1), "uint8")
+        index = self._build(graph)
+        workspace = cupy.empty(max(graph.get_workspace_size_plan_at_index(index), 1), "uint8")
         tensors = (*lowered.inputs, lowered.output)
         arrays = (*inputs, output)
         pointers = {t: array.data.ptr for t, array in zip(tensors, arrays, strict=True)}
 
         def run(kept: Sequence[Any] = arrays) -> None:
             cudnn.set_stream(handle=handle, stream=cupy.cuda.get_current_stream().ptr)
-            graph.execute_plan_at_index(pointers, workspace.data.ptr, self.index, handle=handle)
+            graph.execute_plan_at_index(pointers, workspace.data.ptr, index, handle=handle)
 
         return run
+
+    def _build(self, graph: Any) -> int:
+        """Build the plan: this way's, counting those that can be built with the wanted numbers."""
+        import cudnn
+
+        built = 0
+        for index in range(graph.get_execution_plan_count()):
+            try:
+                graph.build_plan_at_index(index)
+            except (RuntimeError, cudnn.cudnnGraphNotSupportedError):
+                continue
+            if built == self.index:
+                return index
+            built += 1
+        raise RuntimeError(f"cuDNN has {built} plans for it")
 
 
 def plans() -> list[CudnnPlan]:

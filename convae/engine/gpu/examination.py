@@ -93,6 +93,7 @@ class Choice:
     def __init__(self, backend: Backend) -> None:
         self.portable = Portable(backend)
         self.tf32 = bool(getattr(backend, "tf32", False))
+        self._verdicts: dict[Trial, Verdict] = {}
 
     def __call__(self, program: Program) -> Callable[[Problem], Way]:
         """Certify what has not been tried on this card, and choose.
@@ -114,6 +115,7 @@ class Choice:
             for way in candidates(problem, list(own.values()), self.tf32)
         ]
         verdicts = examine(trials)
+        self._verdicts |= verdicts
         chosen: dict[Problem, Way] = {}
         best: dict[Problem, float] = {}
         for trial, verdict in verdicts.items():
@@ -125,6 +127,21 @@ class Choice:
         for problem in list(chosen):
             self._check_identity(problem, chosen)
         return lambda problem: chosen.get(problem, self.portable)
+
+    def verdicts(self, problem: Problem) -> dict[str, Verdict]:
+        """Return what was found for a problem, by the names of the ways.
+
+        Parameters
+        ----------
+        problem : Problem
+            One of the programs that were chosen for.
+
+        Returns
+        -------
+        dict
+            A verdict for every way that suits it.
+        """
+        return {t.way: found for t, found in self._verdicts.items() if t.problem == problem}
 
     def _check_identity(self, problem: Problem, chosen: dict[Problem, Way]) -> None:
         """Drop the ways chosen for a layer's encoder where its c, h and g are not each other's.
@@ -294,9 +311,8 @@ def setting() -> dict[str, Any]:
 
 def cache_file() -> Path:
     """Return where the verdicts on this card are kept."""
-    base = os.environ.get("CONVAE_CACHE")
-    if not base:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convae"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = os.environ.get("CONVAE_CACHE") or caches / "convae"
     name = hashlib.blake2b(json.dumps(setting()).encode(), digest_size=8).hexdigest()
     return Path(base) / "gpu" / f"{name}.json"
 

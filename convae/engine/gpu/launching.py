@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import cupy
@@ -22,12 +23,12 @@ def compiled(file: str, dtype: str, constants: tuple[tuple[str, object], ...] = 
 
 @cache
 def headers() -> tuple[str, ...]:
-    """Find CUDA's headers, which tensor cores need, where a package brings them."""
+    """Find CUDA's headers, which types of two bytes need, where a package brings them."""
     try:
-        from cuda.pathfinder import find_nvidia_header_directory
+        pathfinder = import_module("cuda.pathfinder")
     except ImportError:
         return ()
-    found = (find_nvidia_header_directory(part) for part in ("cudart", "cccl"))
+    found = (pathfinder.find_nvidia_header_directory(part) for part in ("cudart", "cccl"))
     return tuple(folder for folder in found if folder)
 
 

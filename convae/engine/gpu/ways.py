@@ -205,7 +205,7 @@ class Passes:
         method = problem["method"]
         constants: dict[str, Any] = {"CLIP": problem["clip"] or 0.0, "PENALTY": method.penalty}
         if isinstance(method, Momentum):
-            vectors = ("velocity",)
+            vectors = ("velocity", "velocity")
             constants |= {"METHOD": 1, "MOMENTUM": method.momentum}
             constants["NESTEROV"] = int(method.nesterov)
         else:

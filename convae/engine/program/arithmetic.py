@@ -94,7 +94,7 @@ def error(
     A = edges.h(backend, first(K, geometry), channels_second(G), geometry)
     A = A.astype(target.dtype, copy=False)
     if bias is not None:
-        spread = biases.spread(bias.astype(A.dtype, copy=False), geometry.size)
+        spread: Array = biases.spread(bias.astype(A.dtype, copy=False), geometry.size)
         A += spread.reshape(-1, *(1 for _ in geometry.size)) if spread.ndim == 1 else spread
     if not loss.of_logits:
         backend.activate(A, None, activation)
@@ -217,29 +217,25 @@ def update(
         average += numbers[-1].astype(average.dtype) * (parameters - average)
 
 
-PRODUCTS = {"c": c, "h": h, "g": g, "error": error}
+PRODUCTS: dict[str, Callable[..., None]] = {"c": c, "h": h, "g": g, "error": error}
 """The operations with matrix products in them."""
 
-OPERATIONS: dict[str, Callable[..., None]] = {
-    **PRODUCTS,
-    **{
-        function.__name__: function
-        for function in (
-            bias_gradient,
-            mean_activation,
-            code_penalty,
-            square,
-            squared_slopes,
-            contraction,
-            contraction_code,
-            convert,
-            clear,
-            kernel_decay,
-            energy,
-            update,
-        )
-    },
-}
+PASSES: tuple[Callable[..., None], ...] = (
+    bias_gradient,
+    mean_activation,
+    code_penalty,
+    square,
+    squared_slopes,
+    contraction,
+    contraction_code,
+    convert,
+    clear,
+    kernel_decay,
+    energy,
+    update,
+)
+
+OPERATIONS = PRODUCTS | {function.__name__: function for function in PASSES}
 """All operations by name."""
 
 

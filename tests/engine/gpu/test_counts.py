@@ -71,7 +71,6 @@ def test_a_recorded_step_is_one_launch(
         step(x)
     with pretend_gpu.counting() as counts:
         step(x)
-    print(counts)
     assert counts["graph_launches"] == 1
     (plan,) = step._planned.program._plans.values()
     (graph,) = plan.run.graphs

@@ -1,130 +1,123 @@
-"""Plans of cuDNN: lowered for a described H200 everywhere, computed with where there is a card."""
+"""Plans of cuDNN as ways: which problems they suit, and our kernels around them.
+
+What cuDNN itself computes is certified where there is a card; see test_ways.py for how.
+"""
 
 from __future__ import annotations
 
-import json
-from itertools import product
+import sys
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from convae import engine
-from convae.engine.gpu import cudnn as plans
-from tests.helpers import by_pytorch, cupy_or_skip, error
-
-H200 = {  # as cuDNN writes a card's properties down
-    "deviceName": "NVIDIA H200",
-    "deviceVer": 900,
-    "driverVer": 13020,
-    "cudaDeviceId": 0,
-    "pciDeviceId": 0,
-    "multiProcessorCount": 132,
-    "smClockRateKHz": 1980000,
-    "memClockRateKHz": 3201000,
-    "l2CacheSize": 62914560,
-    "totalGlobalMem": 150000000000,
-    "warpSize": 32,
-    "maxGridSize": [2147483647, 65535, 65535],
-    "maxBlockSize": [1024, 1024, 64],
-    "maxThreadsPerBlock": 1024,
-    "maxThreadsPerSM": 2048,
-    "maxCtasPerSM": 32,
-    "regsPerBlock": 65536,
-    "maxRegistersPerSM": 65536,
-    "maxSharedMemoryPerBlock": 49152,
-    "maxSharedMemoryPerBlockOptin": 232448,
-    "reservedSharedMemoryPerBlock": 1024,
-    "isTccDriver": 0,
-    "supportCoopLaunch": 1,
-}
-
-SHAPES = {
-    "stride 2": {"size": (14, 14), "kernel": 3, "stride": 2, "padding": "same"},
-    "uneven": {"size": (9, 12), "kernel": (5, 2), "stride": (2, 1), "padding": ((2, 1), (0, 3))},
-    "one axis": {"size": (30,), "kernel": 4, "stride": 2},
-    "three axes": {"size": (6, 6, 6), "kernel": 3},
-    "dilated": {"size": (12, 12), "kernel": 3, "dilation": 2},
-    "groups": {"size": (8, 8), "kernel": 3, "groups": 4},
-}
+import convae
+from convae import Layer
+from convae.engine.program import Problem
+from convae.models.gradient_program import GradientProgram
+from convae.models.penalties import NONE
+from tests.engine.gpu.test_kernels import shorter
 
 
 @pytest.fixture(scope="session")
-def card():
-    """A description of a card, instead of one."""
-    reason = "nvidia-cudnn-frontend is not installed"
-    library = pytest.importorskip("cudnn", reason=reason, exc_type=ImportError)
-    return library.create_device_properties(json.dumps(H200))
+def plans(cupy):
+    """The module, which needs CuPy."""
+    from convae.engine.gpu import cudnn
+
+    return cudnn
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("name", "operation"), [*product(SHAPES, "chg")])
-def test_cudnn_has_engines(card, name: str, operation: str, dtype: str) -> None:
-    geometry = engine.resolve(**SHAPES[name])
-    problem = plans.Problem(operation, geometry, 64, 32, 64, dtype)
-    if operation == "g" and dtype == "bfloat16":
-        with pytest.raises(ValueError, match="dtype: g's sums"):
-            plans.lower(problem, device_property=card)
-        return
-    lowered = plans.lower(problem, device_property=card)
-    assert lowered.graph.get_execution_plan_count() > 0
-    wanted = problem.shapes[{"c": "Z", "h": "V", "g": "K"}[operation]]
-    assert tuple(lowered.output.get_dim()) == wanted
+def problems(*layers: Layer, **other: object) -> list[Problem]:
+    model = convae.Autoencoder((3, 8, 8), layers, **other)
+    return list(GradientProgram(model, 4, NONE, False).program.problems())
 
 
-@pytest.mark.parametrize("activation", plans.ACTIVATIONS)
-def test_bias_and_activation_are_fused(card, activation: str) -> None:
-    """Behind c in TF32; other fusions are compiled by way of the driver, on a card."""
-    reason = "NVRTC, which comes with CUDA builds of PyTorch, is not installed"
-    pytest.importorskip("cuda.pathfinder", reason=reason).load_nvidia_dynamic_lib("nvrtc")
-    geometry = engine.resolve(**SHAPES["stride 2"])
-    problem = plans.Problem("c", geometry, 64, 32, 64, "float32", True, activation)
-    lowered = plans.lower(problem, device_property=card)
-    assert lowered.graph.get_execution_plan_count() > 0
-    assert [tuple(t.get_dim()) for t in lowered.inputs][2] == (1, 64, 1, 1)
+def test_plans_suit_shared_kernels_alone(plans) -> None:
+    plan = plans.CudnnPlan(0)
+    suited = [p.operation for p in problems(Layer(4, 3, stride=2)) if plan.suits(p)]
+    assert suited == ["c", "error", "c", "g"]
+    assert not any(map(plan.suits, problems(Layer(4, 3, sharing="tiled", tile=2))))
+    assert not any(map(plan.suits, problems(Layer(4, 3), dtype="float64")))
 
 
-def test_other_fusions_are_refused(card) -> None:
-    geometry = engine.resolve(**SHAPES["stride 2"])
-    for operation, activation in (("g", "relu"), ("c", "softplus")):
-        problem = plans.Problem(operation, geometry, 4, 8, 8, "float32", activation=activation)
-        with pytest.raises(ValueError, match=f"activation: '{activation}' cannot be fused"):
-            plans.lower(problem, device_property=card)
+def test_fused_plans_suit_a_bias_by_channel_and_few_activations(plans) -> None:
+    fused = plans.CudnnPlan(0, fused=True)
+    (first,) = [p for p in problems(Layer(4, 3)) if fused.suits(p)]
+    assert first["activation"].name == "relu"
+    assert not any(map(fused.suits, problems(Layer(4, 3, activation="softplus"))))
+    assert not any(map(fused.suits, problems(Layer(4, 3, hidden_bias="position"))))
 
 
-def test_channels_lie_last() -> None:
-    array = np.empty((2, 5, 6, 3), "float32")  # examples, rows, columns, channels
-    elements = [step // 4 for step in array.transpose(0, 3, 1, 2).strides]
-    assert plans.strides((2, 3, 5, 6)) == elements
+def test_short_sums_are_for_g_in_short_storage(plans) -> None:
+    plan = plans.CudnnPlan(0, short_sums=True)
+    found = problems(Layer(4, 3))
+    assert not any(map(plan.suits, found))
+    short = [shorter(problem, "bfloat16") for problem in found]
+    (g,) = [problem for problem in short if plan.suits(problem)]
+    assert g.operation == "g"
+    assert plan.product(g).output == "bfloat16"
+    assert plans.CudnnPlan(0).product(g).output == "float32"
 
 
-def test_cudnn_leaves_tiled_kernels_to_others() -> None:
-    assert plans.suits(engine.resolve(size=(8, 8), kernel=3, groups=2))
-    assert not plans.suits(engine.resolve(size=(8, 8), kernel=3, tile=2))
+@pytest.mark.parametrize("layer", [Layer(6, 3, stride=2), Layer(6, 3, groups=3, padding="same")])
+@pytest.mark.parametrize("short_sums", [False, True])
+def test_our_kernels_around_a_plan(
+    plans, cupy, monkeypatch, layer: Layer, short_sums: bool
+) -> None:
+    """As on a card, with array code in cuDNN's place: orders, epilogues, scales and losses."""
+    from convae.engine.gpu import certification
+
+    def computed(self, product, inputs, output):
+        backend, K_shape = convae.engine.ArrayBackend(), product.shapes["K"]
+        backend.xp = cupy
+        K_memory = (K_shape[0], *K_shape[2:], K_shape[1])
+
+        def batch(array):
+            return array.transpose(0, array.ndim - 1, *range(1, array.ndim - 1))
+
+        def kernel(array):
+            K = array.reshape(K_memory)
+            return K.transpose(0, K.ndim - 1, *range(1, K.ndim - 1))
+
+        def run() -> None:
+            if product.operation == "g":
+                V, G = map(batch, inputs)
+                kernel(output)[...] = backend.g(G, V, K_shape, product.geometry)
+                return
+            operation = getattr(backend, product.operation)
+            result = operation(kernel(inputs[1]), batch(inputs[0]), product.geometry)
+            batch(output)[...] = result
+
+        return run
+
+    monkeypatch.setattr(plans.CudnnPlan, "_plan", computed)
+    plan, tried = plans.CudnnPlan(0, short_sums=short_sums), []
+    penalised = problems(layer, Layer(5, "input", visible_bias="position", activation="tanh"))
+    for problem in penalised:
+        if short_sums:
+            problem = shorter(problem, "bfloat16")
+        if plan.suits(problem):
+            limit = certification.tolerance(problem, False)
+            certification.certify(plan, problem, limit, cupy)
+            tried.append(problem.operation)
+    assert set(tried) == ({"g"} if short_sums else {"c", "h", "error", "g"})
 
 
-@pytest.mark.parametrize("name", ["stride 2", "uneven"])
-def test_plans_equal_pytorch(rng, name: str) -> None:
-    """On a card alone."""
-    cupy = cupy_or_skip()
-    pytest.importorskip("cudnn", reason="nvidia-cudnn-frontend is not installed")
-    geometry = engine.resolve(**SHAPES[name])
-    K = rng.standard_normal((16, 8, *geometry.kernel), dtype="float32")
-    V = rng.standard_normal((4, 8, *geometry.size), dtype="float32")
-    G = rng.standard_normal((4, 16, *geometry.output), dtype="float32")
-    b = rng.standard_normal(16, dtype="float32")
-    K_last, V_last, G_last = (
-        cupy.asarray(np.ascontiguousarray(np.moveaxis(a, 1, -1))) for a in (K, V, G)
-    )
+def test_plans_are_counted_that_can_be_built(plans, monkeypatch) -> None:
+    """With stand-ins for cuDNN, of whose five plans two have other numbers than wanted."""
 
-    def computed(operation: str, *inputs, like, activation: str | None = None) -> np.ndarray:
-        problem = plans.Problem(operation, geometry, 4, 8, 16, "float32", activation=activation)
-        result = cupy.empty_like(like)
-        plans.plan(problem).run(*inputs, result)
-        return np.moveaxis(cupy.asnumpy(result), -1, 1)
+    class NotSupportedError(Exception):
+        pass
 
-    Z, R, dK = by_pytorch(K, V, G, geometry.stride, geometry.padding)
-    assert error(computed("c", V_last, K_last, like=G_last), Z) < 1e-5
-    assert error(computed("h", G_last, K_last, like=V_last), R) < 1e-5
-    assert error(computed("g", V_last, G_last, like=K_last), dK) < 1e-5
-    fused = computed("c", V_last, K_last, cupy.asarray(b), like=G_last, activation="relu")
-    assert error(fused, np.maximum(Z + b[:, None, None], 0)) < 1e-5
+    class Graph:
+        def get_execution_plan_count(self) -> int:
+            return 5
+
+        def build_plan_at_index(self, index: int) -> None:
+            if index in (0, 3):
+                raise NotSupportedError(index)
+
+    library = SimpleNamespace(cudnnGraphNotSupportedError=NotSupportedError)
+    monkeypatch.setitem(sys.modules, "cudnn", library)
+    assert [plans.CudnnPlan(index)._build(Graph()) for index in range(3)] == [1, 2, 4]
+    with pytest.raises(RuntimeError, match="cuDNN has 3 plans"):
+        plans.CudnnPlan(3)._build(Graph())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import convae
-from benchmarks import quality, step_gpu
+from benchmarks import card, card_probe, quality
 from benchmarks.peers import Peer
 from convae import engine
 from tests.helpers import REPOSITORY
@@ -22,16 +23,16 @@ def test_the_floor_of_a_step_worked_by_hand() -> None:
     model = convae.Autoencoder((1, 8), layers)
     below = 5 * 2 * (4 * 2 * 2) * 10  # 4 outputs, 2 filters, 2 elements; 10 examples
     above = 6 * 2 * (1 * 3 * 4 * 2) * 10
-    assert step_gpu.floor(model, 10, rate=1.0, bandwidth=1e30) == below + above
+    assert card.floor(model, 10, rate=1.0, bandwidth=1e30) == below + above
     numbers = 5 * (8 + 2 * 4) + 6 * (2 * 4 + 3)
-    assert step_gpu.floor(model, 10, rate=1e30, bandwidth=1.0) == 4 * 10 * numbers
-    assert step_gpu.floor(model, 10, rate=1e30, bandwidth=1.0, itemsize=2) == 2 * 10 * numbers
+    assert card.floor(model, 10, rate=1e30, bandwidth=1.0) == 4 * 10 * numbers
+    assert card.floor(model, 10, rate=1e30, bandwidth=1.0, itemsize=2) == 2 * 10 * numbers
 
 
 def test_the_workloads_of_a_gpu_are_large() -> None:
-    names = step_gpu.workloads()
+    names = card.workloads()
     assert "1x28x28 b1024: 32@5/2 64@3/2" in names
-    assert len(names) == 8
+    assert len(names) == 10
 
 
 @pytest.mark.parametrize(
@@ -71,13 +72,65 @@ def test_all_contestants_of_quality_learn_the_same_images() -> None:
     words = task.overrides(row, 0)
     data = quality.load_dataset(quality.composed(words).dataset)
     ends = {}
-    for who, build in quality.contestants().items():
+    for who, build in quality.CONTESTANTS.items():
         config = quality.choose(quality.composed(words), data).config
-        curve = quality.train(config, data, build)
+        curve = quality.train(config, data, build, 4e-3)
         assert len(curve.errors) == len(curve.seconds) == 4
         assert curve.errors[-1] < curve.errors[0]
         ends[who] = curve.errors[0]
     assert ends["convae"] < 0.5 * min(ends["PyTorch, tied"], ends["PyTorch, untied"])
+
+
+def test_everyones_better_learning_rate_counts() -> None:
+    low, high = ([quality.Curve([0.5, end], [0.0, 1.0])] for end in (0.1, 0.2))
+    curves = {("convae", 1.0): high, ("PyTorch", 1.0): high, ("PyTorch", 2.0): low}
+    assert quality.best(curves) == {"convae": high, "PyTorch": low}
+
+
+TINY = {"tiny": (4, (1, 6, 6), [(3, 3, 2)]), "other": (4, (1, 6, 6), [(2, 3, 2)])}
+
+
+@pytest.mark.gpu
+def test_the_probe_prints_a_line_for_each_measurement(cupy, monkeypatch, capsys) -> None:
+    ceilings = card.ceilings
+    monkeypatch.setattr(card, "workloads", lambda: TINY)
+    monkeypatch.setattr(card, "PRECISIONS", ("float32", "bfloat16"))
+    monkeypatch.setattr(card, "ceilings", lambda: ceilings(32, 1))
+    monkeypatch.setattr(card, "TURN_SECONDS", 1e-4)
+    monkeypatch.setattr(sys, "argv", ["card_probe"])
+    card_probe.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
+    assert lines[0]["what"] == "card"
+    steps = [line for line in lines if line["what"].startswith("step")]
+    whos = [(line["what"], line["precision"], line["who"]) for line in steps]
+    assert whos == [
+        (f"step {name}", precision, who)
+        for name in TINY
+        for precision in ("float32", "bfloat16")
+        for who in ("portable", "fast")
+    ]
+    assert all(line["seconds"] > 0 and line["loss differs by"] < 0.02 for line in steps)
+    assert not any("failed" in line for line in lines)
+    ways = [line for line in lines if line["what"] == "ways"]
+    assert any(line["error"] is not None for line in ways)
+
+
+@pytest.mark.gpu
+def test_the_probe_goes_on_after_a_failure_and_stops_in_time(cupy, monkeypatch, capsys) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no such\nluck")
+
+    monkeypatch.setattr(card, "workloads", lambda: TINY)
+    for name in ("our_step", "ceilings", "launch_costs"):
+        monkeypatch.setattr(card, name, fail)
+    monkeypatch.setattr(sys, "argv", ["card_probe", "--only", "tiny"])
+    card_probe.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    failed = [line["what"] for line in lines if line.get("failed") == "RuntimeError: no such"]
+    assert failed == [*["step tiny"] * 3, "ceilings", "launches"]
+    monkeypatch.setattr(sys, "argv", ["card_probe", "--seconds", "0"])
+    card_probe.main()
+    assert '"left out": "ceilings"' in capsys.readouterr().out
 
 
 def test_an_unknown_row_is_named() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convae.data.pictures import Pixels
+from convae.engine import Array, array_module
 from convae.errors import UserTypeError, check_range
 
 
@@ -47,13 +47,13 @@ class Augmentation:
         """Whether anything is changed."""
         return self.flip or self.shift > 0
 
-    def __call__(self, images: Pixels, step: int) -> Pixels:
+    def __call__(self, images: Array, step: int) -> Array:
         """Change a batch.
 
         Parameters
         ----------
         images : (N, C, H, W) ndarray
-            Training images; not changed.
+            Training images, on any device; not changed.
         step : int
             The step of training that they are for.
 
@@ -65,18 +65,19 @@ class Augmentation:
         if not self:
             return images
         rng = np.random.default_rng([self.seed, 4, step])
+        xp = array_module(images)
         N, _, H, W = images.shape
-        rows, columns = (np.tile(np.arange(size), (N, 1)) for size in (H, W))
+        rows, columns = (xp.arange(size)[None] for size in (H, W))
         if self.flip:
-            mirrored = rng.random(N) < 0.5
-            columns[mirrored] = columns[mirrored, ::-1]
+            mirrored = xp.asarray(rng.random((N, 1)) < 0.5)
+            columns = xp.where(mirrored, W - 1 - columns, columns)
         if self.shift:
-            moves = rng.integers(-self.shift, self.shift, size=(2, N, 1), endpoint=True)
+            moves = xp.asarray(rng.integers(-self.shift, self.shift, size=(2, N, 1), endpoint=True))
             rows = (rows + moves[0]).clip(0, H - 1)
             columns = (columns + moves[1]).clip(0, W - 1)
-        n = np.arange(N)[:, None, None]
+        n = xp.arange(N)[:, None, None]
         changed = images[n, :, rows[:, :, None], columns[:, None, :]]  # (N, H, W, C)
-        return np.ascontiguousarray(changed.transpose(0, 3, 1, 2))
+        return xp.ascontiguousarray(changed.transpose(0, 3, 1, 2))
 
 
 NONE = Augmentation()

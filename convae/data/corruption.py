@@ -1,7 +1,8 @@
 """Noise on the input of a denoising autoencoder (Vincent et al. 2010).
 
 The model is given the corrupted image and compared with the clean one. The noise depends only on
-the seed and on where in the run it is used, so a resumed or repeated run sees the same.
+the seed and on where in the run it is used, so a resumed or repeated run sees the same, and it is
+drawn on the device.
 """
 
 from __future__ import annotations
@@ -9,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
-
+from convae.data.noise import Noise
 from convae.engine import Array, array_module
 from convae.errors import UserError, check_choice, check_range, prefixed
-
-Noise: TypeAlias = np.ndarray[Any, Any]
 
 
 class Use(IntEnum):
@@ -127,15 +125,14 @@ class Corruption:
         function, _ = CORRUPTIONS[self.name]
         if function is None or not self:
             return x
-        rng = np.random.default_rng([self.seed, 3, use, index])
+        noise = Noise(array_module(x), [self.seed, 3, use, index])
         axes = (*range(2, x.ndim), 1, 0)  # drawn in the order positions, channels, examples
         shape = tuple(x.shape[axis] for axis in axes)
         back = tuple(axes.index(axis) for axis in range(x.ndim))
 
         def draw(distribution: str) -> Array:
-            sample = rng.standard_normal if distribution == "normal" else rng.random
-            noise: Noise = sample(shape, dtype=x.dtype.type)
-            return array_module(x).asarray(noise).transpose(back)
+            sample = noise.normal if distribution == "normal" else noise.uniform
+            return sample(shape, x.dtype.name).transpose(back)
 
         return function(x, self.amount, draw)
 

@@ -12,11 +12,13 @@ import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from convae.data.pictures import Conversions, Pixels, Preprocessing, reason
+from convae.engine import array_module
 from convae.errors import UserError
 
 Labels: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
@@ -98,8 +100,24 @@ class InMemory:
     ) -> Iterator[Pixels]:
         """See `Split`."""
         order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        order = array_module(self.pixels).asarray(order)
         for start in range(skip * size, len(self), size):
             yield self.pixels[order[start : start + size]]
+
+    def on(self, xp: ModuleType) -> InMemory:
+        """Copy the images to where arrays of a library are, such as a GPU's memory.
+
+        Parameters
+        ----------
+        xp : module
+            ``numpy`` or ``cupy``.
+
+        Returns
+        -------
+        InMemory
+            The same images; its batches are arrays of the library.
+        """
+        return InMemory(xp.asarray(self.pixels), self.labels)
 
 
 class Read(NamedTuple):

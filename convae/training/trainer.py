@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from convae.data.augmentation import Augmentation
 from convae.data.corruption import Corruption, Use
 from convae.data.pictures import Pixels, to_floats
-from convae.data.splits import Splits
+from convae.data.splits import InMemory, Split, Splits
 from convae.engine import Array, to_numpy
 from convae.errors import DivergenceError, UserError
 from convae.models import checkpoint
@@ -38,6 +38,9 @@ log = logging.getLogger("convae")
 
 REPORT_SECONDS = 30.0
 """Without a terminal, seconds between two lines within an epoch."""
+
+MEMORY_PART = 0.25
+"""Part of a GPU's free memory that training images may take; others are copied batch by batch."""
 
 DEAD_FILTER_IMAGES = 256
 """Validation images, at most, on which dead filters are counted."""
@@ -134,6 +137,7 @@ class Trainer:
             progress.average = None
         elif progress.average is not None:
             self.average.parameters[...] = self.model.xp.asarray(progress.average)
+        self._train = on_device(self.data.train, self.model)
         pixels = next(self.data.validation.batches(DEAD_FILTER_IMAGES))
         self._validation_images = to_floats(pixels, self.model.backend, self.model.dtype)
 
@@ -200,7 +204,7 @@ class Trainer:
         """Do the steps of an epoch that are left; returns images per second."""
         progress = self.progress
         whole, recent = Speedometer(), Speedometer()
-        for pixels in self.data.train.batches(self.batch_size, self.rng, skip=progress.batch):
+        for pixels in self._train.batches(self.batch_size, self.rng, skip=progress.batch):
             loss = self._train_batch(pixels)
             for total in (progress.whole, progress.recent):
                 total.add(loss, len(pixels))
@@ -392,3 +396,14 @@ class Speedometer:
     def read(self) -> float:
         """Divide the images by the time that has passed."""
         return self.images / (time.perf_counter() - self._start)
+
+
+def on_device(split: Split, model: Autoencoder) -> Split:
+    """Copy images to a model's GPU, where they take a small part of its free memory."""
+    if model.device != "gpu" or not isinstance(split, InMemory):
+        return split
+    free, _ = model.xp.cuda.runtime.memGetInfo()
+    if split.pixels.nbytes > MEMORY_PART * free:
+        return split
+    log.info(f"training images are kept on the GPU: {split.pixels.nbytes / 1e6:,.0f} MB")
+    return split.on(model.xp)

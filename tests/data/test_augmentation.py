@@ -121,3 +121,12 @@ def test_small_images_and_none_at_all(shape, rng) -> None:
 def test_wrong_arguments_are_named(arguments, kind: type, says: str) -> None:
     with pytest.raises(kind, match=says):
         Augmentation(**arguments)
+
+
+@pytest.mark.gpu
+def test_a_gpu_changes_images_as_the_cpu_does(cupy, rng) -> None:
+    images = rng.integers(0, 256, (20, 3, 7, 9), dtype=np.uint8)
+    augmentation = Augmentation(flip=True, shift=2, seed=1)
+    for step in (0, 5):
+        found = augmentation(cupy.asarray(images), step)
+        assert (found.get() == augmentation(images, step)).all()

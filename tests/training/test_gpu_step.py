@@ -122,7 +122,7 @@ def test_a_wrong_step_is_not_used(cupy, rng, monkeypatch, caplog) -> None:
 def test_a_loss_that_diverges_is_not_the_programs_fault(cupy, rng, caplog) -> None:
     step = step_of("fast")
     x = cupy.asarray(batches(rng)[0])
-    step.model.flat_parameters[...] = np.inf
+    step.model.flat_parameters[...] = np.nan
     assert not np.isfinite(float(step(x)))
     assert "whole step" not in caplog.text
 
@@ -149,3 +149,20 @@ def test_training_goes_on_from_a_state_to_the_bit(cupy, rng) -> None:
         second(x)
     found = engine.to_numpy(second.model.flat_parameters)
     assert found.tobytes() == engine.to_numpy(whole.model.flat_parameters).tobytes()
+
+
+def test_training_images_are_kept_on_the_gpu_where_they_fit(cupy, monkeypatch, noise) -> None:
+    from convae.training import trainer
+
+    model = convae.Autoencoder(noise.train.shape, LAYERS, device="gpu")
+    kept = trainer.on_device(noise.train, model)
+    pairs = zip(
+        kept.batches(8, np.random.default_rng(3), skip=1),
+        noise.train.batches(8, np.random.default_rng(3), skip=1),
+        strict=True,
+    )
+    assert all(type(own) is cupy.ndarray and (own.get() == other).all() for own, other in pairs)
+    monkeypatch.setattr(trainer, "MEMORY_PART", 1e-12)
+    assert trainer.on_device(noise.train, model) is noise.train
+    on_cpu = convae.Autoencoder(noise.train.shape, LAYERS)
+    assert trainer.on_device(noise.train, on_cpu) is noise.train

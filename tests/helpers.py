@@ -327,8 +327,9 @@ NOISE_CONFIG = Config(
 """A run on the fixture `noise`: three epochs of five steps."""
 
 
-def noise_model() -> convae.Autoencoder:
-    return convae.Autoencoder((1, 6, 6), [Layer(4, 3, stride=2), Layer(3, "input")])
+def noise_model(device: str = "cpu") -> convae.Autoencoder:
+    layers = [Layer(4, 3, stride=2), Layer(3, "input")]
+    return convae.Autoencoder((1, 6, 6), layers, device=device)
 
 
 @contextmanager
@@ -336,7 +337,8 @@ def open_trainer(
     data: Splits, folder: Path, config: Config = NOISE_CONFIG, resume: bool = False
 ) -> Iterator[Trainer]:
     """A trainer around `noise_model`, fresh or restored from the folder's state."""
-    model, parts = noise_model(), build_parts(config)
+    device = "gpu" if config.device == "gpu" else "cpu"
+    model, parts = noise_model(device), build_parts(config)
     configuration = dataclasses.asdict(config)
     progress = begin(configuration, data, model.loss.name)
     if resume:

@@ -1,6 +1,6 @@
 """The mathematics on arrays: c, h, g and rot180, on NumPy and CuPy."""
 
-from convae.engine.arrays import Array, array_module, missing_gpu, to_numpy
+from convae.engine.arrays import Array, array_module, device_failures, missing_gpu, to_numpy
 from convae.engine.backend import ArrayBackend, Backend, backend_for, precision
 from convae.engine.cpu.threads import free_memory, set_num_threads
 from convae.engine.geometry import Geometry, resolve
@@ -15,6 +15,7 @@ __all__ = [
     "array_module",
     "backend_for",
     "c",
+    "device_failures",
     "free_memory",
     "g",
     "h",

@@ -103,6 +103,20 @@ def missing_gpu() -> str:
     return f"CuPy finds no usable NVIDIA GPU ({reason}); check with nvidia-smi"
 
 
+def device_failures() -> tuple[type[Exception], ...]:
+    """Return the errors by which a GPU fails for good; none where CuPy is not in use.
+
+    Returns
+    -------
+    tuple of type
+        For an ``except`` clause.
+    """
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return ()
+    return cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError
+
+
 def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     """Return an array as a NumPy array, copied from the GPU if necessary.
 

@@ -18,8 +18,8 @@ from convae.data.augmentation import Augmentation
 from convae.data.corruption import Corruption, Use
 from convae.data.pictures import Pixels, to_floats
 from convae.data.splits import InMemory, Split, Splits
-from convae.engine import Array, to_numpy
-from convae.errors import DivergenceError, UserError
+from convae.engine import Array, device_failures, to_numpy
+from convae.errors import DeviceError, DivergenceError, UserError
 from convae.models import checkpoint
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, LAST
@@ -31,7 +31,7 @@ from convae.training.averaging import MovingAverage
 from convae.training.progress import LossSum, Progress
 from convae.training.schedules import Schedule
 from convae.training.signals import Interrupted, StopSignals
-from convae.training.state import StateFolder
+from convae.training.state import StateFolder, has_state
 from convae.training.step import TrainingStep
 
 log = logging.getLogger("convae")
@@ -187,18 +187,37 @@ class Trainer:
             if progress.step == 0:
                 self._show_panels()
                 self._validate(0)  # a start that training does not improve is kept
-            for epoch in range(progress.epoch + 1, self.epochs + 1):
-                if self._patience_exhausted():
-                    log.info(f"no lower validation loss in {self.patience} epochs: stopping early")
-                    break
-                self._bar.set_description(f"epoch {epoch}/{self.epochs}")
-                speed = self._train_epoch()
-                self._end_epoch(speed)
-                if self.stopped:
-                    break
+            try:
+                self._do_epochs()
+            except device_failures() as error:
+                raise self._device_failed(error) from error
             if self._stop.received:  # after the last step: the state is saved
                 raise Interrupted(self._stop.received, f"stopped after step {progress.step}")
         return progress
+
+    def _do_epochs(self) -> None:
+        """Do the epochs that are left."""
+        for epoch in range(self.progress.epoch + 1, self.epochs + 1):
+            if self._patience_exhausted():
+                log.info(f"no lower validation loss in {self.patience} epochs: stopping early")
+                break
+            self._bar.set_description(f"epoch {epoch}/{self.epochs}")
+            speed = self._train_epoch()
+            self._end_epoch(speed)
+            if self.stopped:
+                break
+
+    def _device_failed(self, error: Exception) -> DeviceError:
+        """Say that the GPU is lost to this process, and what is not lost."""
+        progress = self.progress
+        kept = "nothing was saved before"
+        if has_state(self.states.directory):
+            kept = f"the states in {self.states.directory} are kept: resume from there"
+        return DeviceError(
+            f"the GPU failed in epoch {progress.epoch + 1}, by step {progress.step + 1}: {error}; "
+            f"{kept} (nvidia-smi shows whether it is still there; gpu_engine=portable does without "
+            "convae's own kernels)"
+        )
 
     def _train_epoch(self) -> float:
         """Do the steps of an epoch that are left; returns images per second."""

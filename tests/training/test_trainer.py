@@ -17,7 +17,7 @@ from tensorboard.summary.writer import event_file_writer
 import convae
 from convae.configuration import Config, OptimizerConfig, ScheduleConfig
 from convae.data.splits import Splits
-from convae.errors import DivergenceError, UserError
+from convae.errors import DeviceError, DivergenceError, UserError
 from convae.models.loading import BEST, load
 from convae.report.tensorboard import Board
 from convae.training import trainer as module
@@ -270,3 +270,48 @@ def test_another_loss_without_epochs_left_is_refused(noise, tmp_path) -> None:
     states = StateFolder(tmp_path, asdict(NOISE_CONFIG))
     with Board(tmp_path, after=15) as board, pytest.raises(UserError, match="no epochs are left"):
         build_trainer(NOISE_CONFIG, model, parts, noise, board, states, progress)
+
+
+@pytest.mark.gpu
+def test_a_stopped_run_on_a_gpu_resumes_to_the_bit(cupy, noise, tmp_path, monkeypatch) -> None:
+    """Within an epoch and behind one; the optimizer's moments are those of the recorded step."""
+    config = replace(changed(ema=0.5), device="gpu", gpu_engine="fast")
+    whole = fit(noise, tmp_path / "whole", config)
+    resume = False
+    for stop in (2, 5, 8):
+        with open_trainer(noise, tmp_path / "parts", config, resume) as trainer:
+            stop_after(stop, trainer, monkeypatch)
+            with pytest.raises(Interrupted):
+                trainer.fit()
+        resume = True
+    monkeypatch.setattr(module, "StopSignals", StopSignals)
+    parts = fit(noise, tmp_path / "parts", config, resume=True)
+    assert (parts.model.flat_parameters == whole.model.flat_parameters).all()
+    for name in ("best.safetensors", "last.safetensors"):
+        expected = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "parts" / name).read_bytes() == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_device_that_dies_is_named_and_states_are_kept(
+    cupy, noise, tmp_path, monkeypatch, saved: bool
+) -> None:
+    """As where an illegal address has spoiled the process: every further call fails."""
+    lost = cupy.cuda.runtime.CUDARuntimeError(700)
+    config = replace(NOISE_CONFIG, device="gpu", gpu_engine="portable")
+    with open_trainer(noise, tmp_path, config) as trainer:
+        step, failing = trainer.step.portable, 7 if saved else 2
+
+        def fail(*arguments: object) -> object:
+            if trainer.progress.step == failing:
+                raise lost
+            return step(*arguments)
+
+        monkeypatch.setattr(trainer.step, "portable", fail)
+        says = r"the GPU failed in epoch \d, by step \d: cudaErrorIllegalAddress"
+        with pytest.raises(DeviceError, match=says) as caught:
+            trainer.fit()
+    kept = f"states in {tmp_path} are kept" if saved else "nothing was saved before"
+    assert kept in str(caught.value)
+    assert bool(list(tmp_path.glob("state-*"))) == saved

@@ -162,6 +162,19 @@ def test_the_identity_holds_for_chosen_ways(name: str, certification, cupy) -> N
             assert certification.identity({**own, "g": Doubled()}, problem, cupy) > 1e-5
 
 
+@pytest.mark.parametrize("f", ACTIVATIONS)
+def test_what_is_not_a_number_stays_so(f: str, cupy) -> None:
+    from convae.engine.gpu.ways import Tiles
+
+    model = convae.Autoencoder((1, 4, 4), [Layer(2, 3, activation=f)])
+    problem = next(GradientProgram(model, 2, NONE, False).program.problems())
+    arrays = {role: cupy.ones(shape, dtype) for role, shape, dtype in problem.arrays}
+    arrays["V"][1, 0, 0] = np.nan
+    Tiles().build(problem, arrays)()
+    found = cupy.isnan(arrays["Z"]).any(axis=-1)
+    assert found.tolist() == [[[False] * 2] * 2, [[True, False], [False] * 2]]
+
+
 # ---- planted faults
 
 

@@ -38,13 +38,14 @@ __device__ float number(T x) { return (float)x; }
 
 // --- what stands behind a product ----------------------------------------------------------------
 
+// NaN stays NaN, so that a loss that diverges shows (fmaxf would drop it).
 __device__ float activation(float z, int f) {
     switch (f) {
-        case 1: return fmaxf(z, 0.0f);
-        case 2: return fmaxf(z, LEAK * z);
-        case 3: return 1.0f / (1.0f + expf(fminf(-z, 80.0f)));
+        case 1: return z < 0 ? 0.0f : z;
+        case 2: return z < 0 ? LEAK * z : z;
+        case 3: return 1.0f / (1.0f + expf(-z));
         case 4: return tanhf(z);
-        case 5: return fmaxf(z, 0.0f) + log1pf(expf(-fabsf(z)));
+        case 5: return (z < 0 ? 0.0f : z) + log1pf(expf(-fabsf(z)));
         default: return z;
     }
 }

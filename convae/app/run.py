@@ -104,7 +104,8 @@ def _run(
     if config.resume is None:
         start(model, config, data)
     if config.trainer.self_check:
-        self_check(model)
+        assert config.trainer.batch_size is not None
+        self_check(model, config.trainer.batch_size)
     if config.find_learning_rate:
         return _search(config, model, parts, data, directory)
     configuration = dataclasses.asdict(config)

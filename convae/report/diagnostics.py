@@ -10,9 +10,6 @@ from convae.engine import Array, to_numpy
 from convae.engine.identity import backend_error
 from convae.models.autoencoder import Autoencoder
 
-EXAMPLES = 2
-"""Random examples on which the self-check tests each layer."""
-
 
 def dead_filters(H: Array) -> int:
     """Count the filters of a code (N, O, *output) that are constant over examples and positions."""
@@ -39,22 +36,28 @@ def tied_halves(
     return {name: encoder[name] + decoder[name] for name in encoder}, halves
 
 
-def self_check(model: Autoencoder) -> None:
+def self_check(model: Autoencoder, examples: int) -> None:
     """Test the trilinear identity ``<c(K, V), G> = <V, h(K, G)> = <K, g(G, V)>`` on each layer.
 
-    The kernels are the model's, V and G are random. A `RuntimeError` says that the backend's
-    operations disagree by more than rounding can explain.
+    The kernels are the model's, V and G are random batches of as many examples as those of
+    training, in the type in which activations are stored: what computes depends on both. A
+    `RuntimeError` says that the backend's operations disagree by more than rounding can explain.
     """
     rng, backend = np.random.default_rng(0), model.backend
+    dtype = model.storage or model.dtype
 
-    def random(*shape: int) -> Any:
-        return backend.xp.asarray(rng.standard_normal(shape).astype(model.dtype))
+    def random(shape: tuple[int, ...]) -> Any:
+        values = rng.standard_normal((examples, *shape), dtype="float32")
+        return backend.arrange(backend.xp.asarray(values).astype(dtype))
 
     for index, layer in enumerate(model.layers):
-        V, G = random(EXAMPLES, *layer.input_shape), random(EXAMPLES, *layer.output_shape)
-        K = layer.parameters["kernel"]
+        V, K = random(layer.input_shape), layer.parameters["kernel"].astype(dtype, copy=False)
+        # a G that points to c(K, V): with random ones the forms would be sums that nearly vanish
+        Z = layer.c(K, V)
+        G = random(layer.output_shape) + Z / backend.xp.sqrt(backend.xp.square(Z).mean())
+        G = backend.arrange(G.astype(dtype, copy=False))
         error = backend_error(backend, K, V, G, layer.geometry)
-        if not error < backend.tolerance[model.dtype]:
+        if not error < backend.tolerance[dtype]:
             raise RuntimeError(
                 f"trainer.self_check: on layer {index} c, h and g differ by {error:.1e} of their "
                 "norms, which rounding cannot explain; this machine or the engine computes wrong "

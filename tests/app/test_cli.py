@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -154,10 +155,15 @@ def test_probe(trained) -> None:
         (["reconstruct", "{run}", "nosuch", "-o", "x"], "nor a dataset by name"),
         (["export", "{run}", "model.h5"], "unknown suffix; expected one of .onnx"),
         (["probe", "{run}", "--dataset", "photos"], "has no labels"),
-        pytest.param(
-            ["encode", "{run}", "digits", "-o", "x.npy", "--device", "gpu"],
-            "GPU",
-            marks=pytest.mark.skipif(not missing_gpu(), reason="there is a GPU"),
+        *(
+            pytest.param(
+                arguments, "GPU", marks=pytest.mark.skipif(not missing_gpu(), reason="there is one")
+            )
+            for arguments in (
+                ["encode", "{run}", "digits", "-o", "x.npy", "--device", "gpu"],
+                ["gpu"],
+                ["gpu", "{run}"],
+            )
         ),
     ],
 )
@@ -171,11 +177,30 @@ def test_mistakes_end_in_one_clear_line(trained, tmp_path, arguments, says: str)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["encode", "reconstruct", "score", "export", "show", "probe"])
+@pytest.mark.parametrize(
+    "command", ["encode", "reconstruct", "score", "export", "show", "probe", "gpu"]
+)
 def test_help_has_examples(command: str) -> None:
     done = use(command, "--help")
     assert done.exit_code == 0
     assert done.stdout.count("convae ") >= 2
+
+
+@pytest.mark.gpu
+def test_the_gpu_and_what_was_tried_on_it(cupy, trained, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("CONVAE_CACHE", str(tmp_path))
+    done = use("gpu")
+    assert done.exit_code == 0, done.stderr
+    for part in ("card: ", "memory: ", "CuPy: ", "cuDNN: ", "ways tried: 0, kept in "):
+        assert part in done.stdout
+    done = use("gpu", trained, "--batch-size", 2)
+    assert done.exit_code == 0, done.stderr
+    assert "loss and gradients of 2 images: 20 nodes" in done.stdout
+    assert re.search(r"^    tiles: error \d\.\de-\d\d, \d+ us$", done.stdout, re.M)
+    assert "    portable" not in done.stdout
+    done = use("gpu")
+    tried = int(re.search(r"ways tried: (\d+)", done.stdout)[1])
+    assert tried == len(re.findall(r"^  \S.*: error", done.stdout, re.M)) >= 15
 
 
 def test_results_never_replace_what_they_are_made_of(trained, tmp_path) -> None:

@@ -37,7 +37,7 @@ def test_norms_and_cosine_make_up_the_whole_gradient(rng) -> None:
 def test_the_self_check_passes_for_every_sharing(dtype: str) -> None:
     for sharing in ({}, {"sharing": "tiled", "tile": 2}, {"sharing": "local"}):
         layers = [convae.Layer(6, 3, stride=2, padding="same", **sharing), convae.Layer(3, "input")]
-        self_check(convae.Autoencoder((3, 12, 9), layers, dtype=dtype))
+        self_check(convae.Autoencoder((3, 12, 9), layers, dtype=dtype), 32)
 
 
 @pytest.mark.parametrize("operation", ["c", "h", "g"])
@@ -49,9 +49,9 @@ def test_the_self_check_finds_a_backend_that_computes_wrong(operation: str) -> N
 
     backend = type("Faulty", (ArrayBackend,), {operation: wrong})()
     layers = [convae.Layer(4, 3, padding="same")]
-    self_check(convae.Autoencoder((1, 8, 8), layers, backend=ArrayBackend()))
+    self_check(convae.Autoencoder((1, 8, 8), layers, backend=ArrayBackend()), 32)
     with pytest.raises(RuntimeError, match="self_check: on layer 0"):
-        self_check(convae.Autoencoder((1, 8, 8), layers, backend=backend))
+        self_check(convae.Autoencoder((1, 8, 8), layers, backend=backend), 32)
 
 
 def test_the_self_check_names_the_layer() -> None:
@@ -61,4 +61,4 @@ def test_the_self_check_names_the_layer() -> None:
 
     layers = [convae.Layer(4, 3, padding="same", stride=2), convae.Layer(4, 3)]
     with pytest.raises(RuntimeError, match="self_check: on layer 1"):
-        self_check(convae.Autoencoder((1, 8, 8), layers, backend=Faulty()))
+        self_check(convae.Autoencoder((1, 8, 8), layers, backend=Faulty()), 32)

@@ -1,1 +1,1 @@
-"""The CuPy backend, and faster implementations that are disabled until certified on hardware."""
+"""The GPU: array code on CuPy; our kernels and cuDNN as ways of a program, certified before use."""

@@ -243,21 +243,26 @@ def identity(ways: Mapping[str, Way], problem: Problem, xp: Any) -> float:
     """
     rng = np.random.default_rng(7)
     shapes = {role: (shape, dtype) for role, shape, dtype in problem.arrays if role in "KVZ"}
-    arrays = {r: xp.asarray(draw(rng, r, *described)) for r, described in shapes.items()}
-    arrays["G"] = arrays.pop("Z")
-    results = {
-        "c": ("Z", xp.empty_like(arrays["G"]), ("K", "V")),
-        "h": ("V", xp.empty_like(arrays["V"]), ("K", "G")),
-        "g": ("dK", xp.empty(arrays["K"].shape, "float32"), ("G", "V")),
-    }
-    forms = []
-    for operation, (role, out, read) in results.items():
-        given = {name: arrays[name] for name in read} | {role: out}
-        described = tuple((name, a.shape, a.dtype.name) for name, a in given.items())
-        settings = (("geometry", problem.geometry),)
-        bare = Problem(operation, described, (role,), (), settings)
-        ways[operation].build(bare, given)()
-        (other,) = ({"K", "V", "G"} - set(read)) or {""}
-        forms.append(float((out.astype("float64") * arrays[other].astype("float64")).sum()))
-    norms = (xp.linalg.norm(arrays[name].astype("float64")) for name in "KVG")
-    return (max(forms) - min(forms)) / float(prod(float(norm) for norm in norms))
+    given = {r: xp.asarray(draw(rng, r, *shapes[r])) for r in "KV"}
+    Z = xp.empty(*shapes["Z"])
+    _bare("c", problem, ways, Z=Z, **given)
+    # a G that points to Z: with random ones the forms would be sums that nearly vanish
+    size = xp.sqrt(xp.square(Z.astype("float32")).mean())
+    G = (Z + size * xp.asarray(draw(rng, "G", Z.shape, "float32"))).astype(Z.dtype)
+    V, dK = xp.empty_like(given["V"]), xp.empty(given["K"].shape, "float32")
+    _bare("h", problem, ways, V=V, K=given["K"], G=G)
+    _bare("g", problem, ways, dK=dK, V=given["V"], G=G)
+    pairs = (Z, G), (V, given["V"]), (dK, given["K"])
+    wide = [(a.astype("float64"), b.astype("float64")) for a, b in pairs]
+    forms = [float((a * b).sum()) for a, b in wide]
+    return (max(forms) - min(forms)) / float(
+        xp.linalg.norm(wide[0][0]) * xp.linalg.norm(wide[0][1])
+    )
+
+
+def _bare(operation: str, problem: Problem, ways: Mapping[str, Way], **arrays: Any) -> None:
+    """Compute an operation with nothing behind it; the first array is its result."""
+    described = tuple((role, a.shape, a.dtype.name) for role, a in arrays.items())
+    settings = (("geometry", problem.geometry),)
+    bare = Problem(operation, described, (next(iter(arrays)),), (), settings)
+    ways[operation].build(bare, arrays)()

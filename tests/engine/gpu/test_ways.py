@@ -159,7 +159,7 @@ def test_the_identity_holds_for_chosen_ways(name: str, certification, cupy) -> N
         if problem.operation == "c":
             own = {**chosen, "h": Tiles()} if problem.shape("V")[-1] > 4 else chosen
             assert certification.identity(own, problem, cupy) < 1e-6
-            assert certification.identity({**own, "g": Doubled()}, problem, cupy) > 1e-5
+            assert certification.identity({**own, "g": Doubled()}, problem, cupy) > 0.1
 
 
 @pytest.mark.parametrize("f", ACTIVATIONS)

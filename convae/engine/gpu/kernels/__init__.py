@@ -30,6 +30,9 @@ TENSOR = {"float16": 1, "bfloat16": 2, "float32": 3}
 PRECEDED = ("products", "narrow", "around")
 """Files that `convolution.cu` precedes."""
 
+MOST_POSITIONS = 2**31
+"""Positions of a batch, examples included, that `products.cu` can count."""
+
 THREADS = 256
 """Threads per block, in all kernels."""
 
@@ -96,11 +99,12 @@ def suits_products(problem: Problem) -> bool:
     if problem.operation not in ("c", "h", "error", "g"):
         return False
     zeros = problem.geometry.padding_mode == "zeros"
+    sizes = [prod(shape[:-1]) for role, shape, _ in problem.arrays if role in ("V", "G", "Z", "E")]
     dtypes = {dtype for role, _, dtype in problem.arrays if role != "J"}
     functions = [f for f in (problem["activation"], problem["slope"]) if f is not None]
     known = all(f.name in ACTIVATIONS for f in functions)
     known &= problem["loss"] is None or problem["loss"].name in LOSSES
-    return zeros and known and dtypes <= {*STORAGE}
+    return zeros and known and dtypes <= {*STORAGE} and max(sizes) < MOST_POSITIONS
 
 
 def channels_and_filters(problem: Problem) -> tuple[int, int]:

@@ -18,9 +18,9 @@ constexpr int THREADS = 256;
 
 __device__ constexpr int count(const int* n) { return n[0] * n[1] * n[2]; }
 
-__device__ void split(int index, const int* n, int* place) {
-    place[2] = index % n[2];
-    place[1] = index / n[2] % n[1];
+__device__ void split(unsigned index, const int* n, int* place) {
+    place[2] = index % (unsigned)n[2];
+    place[1] = index / n[2] % (unsigned)n[1];
     place[0] = index / n[2] / n[1];
 }
 
@@ -112,35 +112,35 @@ __device__ void add_loss(double term, double* losses) {
 
 // --- positions -----------------------------------------------------------------------------------
 
-// Output positions with one tile index: how many there are along each axis.
-__device__ void repeats_of(const int* turn, int* repeats) {
-    for (int axis = 0; axis < 3; ++axis)
-        repeats[axis] = turn[axis] < q.output[axis]
-                            ? ceil_div(q.output[axis] - turn[axis], q.tile[axis])
-                            : 0;
-}
-
-// Rows of c: output positions (n, j).
+// Rows of c, fewer than 2^31: output positions (n, j) with one tile index.
 struct Outputs {
     int N, turn[3], repeats[3];
-    long long rows;
+    unsigned rows;
 
     __device__ Outputs(int N, int index) : N(N) {
         split(index, q.tile, turn);
-        repeats_of(turn, repeats);
-        rows = (long long)N * count(repeats);
+        for (int axis = 0; axis < 3; ++axis) {
+            const int left = q.output[axis] - turn[axis];
+            repeats[axis] = left > 0 ? ceil_div(left, q.tile[axis]) : 0;
+        }
+        rows = (unsigned)N * count(repeats);
     }
-    __device__ int place(long long row, int* j) const {
-        split(row % count(repeats), repeats, j);
+    __device__ int place(unsigned row, int* j) const {
+        if constexpr (count(q.tile) == 1) {  // divisions by constants are multiplications
+            split(row % (unsigned)count(q.output), q.output, j);
+            return row / (unsigned)count(q.output);
+        }
+        split(row % (unsigned)count(repeats), repeats, j);
         for (int axis = 0; axis < 3; ++axis) j[axis] = turn[axis] + j[axis] * q.tile[axis];
-        return row / count(repeats);
+        return row / (unsigned)count(repeats);
     }
 };
 
-// Input positions y = phase + period * repeat, which meet the same elements of the same kernels.
+// Rows of h, fewer than 2^31: input positions (n, y) with y = phase + period * repeat, which meet the
+// same elements of the same kernels.
 struct Inputs {
     int N, phase[3], period[3], repeats[3], first[3], step[3], taps[3];
-    long long rows;
+    unsigned rows;
 
     __device__ Inputs(int N, int index) : N(N) {
         for (int axis = 0; axis < 3; ++axis) period[axis] = q.stride[axis] * q.tile[axis];
@@ -157,12 +157,12 @@ struct Inputs {
                 ++taps[axis];
             }
         }
-        rows = (long long)N * count(repeats);
+        rows = (unsigned)N * count(repeats);
     }
-    __device__ int place(long long row, int* y) const {
-        split(row % count(repeats), repeats, y);
+    __device__ int place(unsigned row, int* y) const {
+        split(row % (unsigned)count(repeats), repeats, y);
         for (int axis = 0; axis < 3; ++axis) y[axis] = phase[axis] + y[axis] * period[axis];
-        return row / count(repeats);
+        return row / (unsigned)count(repeats);
     }
     // The output position that kernel element number `tap` leads to, from the phase's first input.
     __device__ void reach(int tap, int* m, int* j) const {

@@ -4,7 +4,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 narrow_h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T* outputs_H,
          const LOSS_T* target, float factor, double* losses, int N, int row_blocks) {
     int index = blockIdx.x;
-    const long long row = (long long)(index % row_blocks) * THREADS + threadIdx.x;
+    const unsigned row = index % row_blocks * THREADS + threadIdx.x;
     index /= row_blocks;
     const int group = index % q.groups;
     const Inputs inputs(N, index / q.groups);

@@ -10,7 +10,6 @@
 // of its own, and so has every group. All sums are in float, in the same order on every run.
 // TENSOR is 0, or the products' element type on tensor cores: 1 half, 2 bfloat16, 3 TF32.
 
-
 constexpr int ROWS = 64, COLUMNS = 64, DEPTH = 16;
 constexpr int PASSES = ROWS * DEPTH / THREADS;  // elements of a factor that each thread fetches
 enum { PART = 4 };                              // a thread sums PART x PART elements
@@ -76,7 +75,7 @@ constexpr int PAD = TENSOR == 1 || TENSOR == 2 ? 8 : 4;  // keeps rows off each 
 // (or columns) of one term, else for PASSES terms of one row. `take(row, column, sum)` gets the
 // result, every element from one thread.
 template <bool LEFT_ALONG, bool RIGHT_ALONG, class Left, class Right, class Take>
-__device__ void product(long long begin, long long end, Left& left, Right& right, Take take) {
+__device__ void product(unsigned begin, unsigned end, Left& left, Right& right, Take take) {
     __shared__ __align__(32) Factor a[DEPTH][ROWS + PAD];
     __shared__ __align__(32) Factor b[DEPTH][COLUMNS + PAD];
     const int t = threadIdx.x;
@@ -90,17 +89,17 @@ __device__ void product(long long begin, long long end, Left& left, Right& right
     for (int i = 0; i < (RIGHT_ALONG ? PASSES : 1); ++i)
         right.column(i, right_column + i * (THREADS / DEPTH));
     float next_a[PASSES], next_b[PASSES];
-    auto fetch = [&](long long first) {
+    auto fetch = [&](unsigned first) {
         for (int i = 0; i < PASSES; ++i) {
             if (!LEFT_ALONG || i == 0) {
-                const long long term = first + left_term + i * (THREADS / ROWS);
+                const unsigned term = first + left_term + i * (THREADS / ROWS);
                 left.term(term, term < end);
             }
             next_a[i] = left.element(LEFT_ALONG ? i : 0);
         }
         for (int i = 0; i < PASSES; ++i) {
             if (!RIGHT_ALONG || i == 0) {
-                const long long term = first + right_term + i * (THREADS / COLUMNS);
+                const unsigned term = first + right_term + i * (THREADS / COLUMNS);
                 right.term(term, term < end);
             }
             next_b[i] = right.element(RIGHT_ALONG ? i : 0);
@@ -116,7 +115,7 @@ __device__ void product(long long begin, long long end, Left& left, Right& right
     float sums[PART][PART] = {};
 #endif
     if (begin < end) fetch(begin);
-    for (long long first = begin; first < end; first += DEPTH) {
+    for (unsigned first = begin; first < end; first += DEPTH) {
         for (int i = 0; i < PASSES; ++i) {
             const int rows = LEFT_ALONG ? i * (THREADS / DEPTH) : 0;
             const int terms = LEFT_ALONG ? 0 : i * (THREADS / ROWS);
@@ -175,7 +174,7 @@ __device__ void product(long long begin, long long end, Left& left, Right& right
 struct LeftOfC {
     const Outputs& outputs;
     const T* V;
-    long long first_row;
+    unsigned first_row;
     int group, y[PASSES][3], l = 0, m[3] = {0, 0, 0};
     const T* image[PASSES];
     bool exists = false;
@@ -188,7 +187,7 @@ struct LeftOfC {
         image[i] = V + (long long)n * count(q.size) * q.channels + group * CHANNELS;
         for (int axis = 0; axis < 3; ++axis) y[i][axis] = j[axis] * q.stride[axis] - q.before[axis];
     }
-    __device__ void term(long long term, bool is_one) {
+    __device__ void term(unsigned term, bool is_one) {
         exists = is_one;
         l = term % CHANNELS;
         split(term / CHANNELS, q.kernel, m);
@@ -211,8 +210,8 @@ struct RightOfC {
         column += first_column;
         filter = column < FILTERS ? K + column * q.filter_step : nullptr;
     }
-    __device__ void term(long long term, bool is_one) {
-        place = is_one ? term % CHANNELS * q.channel_step + term / CHANNELS * q.tap_step : -1;
+    __device__ void term(unsigned term, bool is_one) {
+        place = is_one ? term % CHANNELS * q.channel_step + term / CHANNELS * q.tap_step : -1ll;
     }
     __device__ float element(int) const { return filter && place >= 0 ? number(filter[place]) : 0; }
 };
@@ -224,7 +223,7 @@ c(const T* K, const T* V, T* Z, const float* bias, const T* extra, const T* outp
     int index = blockIdx.x;
     const int first_column = index % columns * COLUMNS;
     index /= columns;
-    const long long first_row = (long long)(index % row_blocks) * ROWS;
+    const unsigned first_row = index % row_blocks * ROWS;
     index /= row_blocks;
     const int group = index % q.groups, turn = index / q.groups;
     const Outputs outputs(N, turn);
@@ -248,7 +247,7 @@ c(const T* K, const T* V, T* Z, const float* bias, const T* extra, const T* outp
 struct LeftOfH {
     const Inputs& inputs;
     const T* G;
-    long long first_row;
+    unsigned first_row;
     int group, j[PASSES][3], o = 0, reach[3] = {0, 0, 0};
     const T* code[PASSES];
     bool exists = false;
@@ -262,7 +261,7 @@ struct LeftOfH {
         for (int axis = 0; axis < 3; ++axis)
             j[i][axis] = (y[axis] - inputs.phase[axis]) / q.stride[axis];
     }
-    __device__ void term(long long term, bool is_one) {
+    __device__ void term(unsigned term, bool is_one) {
         exists = is_one;
         if (!is_one) return;
         int m[3];
@@ -286,7 +285,7 @@ struct RightOfH {
     int channel[PASSES];
 
     __device__ void column(int i, int column) { channel[i] = first_column + column; }
-    __device__ void term(long long term, bool is_one) {
+    __device__ void term(unsigned term, bool is_one) {
         place = is_one ? element_of(inputs, term / FILTERS, term % FILTERS) : -1;
     }
     __device__ float element(int i) const {
@@ -302,7 +301,7 @@ h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T* outp
     int index = blockIdx.x;
     const int first_column = index % columns * COLUMNS;
     index /= columns;
-    const long long first_row = (long long)(index % row_blocks) * ROWS;
+    const unsigned first_row = index % row_blocks * ROWS;
     index /= row_blocks;
     const int group = index % q.groups;
     const Inputs inputs(N, index / q.groups);
@@ -310,7 +309,7 @@ h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T* outp
     if (first_row < inputs.rows) {
         LeftOfH left{inputs, G, first_row, group};
         RightOfH right{inputs, K + (long long)group * FILTERS * q.filter_step, first_column};
-        product<true, true>(0, (long long)count(inputs.taps) * FILTERS, left, right,
+        product<true, true>(0, count(inputs.taps) * FILTERS, left, right,
                             [&](int row, int column, float sum) {
             if (first_row + row >= inputs.rows || first_column + column >= CHANNELS) return;
             int y[3];
@@ -337,7 +336,7 @@ struct LeftOfG {
         l = row % CHANNELS;
         split(row / CHANNELS, q.kernel, m);
     }
-    __device__ void term(long long term, bool is_one) {
+    __device__ void term(unsigned term, bool is_one) {
         pixel = nullptr;
         if (!is_one || l < 0) return;
         int y[3];
@@ -360,7 +359,7 @@ struct RightOfG {
     __device__ void column(int i, int column) {
         o = first_column + column < FILTERS ? group * FILTERS + first_column + column : -1;
     }
-    __device__ void term(long long term, bool is_one) {
+    __device__ void term(unsigned term, bool is_one) {
         code = nullptr;
         if (!is_one || o < 0) return;
         int j[3];
@@ -384,8 +383,8 @@ g(const T* G, const T* V, float* parts, int N, int splits) {
     index /= splits;
     const int group = index % q.groups, turn = index / q.groups;
     const Outputs outputs(N, turn);
-    const long long each = ((outputs.rows + splits - 1) / splits + DEPTH - 1) / DEPTH * DEPTH;
-    const long long begin = part * each, end = min(outputs.rows, begin + each);
+    const unsigned each = ceil_div(ceil_div(outputs.rows, splits), DEPTH) * DEPTH;
+    const unsigned begin = part * each, end = min(outputs.rows, begin + each);
     LeftOfG left{outputs, V, first_row, group};
     RightOfG right{outputs, G, first_column, group};
     const long long product_index = ((long long)part * count(q.tile) + turn) * q.groups + group;

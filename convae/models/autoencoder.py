@@ -398,11 +398,30 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         x, target = self.check_batch(x, target)
-        f_out, of_logits = self.output_activation, self.loss.of_logits
-        R = backpropagation.decode(self.layers, self._encode(x)[-1], not of_logits)
-        R = R.astype(self.dtype, copy=False)
+        R = backpropagation.decode(self.layers, self._encode(x)[-1], not self.loss.of_logits)
+        return self.loss_of(R.astype(self.dtype, copy=False), target)
+
+    def loss_of(self, R: Array, target: Array) -> tuple[Array, Array]:
+        """Compare reconstructions with what they should be.
+
+        Parameters
+        ----------
+        R : (N, C, *size) ndarray
+            The reconstructions; what goes into the output activation, if the loss is of that, which
+            is then applied in place.
+        target : (N, C, *size) ndarray
+            What they are compared with.
+
+        Returns
+        -------
+        loss : 0-d ndarray
+            Mean over all elements, on the device.
+        R : (N, C, *size) ndarray
+            The reconstructions.
+        """
+        f_out = self.output_activation
         J, _ = self.loss(self.backend, R, target, f_out)
-        return J, self.backend.activate(R, None, f_out) if of_logits else R
+        return J, self.backend.activate(R, None, f_out) if self.loss.of_logits else R
 
     def loss_and_gradients(
         self, x: Array, target: Array | None = None, penalty: Penalty = NONE

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from convae.data.corruption import CLEAN, Corruption, Use
 from convae.data.pictures import to_floats
@@ -12,6 +12,9 @@ from convae.data.splits import Split
 from convae.engine import Array
 from convae.models.autoencoder import Autoencoder
 from convae.report.quality import Quality
+
+Evaluate: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
+"""``evaluate(x, target)`` returns the loss and the reconstructions."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,15 @@ def measure(
     batch_size: int,
     use: Use = Use.TEST,
     corruption: Corruption = CLEAN,
+    evaluate: Evaluate | None = None,
 ) -> Errors:
-    """Measure a model on all images of a split, as means; `use` and `corruption` give the noise."""
+    """Measure a model on all images of a split, as means; `use` and `corruption` give the noise.
+
+    `evaluate` does what the model's `evaluate` does, by default that itself.
+    """
     sums: list[Any] = [0.0, 0.0, 0.0]  # on the device, which is not waited for
-    for x, given, J, R in _evaluated(model, split, batch_size, use, corruption):
+    for x, given in _batches(model, split, batch_size, use, corruption):
+        J, R = (evaluate or model.evaluate)(given, x)
         squares = [((image - x) ** 2).mean(dtype="float64") for image in (R, given)]
         sums = [total + len(x) * mean for total, mean in zip(sums, (J, *squares), strict=True)]
     return Errors(*(float(total) / len(split) for total in sums))
@@ -61,7 +69,8 @@ def measure_quality(
     also ``input_psnr`` and ``input_ssim``. See `convae.report.quality.Quality`.
     """
     loss, of_output, of_input = 0.0, Quality(), Quality()
-    for x, given, J, R in _evaluated(model, split, batch_size, use, corruption):
+    for x, given in _batches(model, split, batch_size, use, corruption):
+        J, R = model.evaluate(given, x)
         loss += float(J) * len(x) / len(split)
         of_output.add(x, R)
         if corruption:
@@ -70,12 +79,10 @@ def measure_quality(
     return {"test_loss": loss, **of_output.figures("test"), **noisy}
 
 
-def _evaluated(
+def _batches(
     model: Autoencoder, split: Split, batch_size: int, use: Use, corruption: Corruption
-) -> Iterator[tuple[Array, Array, Array, Array]]:
-    """Iterate over images, what the model is given, its loss and its reconstructions."""
+) -> Iterator[tuple[Array, Array]]:
+    """Iterate over images, and what the model is given of them."""
     for index, pixels in enumerate(split.batches(batch_size)):
         x = to_floats(pixels, model.backend, model.dtype)
-        given = corruption(x, use, index)
-        J, R = model.evaluate(given, target=x)
-        yield x, given, J, R
+        yield x, corruption(x, use, index)

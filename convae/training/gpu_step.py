@@ -12,7 +12,7 @@ from convae.engine.gpu.examination import Choice
 from convae.engine.gpu.recording import Recorded
 from convae.engine.program import Executable
 from convae.errors import DeviceError, counted
-from convae.training.planned_step import PlannedStep
+from convae.training.planned_step import PlannedEvaluation, PlannedStep
 
 if TYPE_CHECKING:
     from convae.training.step import TrainingStep
@@ -42,16 +42,11 @@ class GpuStep:
 
     def __init__(self, step: TrainingStep, is_forced: bool) -> None:
         self._step, self._is_forced = step, is_forced
-        model = step.model
-        self.program = PlannedStep(
-            model,
-            step.optimizer,
-            step.clip_norm,
-            step.penalty,
-            step.average,
-            Choice(model.backend),
-            record,
-        )
+        model, choice = step.model, Choice(step.model.backend)
+        parts = (step.optimizer, step.clip_norm, step.penalty, step.average)
+        self.program = PlannedStep(model, *parts, choice, record)
+        self._evaluation = PlannedEvaluation(model, choice, Recorded, self.program.memory)
+        self._is_evaluation_compared = False
         self._left_to_compare = COMPARED
         self._is_refused = False
         tf32 = getattr(model.backend, "tf32", False) and model.storage is None
@@ -82,6 +77,38 @@ class GpuStep:
             return self._step.portable(x, target)
         return self.program(x, target)
 
+    def evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
+        """Do what `convae.Autoencoder.evaluate` does.
+
+        Parameters
+        ----------
+        x, target : (N, C, *size) ndarray
+            Checked images.
+
+        Returns
+        -------
+        loss : 0-d ndarray
+            Mean over all elements of the batch, on the device.
+        R : (N, C, *size) ndarray
+            The reconstructions.
+
+        Raises
+        ------
+        DeviceError
+            If the first reconstructions differ from array code's, and it is forced.
+        """
+        model = self._step.model
+        if not self._is_evaluation_compared and not self._is_refused:
+            self._is_evaluation_compared = True
+            J, R = model.evaluate(x, target)
+            J_program, found = self._evaluation(x, target)
+            norm = float(model.xp.linalg.norm(R))
+            error = float(model.xp.linalg.norm(found - R)) / (norm or 1.0)
+            self._judge("an evaluation", error, (float(J_program), float(J)), norm)
+        if self._is_refused:
+            return model.evaluate(x, target)
+        return self._evaluation(x, target)
+
     def _compare(self, x: Array, target: Array) -> None:
         """Compare loss and gradients of a batch with the plain step's."""
         model = self._step.model
@@ -91,17 +118,22 @@ class GpuStep:
         xp = model.xp
         norm = float(xp.linalg.norm(plain))
         error = float(xp.linalg.norm(model.flat_gradients - plain)) / (norm or 1.0)
-        is_right = error <= self._tolerance and abs(J_program - J) <= self._tolerance * abs(J)
-        if is_right or not isfinite(J + norm):  # a loss that diverges is not the program's fault
+        self._judge("a whole step", error, (J_program, J), norm)
+
+    def _judge(self, what: str, error: float, losses: tuple[float, float], norm: float) -> None:
+        """Go back to array code where the program differs from it."""
+        found, expected = losses
+        limit = self._tolerance
+        is_right = error <= limit and abs(found - expected) <= limit * abs(expected)
+        if is_right or not isfinite(expected + norm):  # what diverges is not the program's fault
             return
         message = (
-            f"gpu_engine: a whole step differs from the plain one by {error:.1e} of the gradient "
-            f"(at most {self._tolerance:.0e} is due to rounding), loss {J_program:g} instead of "
-            f"{J:g}"
+            f"gpu_engine: {what} differs from array code's by {error:.1e} of its norm (rounding "
+            f"explains {limit:.0e}), loss {found:g} instead of {expected:g}"
         )
         if self._is_forced:
             raise DeviceError(f"{message}; use gpu_engine=portable")
-        log.warning(f"warning: {message}; the plain step is used")
+        log.warning(f"warning: {message}; array code is used")
         self._is_refused = True
 
 

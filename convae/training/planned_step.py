@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TypeAlias
 
 from convae.engine import Array
 from convae.engine.program import Executable, Memory, Problem, Program, Way
 from convae.engine.program.arithmetic import channels_second
 from convae.models.autoencoder import Autoencoder
-from convae.models.gradient_program import GradientProgram, given_arrays
 from convae.models.penalties import Penalty
+from convae.models.programs import GradientProgram, ReconstructionProgram, given_arrays
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
 
 Choose: TypeAlias = Callable[[Program], Callable[[Problem], Way]]
 Runner: TypeAlias = Callable[[Executable], Callable[[], None]]
+
+MOST_PLANS = 8
+"""Plans that are kept: those for the batch sizes used last."""
 
 UPDATE = ("energy", "update")
 """The operations behind the gradients."""
@@ -47,9 +50,9 @@ class PlannedStep:
         self.model, self.optimizer, self.average = model, optimizer, average
         self.clip_norm, self.penalty = clip_norm, penalty
         self._choose, self._runner = choose, runner
-        self._memory = Memory(model.xp)
+        self.memory = Memory(model.xp)
         self._numbers = model.xp.zeros(optimizer.count + 1, "float64")
-        self._plans: dict[tuple[int, bool], Plan] = {}
+        self._plans: dict[Hashable, Plan] = {}
 
     def __call__(self, x: Array, target: Array) -> Array:
         """Do one step.
@@ -104,11 +107,13 @@ class PlannedStep:
         Plan
             What does a step on batches of this size.
         """
-        self.optimizer.prepare(self.model.flat_parameters)
-        key, state = (len(x), target is not x), self.optimizer.state
-        plan = self._plans.get(key)
+        optimizer = self.optimizer
+        optimizer.prepare(self.model.flat_parameters)
+        key, state = (len(x), target is not x, optimizer.method), optimizer.state
+        plan = self._plans.pop(key, None)
         if plan is None or any(plan.arrays[name] is not state[name] for name in state):
-            plan = self._plans[key] = self._make(*key)
+            plan = self._make(len(x), target is not x)
+        keep_latest(self._plans, key, plan)
         return plan
 
     def _make(self, examples: int, has_target: bool) -> Plan:
@@ -133,7 +138,7 @@ class PlannedStep:
             update={name: name for name in (*changed, *(["average"] if self.average else []))},
             settings={"method": optimizer.method, "clip": self.clip_norm},
         )
-        executable = Executable(program, given, self._choose(program), self._memory)
+        executable = Executable(program, given, self._choose(program), self.memory)
         return Plan(executable, self._runner(executable))
 
     def _read_numbers(self) -> list[float]:
@@ -168,3 +173,57 @@ class Plan:
         channels_second(self.arrays["x"])[...] = x
         if "target" in self.arrays:
             channels_second(self.arrays["target"])[...] = target
+
+
+def keep_latest(plans: dict[Hashable, Plan], key: Hashable, plan: Plan) -> None:
+    """Put a plan behind all others, and let go of the one that was not used for longest."""
+    plans[key] = plan
+    if len(plans) > MOST_PLANS:
+        plans.pop(next(iter(plans)))
+
+
+class PlannedEvaluation:
+    """Reconstructions and their loss, as one program.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model.
+    choose, runner : callable
+        As in `PlannedStep`.
+    memory : Memory
+        Where it lies; that of a `PlannedStep` will do, since neither leaves anything for the other.
+    """
+
+    def __init__(self, model: Autoencoder, choose: Choose, runner: Runner, memory: Memory) -> None:
+        self.model = model
+        self._choose, self._runner, self._memory = choose, runner, memory
+        self._plans: dict[Hashable, Plan] = {}
+
+    def __call__(self, x: Array, target: Array) -> tuple[Array, Array]:
+        """Do what `convae.Autoencoder.evaluate` does, on checked images.
+
+        Parameters
+        ----------
+        x, target : (N, C, *size) ndarray
+            Images, and what their reconstructions are compared with.
+
+        Returns
+        -------
+        loss : 0-d ndarray
+            Mean over all elements of the batch, on the device.
+        R : (N, C, *size) ndarray
+            The reconstructions.
+        """
+        model, plan = self.model, self._plans.pop(len(x), None)
+        if plan is None:
+            program = ReconstructionProgram(model, len(x)).program
+            executable = Executable(
+                program, given_arrays(model), self._choose(program), self._memory
+            )
+            plan = Plan(executable, self._runner(executable))
+        keep_latest(self._plans, len(x), plan)
+        plan.load(x, target)
+        plan.run()
+        R = channels_second(plan.arrays["D0"]).astype(model.dtype)
+        return model.loss_of(R, target)

@@ -6,8 +6,8 @@ all of it is one program instead, `convae.training.planned_step`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from convae.engine import Array
 from convae.errors import DivergenceError, UserTypeError, check_choice, check_range
@@ -15,6 +15,9 @@ from convae.models.autoencoder import Autoencoder
 from convae.models.penalties import NONE, Penalty
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from convae.training.gpu_step import GpuStep
 
 GPU_ENGINES = ("auto", "portable", "fast")
 
@@ -76,9 +79,9 @@ class TrainingStep:
         self.penalty = penalty
         self.average = average
         self._is_first = True
-        self._planned: Callable[[Array, Array], Array] | None = None
+        self._planned: GpuStep | None = None
         if model.device == "gpu" and gpu_engine != "portable":
-            from convae.training.gpu_step import GpuStep
+            from convae.training.gpu_step import GpuStep  # needs CuPy
 
             self._planned = GpuStep(self, is_forced=gpu_engine == "fast")
 
@@ -147,6 +150,33 @@ class TrainingStep:
         if self.average is not None:
             self.average.update(self.optimizer.steps)
         return loss
+
+    def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
+        """Do what `convae.Autoencoder.evaluate` does, on a GPU by the engine of the step.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            What the reconstructions are compared with; x itself if not given.
+
+        Returns
+        -------
+        loss : 0-d ndarray
+            Mean over all elements of the batch, on the device.
+        R : (N, C, *size) ndarray
+            The reconstructions.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        if self._planned is None:
+            return self.model.evaluate(x, target)
+        with self.model.lock:
+            return self._planned.evaluate(*self.model.check_batch(x, target))
 
     def _check_finite(self, loss: Array) -> None:
         """Refuse an update that would spoil all parameters; a GPU, not waited for, skips it."""

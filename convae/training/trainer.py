@@ -367,7 +367,8 @@ class Trainer:
         """Measure the validation loss, without penalties, and keep the model if it is the best."""
         progress, model, directory = self.progress, self.model, self.states.directory
         validation = self.data.validation
-        loss = measure(model, validation, self.batch_size, Use.VALIDATION, self.corruption).loss
+        how = (self.batch_size, Use.VALIDATION, self.corruption, self.step.evaluate)
+        loss = measure(model, validation, *how).loss
         self._check_finite(loss)
         self.board.validation(progress.step, loss)
         self.schedule.observe(loss)

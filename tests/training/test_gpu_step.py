@@ -9,6 +9,7 @@ import convae
 from convae import AdamW, Layer, engine
 from convae.errors import DeviceError
 from convae.models.penalties import Penalty
+from convae.models.programs import GradientProgram, ReconstructionProgram, StackProgram
 from convae.training.averaging import MovingAverage
 from tests.helpers import error
 
@@ -106,17 +107,47 @@ def test_float64_and_other_padding_are_computed_by_array_code(cupy, rng) -> None
 
 def test_a_wrong_step_is_not_used(cupy, rng, monkeypatch, caplog) -> None:
     """A planted fault that no certificate can see: both halves are not one batch."""
-    from convae.models.gradient_program import GradientProgram
-
     monkeypatch.setattr(GradientProgram, "_decoded", lambda self, k: f"H{k}")
     xs = list(map(cupy.asarray, batches(rng)))
     step, plain = step_of("auto"), step_of("portable")
     assert [float(step(x)) for x in xs] == [float(plain(x)) for x in xs]
     lines = [record.message for record in caplog.records if "whole step" in record.message]
     assert len(lines) == 1
-    assert "the plain step is used" in lines[0]
+    assert "array code is used" in lines[0]
     with pytest.raises(DeviceError, match=r"gpu_engine: a whole step differs.*portable"):
         step_of("fast")(xs[0])
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.parametrize("storage", [None, "float16"])
+def test_evaluations_follow_the_model(cupy, rng, loss: str, storage: str | None) -> None:
+    if storage and loss == "bce":
+        pytest.skip("bce needs float32")
+    step = step_of(loss=loss, storage=storage)
+    for x in map(cupy.asarray, batches(rng)):
+        step(x)
+        for target in (x, 1 - x):
+            (J, R), (expected, right) = (own.evaluate(x, target) for own in (step, step.model))
+            np.testing.assert_allclose(
+                float(J), float(expected), rtol=1e-5 if not storage else 1e-2
+            )
+            assert error(R, engine.to_numpy(right)) < (1e-5 if not storage else 1e-2)
+
+
+def test_a_wrong_evaluation_is_not_used(cupy, rng, monkeypatch, caplog) -> None:
+    """A planted fault: the wrong activation at the end."""
+    monkeypatch.setattr(ReconstructionProgram, "_decode", wrong_decode)
+    x = cupy.asarray(batches(rng)[0])
+    step = step_of("auto")
+    J, _ = step.evaluate(x)
+    assert float(J) == float(step.model.evaluate(x)[0])
+    assert "an evaluation differs from array code's" in caplog.text
+    with pytest.raises(DeviceError, match="gpu_engine: an evaluation differs"):
+        step_of("fast").evaluate(x)
+
+
+def wrong_decode(self: ReconstructionProgram, k: int, activate: bool = True) -> None:
+    StackProgram._decode(self, k, activate=False)
 
 
 def test_a_loss_that_diverges_is_not_the_programs_fault(cupy, rng, caplog) -> None:

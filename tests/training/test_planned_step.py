@@ -10,11 +10,11 @@ import pytest
 import convae
 from convae import Adam, AdamW, Layer
 from convae.engine import ArrayBackend
-from convae.engine.program import Portable
+from convae.engine.program import Portable, Problem, Program, Way
 from convae.models.penalties import NONE, Penalty
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
-from convae.training.planned_step import PlannedStep
+from convae.training.planned_step import MOST_PLANS, PlannedEvaluation, PlannedStep
 
 LAYERS = [
     Layer(4, 3, stride=2, padding="same", activation="tanh"),
@@ -102,3 +102,45 @@ def test_a_gradient_that_is_not_finite_moves_nothing(rng) -> None:
     before = planned.model.flat_parameters.copy()
     assert np.isnan(float(planned(x, x)))
     assert (planned.model.flat_parameters == before).all()
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+def test_evaluations_share_the_memory_of_steps(loss: str, rng) -> None:
+    """In turns, with batches of two sizes; reconstructions stay what they were."""
+    model = convae.Autoencoder((1, 6, 6), LAYERS, loss=loss, dtype="float64")
+    portable = Portable(ArrayBackend())
+
+    def choose(program: Program) -> Callable[[Problem], Way]:
+        return lambda problem: portable
+
+    step = PlannedStep(model, Adam(0.01), None, NONE, None, choose)
+    evaluation = PlannedEvaluation(model, choose, lambda executable: executable, step.memory)
+    kept = []
+    for examples in (4, 2, 4):
+        x, target = rng.random((2, examples, 1, 6, 6))
+        step(x, x)
+        J, R = evaluation(x, target)
+        expected_J, expected_R = model.evaluate(x, target)
+        np.testing.assert_allclose(float(J), float(expected_J), rtol=1e-12)
+        kept.append((R, expected_R.copy()))
+    for found, expected in kept:
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_few_plans_are_kept(rng) -> None:
+    _, planned = steps_of(lambda: Adam(0.01))
+    for examples in range(1, 2 * MOST_PLANS):
+        x = rng.random((examples, 1, 6, 6))
+        planned(x, x)
+    assert len(planned._plans) == MOST_PLANS
+
+
+def test_a_changed_method_is_heeded(rng) -> None:
+    """An optimizer's numbers can be changed between steps."""
+    plain, planned = steps_of(lambda: convae.SGD(0.5, momentum=0.5))
+    x = rng.random((4, 1, 6, 6))
+    for step in (plain, planned):
+        step(x, x)
+        step.optimizer.momentum, step.optimizer.weight_decay = 0.9, 0.1
+        step(x, x)
+    np.testing.assert_allclose(planned.model.flat_parameters, plain.model.flat_parameters)

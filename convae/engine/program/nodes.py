@@ -152,6 +152,12 @@ class Program:
             self.slots[part] = Slot(tuple(shape), dtype, owner=name, start=start)
         return first, second
 
+    def part(self, name: str, owner: str) -> str:
+        """Name the whole of an array in another way."""
+        slot = self.slots[owner]
+        self.slots[name] = Slot(slot.shape, slot.dtype, owner=owner)
+        return name
+
     def do(
         self,
         operation: str,

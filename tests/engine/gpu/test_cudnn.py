@@ -13,8 +13,8 @@ import pytest
 import convae
 from convae import Layer
 from convae.engine.program import Problem
-from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import NONE
+from convae.models.programs import GradientProgram
 from tests.engine.gpu.test_kernels import shorter
 
 

@@ -1,4 +1,4 @@
-"""The recipe as a program: loss and gradients of a stack of tied layers, on memory laid out ahead.
+"""The recipe as programs on memory laid out ahead: reconstructions, and loss and gradients.
 
 Level k lies between layers k - 1 and k; level 0 is the image. With f of level k, the activation of
 the layer below it, the nodes are
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from convae.engine import Array
 from convae.engine.backend import filters_last
 from convae.engine.program import Program
+from convae.models.activations import IDENTITY
 from convae.models.parameters import Arrays
 from convae.models.penalties import Penalty
 
@@ -30,7 +31,112 @@ if TYPE_CHECKING:
     from convae.models.autoencoder import Autoencoder
 
 
-class GradientProgram:
+class StackProgram:
+    """What the programs of a model have in common: its arrays at every level, and the way up.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model.
+    examples : int
+        Examples of a batch, N.
+    """
+
+    def __init__(self, model: Autoencoder, examples: int) -> None:
+        self.model, self.N = model, examples
+        self.program = Program()
+        self.dtype = model.storage or model.dtype
+        self.top = len(model.layers)
+        for name, array in given_arrays(model).items():
+            self.program.array(name, array.shape, array.dtype.name, given=True)
+
+    def _shorten(self) -> None:
+        """Copy the parameters, where activations are stored in a shorter type."""
+        if self.dtype != self.model.dtype:
+            self.program.do("convert", array="parameters", write={"out": "short parameters"})
+
+    def _level_shapes(self) -> list[tuple[int, ...]]:
+        """Shape of one example at every level, channels last."""
+        shapes = [self.model.input_shape, *(layer.output_shape for layer in self.model.layers)]
+        return [(*size, C) for C, *size in shapes]
+
+    def _code(self, k: int) -> str:
+        """Name what level k gives to the layer above it."""
+        return "x" if k == 0 else f"H{k}"
+
+    def _decoded(self, k: int) -> str:
+        """Name the decoder's side of level k."""
+        return f"H{k}" if k == self.top else f"D{k}"
+
+    def _parameter(self, k: int, name: str) -> str | None:
+        """Name a parameter of layer k as the products read it; None where there is none."""
+        if name not in self.model.layers[k].shapes:
+            return None
+        is_short = name.endswith("kernel") and self.dtype != self.model.dtype
+        return f"{'short ' if is_short else ''}{k}.{name}"
+
+    def _encode(self, k: int) -> None:
+        layer = self.model.layers[k]
+        self.program.do(
+            "c",
+            K=self._parameter(k, "kernel"),
+            V=self._code(k),
+            bias=self._parameter(k, "hidden_bias"),
+            write={"Z": f"H{k + 1}"},
+            settings={"geometry": layer.geometry, "activation": layer.hidden_activation},
+        )
+
+    def _decode(self, k: int, activate: bool = True) -> None:
+        layer = self.model.layers[k]
+        self.program.do(
+            "h",
+            K=self._parameter(k, layer.decoder_kernel),
+            G=self._decoded(k + 1),
+            bias=self._parameter(k, "visible_bias"),
+            write={"V": f"D{k}"},
+            settings={
+                "geometry": layer.geometry,
+                "activation": layer.visible_activation if activate else IDENTITY,
+            },
+        )
+
+
+class ReconstructionProgram(StackProgram):
+    """Builds the program that encodes and decodes batches of one size.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model.
+    examples : int
+        Examples of a batch, N.
+
+    Attributes
+    ----------
+    program : Program
+        ``x``, which the caller fills, and ``D0``, the reconstruction, are (N, *size, C); D0 is what
+        goes into the output activation, if the loss is of that.
+    """
+
+    def __init__(self, model: Autoencoder, examples: int) -> None:
+        super().__init__(model, examples)
+        for k, shape in enumerate(self._level_shapes()):
+            self._array(f"visible {k}", self._code(k), shape)
+            if k < self.top:
+                self._array(f"hidden {k}", f"D{k}", shape)
+        self._shorten()
+        for k in range(self.top):
+            self._encode(k)
+        for k in reversed(range(self.top)):
+            self._decode(k, activate=k > 0 or not model.loss.of_logits)
+
+    def _array(self, block: str, name: str, shape: tuple[int, ...]) -> None:
+        """Declare an array in memory that the gradients' program also uses, at other times."""
+        self.program.array(block, (self.N, *shape), self.dtype)
+        self.program.part(name, block)
+
+
+class GradientProgram(StackProgram):
     """Builds the program of a model for batches of one size.
 
     Parameters
@@ -54,15 +160,13 @@ class GradientProgram:
     def __init__(
         self, model: Autoencoder, examples: int, penalty: Penalty, has_target: bool
     ) -> None:
-        self.model, self.N, self.penalty = model, examples, penalty
-        self.program = Program()
-        self.dtype = model.storage or model.dtype
+        super().__init__(model, examples)
+        self.penalty = penalty
         # where activations are short, errors are kept from underflowing and divided again
         self.scale = 1 if self.dtype == model.dtype else examples * prod(model.input_shape)
         self._declare(has_target or self.dtype != model.dtype)
-        if self.dtype != model.dtype:
-            self.program.do("convert", array="parameters", write={"out": "short parameters"})
-        top = len(model.layers)
+        self._shorten()
+        top = self.top
         for k in range(top):
             self._encode(k)
         for k in reversed(range(1, top)):
@@ -80,8 +184,6 @@ class GradientProgram:
     def _declare(self, separate_target: bool) -> None:
         """Declare parameters, gradients and the batches of every level."""
         program, model, N = self.program, self.model, self.N
-        for name, array in given_arrays(model).items():
-            program.array(name, array.shape, array.dtype.name, given=True)
         program.array("J", (), "float64")
         top, shapes = len(model.layers), self._level_shapes()
         for k, shape in enumerate(shapes):
@@ -98,51 +200,9 @@ class GradientProgram:
     def _array_pair(self, name: str, first: str, second: str, shape: tuple[int, ...]) -> None:
         self.program.halves(name, first, second, shape, self.dtype)
 
-    def _level_shapes(self) -> list[tuple[int, ...]]:
-        """Shape of one example at every level, channels last."""
-        shapes = [self.model.input_shape, *(layer.output_shape for layer in self.model.layers)]
-        return [(*size, C) for C, *size in shapes]
-
-    def _code(self, k: int) -> str:
-        """Name what level k gives to the layer above it."""
-        return "x" if k == 0 else f"H{k}"
-
-    def _decoded(self, k: int) -> str:
-        """Name the decoder's side of level k."""
-        return f"H{k}" if k == len(self.model.layers) else f"D{k}"
-
     def _error(self, k: int) -> str:
         """Name the gradient before level k's activation, on the decoder's side."""
-        return f"dZ{k}" if k == len(self.model.layers) else f"E{k}"
-
-    def _parameter(self, k: int, name: str) -> str | None:
-        """Name a parameter of layer k as the products read it; None where there is none."""
-        if name not in self.model.layers[k].shapes:
-            return None
-        is_short = name.endswith("kernel") and self.dtype != self.model.dtype
-        return f"{'short ' if is_short else ''}{k}.{name}"
-
-    def _encode(self, k: int) -> None:
-        layer = self.model.layers[k]
-        self.program.do(
-            "c",
-            K=self._parameter(k, "kernel"),
-            V=self._code(k),
-            bias=self._parameter(k, "hidden_bias"),
-            write={"Z": f"H{k + 1}"},
-            settings={"geometry": layer.geometry, "activation": layer.hidden_activation},
-        )
-
-    def _decode(self, k: int) -> None:
-        layer = self.model.layers[k]
-        self.program.do(
-            "h",
-            K=self._parameter(k, layer.decoder_kernel),
-            G=self._decoded(k + 1),
-            bias=self._parameter(k, "visible_bias"),
-            write={"V": f"D{k}"},
-            settings={"geometry": layer.geometry, "activation": layer.visible_activation},
-        )
+        return f"dZ{k}" if k == self.top else f"E{k}"
 
     def _compare(self) -> None:
         layer = self.model.layers[0]
@@ -169,7 +229,7 @@ class GradientProgram:
             K=self._parameter(k - 1, layer.decoder_kernel),
             V=self._error(k - 1),
             H=self._decoded(k),
-            extra=extra if k == len(self.model.layers) else None,
+            extra=extra if k == self.top else None,
             write={"Z": self._error(k)},
             settings={"geometry": layer.geometry, "slope": layer.hidden_activation},
         )
@@ -204,7 +264,7 @@ class GradientProgram:
 
     def _penalise(self) -> Iterator[tuple[int, str]]:
         """Penalise codes and slopes; yields the arrays to be added to the gradients of levels."""
-        program, penalty, top = self.program, self.penalty, len(self.model.layers)
+        program, penalty, top = self.program, self.penalty, self.top
         shapes = self._level_shapes()
         for k in range(1, top + 1):
             layer, H = self.model.layers[k - 1], f"H{k}"

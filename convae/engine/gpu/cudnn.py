@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from convae.engine.gpu import kernels
-from convae.engine.gpu.cudnn_graphs import FUSED, Product, lower
+from convae.engine.gpu.cudnn_graphs import FUSED, Lowered, Product, lower
 from convae.engine.gpu.launching import compiled, in_order, launch, pointer
 from convae.engine.program import Problem
 from convae.engine.program.arithmetic import Arrays, Run
@@ -145,8 +145,7 @@ class CudnnPlan:
         import cudnn
         import cupy
 
-        handle = _handle()
-        lowered = lower(product, handle=handle)
+        handle, lowered = _handle(), _lowered(product)
         graph = lowered.graph
         index = self._build(graph)
         workspace = cupy.empty(max(graph.get_workspace_size_plan_at_index(index), 1), "uint8")
@@ -215,6 +214,12 @@ def _factor_dtype(problem: Problem) -> str:
 def _constants(problem: Problem, product: Product) -> dict[str, Any]:
     own = {"SUM_T": kernels.STORAGE[product.output]}
     return kernels.convolution_constants(problem) | own
+
+
+@cache
+def _lowered(product: Product) -> Lowered:
+    """Lower a product once for all of its plans."""
+    return lower(product, handle=_handle())
 
 
 @cache

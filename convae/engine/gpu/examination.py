@@ -225,7 +225,7 @@ def run_trials(trials: Sequence[Trial]) -> Iterator[tuple[Trial, Verdict]]:
 def child(trials: Sequence[Trial]) -> subprocess.Popen[str]:
     """Start a process that tries ways and prints ``{}`` before and a verdict after each."""
     with tempfile.NamedTemporaryFile(delete=False) as file:
-        pickle.dump(list(trials), file)
+        pickle.dump(list(trials), file)  # the child removes it
     command = [sys.executable, "-m", CHILD, file.name]
     root = str(Path(__file__).parents[3])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from benchmarks import card
@@ -22,23 +23,28 @@ SECONDS = 170
 FIRST = ("1x28x28 b1024: 32@5/2 64@3/2", "3x64x64 b256: 64@5/2 128@3/2 256@3/2, first 3")
 """The workloads that are measured first: one of small images, one of large ones."""
 
+Contestants = Callable[[card.Workload, str], Iterator[tuple[str, Callable[[], Any]]]]
 Measurement = tuple[str, Callable[[], Iterator[dict[str, Any]]]]
 
 
 def measurements(peers: bool, workloads: dict[str, card.Workload]) -> Iterator[Measurement]:
     """List what is measured, the most valuable first."""
     first = [name for name in FIRST if name in workloads] or list(workloads)[:1]
+    pairs_of = [(name, precision) for name in first for precision in card.PRECISIONS]
+    rest = [(n, p) for n in workloads if n not in first for p in card.PRECISIONS]
     yield "card", describe
-    for name in first:
-        for precision in card.PRECISIONS:
-            yield f"step {name}", lambda n=name, p=precision: steps(workloads[n], p, peers)
     yield "ceilings", lambda: pairs(card.ceilings())
     yield "launches", lambda: pairs(card.launch_costs())
+    for name, precision in pairs_of:
+        yield f"step {name}", partial(steps, workloads[name], precision, ours)
     yield "ways", ways
-    for name in workloads:
-        if name not in first:
-            for precision in card.PRECISIONS:
-                yield f"step {name}", lambda n=name, p=precision: steps(workloads[n], p, peers)
+    if peers:
+        for name, precision in pairs_of:
+            yield f"step {name}", partial(steps, workloads[name], precision, theirs)
+    for name, precision in rest:
+        yield f"step {name}", partial(steps, workloads[name], precision, ours)
+        if peers:
+            yield f"step {name}", partial(steps, workloads[name], precision, theirs)
 
 
 def describe() -> Iterator[dict[str, Any]]:
@@ -54,27 +60,26 @@ def pairs(found: Iterator[tuple[str, float]]) -> Iterator[dict[str, Any]]:
         yield {"of": name, "value": value}
 
 
-def steps(workload: card.Workload, precision: str, peers: bool) -> Iterator[dict[str, Any]]:
-    """Measure whole training steps, each as soon as it is built."""
-    losses: list[float] | None = None
-    for name, step in contestants(workload, precision, peers):
-        found = [float(step()) for _ in range(3)]
-        losses = losses or found
-        difference = max(abs(a - b) for a, b in zip(found, losses, strict=True)) / losses[0]
+def steps(
+    workload: card.Workload, precision: str, contestants: Contestants
+) -> Iterator[dict[str, Any]]:
+    """Measure whole training steps, each as soon as it is built, and report their first losses."""
+    for name, step in contestants(workload, precision):
+        losses = [float(step()) for _ in range(3)]
         seconds = card.middle(card.alternated({name: step}, rounds=5)[name])
-        measured = {"precision": precision, "who": name, "seconds": seconds}
-        yield {**measured, "loss differs by": difference}
+        yield {"precision": precision, "who": name, "seconds": seconds, "losses": losses}
 
 
-def contestants(
-    workload: card.Workload, precision: str, peers: bool
-) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Make the steps to be measured."""
+def ours(workload: card.Workload, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Make our steps."""
     for gpu_engine in ("portable", "fast"):
         yield gpu_engine, card.our_step(workload, precision, gpu_engine)[1]
-    if peers:
-        for name, step in card.their_steps(workload, precision):
-            yield f"PyTorch, {name}", step
+
+
+def theirs(workload: card.Workload, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Make PyTorch's steps; the one in a graph has done steps while it was recorded."""
+    for name, step in card.their_steps(workload, precision):
+        yield f"PyTorch, {name}", step
 
 
 def ways() -> Iterator[dict[str, Any]]:

@@ -109,7 +109,9 @@ def test_the_probe_prints_a_line_for_each_measurement(cupy, monkeypatch, capsys)
         for precision in ("float32", "bfloat16")
         for who in ("portable", "fast")
     ]
-    assert all(line["seconds"] > 0 and line["loss differs by"] < 0.02 for line in steps)
+    assert all(line["seconds"] > 0 for line in steps)
+    for portable, fast in zip(steps[::2], steps[1::2], strict=True):
+        assert fast["losses"] == pytest.approx(portable["losses"], rel=0.02)
     assert not any("failed" in line for line in lines)
     ways = [line for line in lines if line["what"] == "ways"]
     assert any(line["error"] is not None for line in ways)
@@ -127,7 +129,7 @@ def test_the_probe_goes_on_after_a_failure_and_stops_in_time(cupy, monkeypatch, 
     card_probe.main()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     failed = [line["what"] for line in lines if line.get("failed") == "RuntimeError: no such"]
-    assert failed == [*["step tiny"] * 3, "ceilings", "launches"]
+    assert failed == ["ceilings", "launches", *["step tiny"] * 3]
     monkeypatch.setattr(sys, "argv", ["card_probe", "--seconds", "0"])
     card_probe.main()
     assert '"left out": "ceilings"' in capsys.readouterr().out

@@ -72,6 +72,7 @@ class GpuStep:
         """
         if self._left_to_compare and not self._is_refused:
             self._left_to_compare -= 1
+            self.program.plan(x, target)  # certified before array code takes its memory
             self._compare(x, target)
         if self._is_refused:
             return self._step.portable(x, target)

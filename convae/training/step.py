@@ -112,7 +112,7 @@ class TrainingStep:
             If dtype, device or shape do not fit.
         DivergenceError
             If the loss or a gradient is not finite; the parameters are unchanged. On a GPU, where
-            nothing waits for the loss, the update is skipped instead.
+            nothing waits for the loss, the gradient counts as zero instead.
         """
         with self.model.lock:
             return self._step(x, target)

@@ -184,10 +184,10 @@ class Trainer:
         ):
             # a loss that overflows ends the run with a message of its own
             warnings.simplefilter("ignore", RuntimeWarning)
-            if progress.step == 0:
-                self._show_panels()
-                self._validate(0)  # a start that training does not improve is kept
             try:
+                if progress.step == 0:
+                    self._show_panels()
+                    self._validate(0)  # a start that training does not improve is kept
                 self._do_epochs()
             except device_failures() as error:
                 raise self._device_failed(error) from error

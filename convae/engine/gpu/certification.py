@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import inf, isfinite, prod, sqrt
 from typing import Any
 
+import cupy
 import numpy as np
 
 from convae.engine.arrays import Array
 from convae.engine.backend import ArrayBackend
 from convae.engine.gpu.backend import TF32_TOLERANCE
+from convae.engine.gpu.recording import record
 from convae.engine.program import Portable, Problem, Way
 from convae.engine.program.arithmetic import Run
 
@@ -80,6 +82,13 @@ def certify(way: Way, problem: Problem, tolerance: float, xp: Any) -> float:
         for role, again in outputs(run, problem, sample, guarded, xp):
             if not same_bits(first[role], again, xp):
                 raise CertificationError(f"{role} differs when it is computed again")
+        if way.records(problem):
+            graph, kept = record([run])
+            replay = partial(graph.launch, cupy.cuda.get_current_stream())
+            for role, again in outputs(replay, problem, sample, guarded, xp):
+                if not same_bits(first[role], again, xp):
+                    raise CertificationError(f"{role} differs when it is recorded")
+            del kept
         largest = max(largest, compare(first, sample.right, xp))
         if not largest <= tolerance:
             raise CertificationError(f"error {largest:.1e}, over {tolerance:.0e}")
@@ -236,15 +245,21 @@ def seconds(way: Way, problem: Problem, xp: Any) -> float:
         arrays = {r: draw(rng, r, shape, dtype, xp) for r, shape, dtype in problem.arrays}
         runs.append(way.build(problem, arrays))
         runs[-1]()
+    if way.records(problem):  # as a step runs it
+        graph, kept = record(runs)
+        calls: list[Run] = [partial(graph.launch, cupy.cuda.get_current_stream())]
+    else:
+        calls, kept = runs, []
     times = []
     for _ in range(ROUNDS):
         begun, ended = (xp.cuda.Event() for _ in range(2))
         begun.record()
-        for run in runs:
-            run()
+        for call in calls:
+            call()
         ended.record()
         ended.synchronize()
         times.append(float(xp.cuda.get_elapsed_time(begun, ended)) / 1000 / len(runs))
+    del kept
     return min(times)
 
 

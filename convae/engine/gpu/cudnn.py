@@ -21,6 +21,9 @@ from convae.engine.gpu.launching import compiled, in_order, launch, pointer
 from convae.engine.program import Problem
 from convae.engine.program.arithmetic import Arrays, Run
 
+ALIGNMENT = 16
+"""Bytes of which cuDNN expects addresses to be multiples."""
+
 PLANS = 8
 """How many of the proposed plans are tried."""
 
@@ -58,9 +61,9 @@ class CudnnPlan:
         is_shared = len(K_shape) == problem.geometry.axes + 2
         # types of two bytes are for tensor cores anyway, with one set of plans
         fits = is_shared and self.tensor_cores <= (dtype == "float32")
-        if self.short_sums and (problem.operation != "g" or dtype == "float32"):
-            return False
-        return fits and (not self.fused or self._fuses(problem))
+        if self.short_sums and (problem.operation != "g" or dtype != "bfloat16"):
+            return False  # sums of float16 would overflow
+        return fits and _is_aligned(problem) and (not self.fused or self._fuses(problem))
 
     @staticmethod
     def _fuses(problem: Problem) -> bool:
@@ -141,38 +144,67 @@ class CudnnPlan:
         return in_order(run, launch(around.get_function("total"), 1, losses, arrays["J"], *numbers))
 
     def _plan(self, product: Product, inputs: Sequence[Any], output: Any) -> Run:
-        """Build the plan, and return what runs it in the current stream."""
+        """Return what runs this way's plan in the current stream."""
         import cudnn
         import cupy
 
-        handle, lowered = _handle(), _lowered(product)
-        graph = lowered.graph
-        index = self._build(graph)
-        workspace = cupy.empty(max(graph.get_workspace_size_plan_at_index(index), 1), "uint8")
-        tensors = (*lowered.inputs, lowered.output)
+        handle, proposed = _handle(), _proposed(product)
+        graph, index = proposed.lowered.graph, proposed.index(self.index)
+        memory = workspace(graph.get_workspace_size_plan_at_index(index))
+        tensors = (*proposed.lowered.inputs, proposed.lowered.output)
         arrays = (*inputs, output)
         pointers = {t: array.data.ptr for t, array in zip(tensors, arrays, strict=True)}
 
         def run(kept: Sequence[Any] = arrays) -> None:
             cudnn.set_stream(handle=handle, stream=cupy.cuda.get_current_stream().ptr)
-            graph.execute_plan_at_index(pointers, workspace.data.ptr, index, handle=handle)
+            graph.execute_plan_at_index(pointers, memory.data.ptr, index, handle=handle)
 
         return run
 
-    def _build(self, graph: Any) -> int:
-        """Build the plan: this way's, counting those that can be built with the wanted numbers."""
+
+class Proposed:
+    """The plans that cuDNN proposes for a product; each is built once.
+
+    Parameters
+    ----------
+    lowered : Lowered
+        The product.
+    """
+
+    def __init__(self, lowered: Lowered) -> None:
+        self.lowered = lowered
+        self._left = iter(range(lowered.graph.get_execution_plan_count()))
+        self._built: list[int] = []
+
+    def index(self, place: int) -> int:
+        """Return cuDNN's number of a plan, counting those that can be built; they are in order.
+
+        RuntimeError if there are fewer.
+        """
         import cudnn
 
-        built = 0
-        for index in range(graph.get_execution_plan_count()):
+        while len(self._built) <= place:
+            index = next(self._left, None)
+            if index is None:
+                raise RuntimeError(f"cuDNN has {len(self._built)} plans for it")
             try:
-                graph.build_plan_at_index(index)
+                self.lowered.graph.build_plan_at_index(index)
             except (RuntimeError, cudnn.cudnnGraphNotSupportedError):
-                continue
-            if built == self.index:
-                return index
-            built += 1
-        raise RuntimeError(f"cuDNN has {built} plans for it")
+                continue  # not with the wanted numbers
+            self._built.append(index)
+        return self._built[place]
+
+
+_workspaces: list[Any] = []
+
+
+def workspace(size: int) -> Any:
+    """Return memory for a plan; plans share it, since they run one after the other."""
+    import cupy
+
+    if not _workspaces or _workspaces[-1].size < size:
+        _workspaces[:] = [cupy.empty(max(size, 1), "uint8")]  # plans keep what they were given
+    return _workspaces[-1]
 
 
 def plans() -> list[CudnnPlan]:
@@ -189,14 +221,20 @@ def plans() -> list[CudnnPlan]:
 
 
 @cache
-def version() -> int | None:
-    """Return cuDNN's version, None where it or its frontend is not installed."""
+def version() -> str | None:
+    """Return the versions of cuDNN and its frontend; None where one is missing."""
     try:
         import cudnn
 
-        return int(cudnn.backend_version())
+        return f"{cudnn.backend_version()}, frontend {cudnn.__version__}"
     except (ImportError, OSError, RuntimeError):
         return None
+
+
+def _is_aligned(problem: Problem) -> bool:
+    """Tell whether batches that lie behind others of their size begin at multiples of 16 bytes."""
+    batches = [(s, d) for role, s, d in problem.arrays if role in ("V", "G", "Z", "E", "H")]
+    return all(prod(s) * np.dtype(d).itemsize % ALIGNMENT == 0 for s, d in batches)
 
 
 def _has_more(problem: Problem) -> bool:
@@ -217,9 +255,9 @@ def _constants(problem: Problem, product: Product) -> dict[str, Any]:
 
 
 @cache
-def _lowered(product: Product) -> Lowered:
+def _proposed(product: Product) -> Proposed:
     """Lower a product once for all of its plans."""
-    return lower(product, handle=_handle())
+    return Proposed(lower(product, handle=_handle()))
 
 
 @cache

@@ -7,6 +7,7 @@ it was at is refused, and another child goes on behind it.
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import logging
@@ -38,8 +39,18 @@ SECONDS = 120
 
 NO_MEMORY = "there was not enough memory to try it"
 NOT_STARTED = "the process that tries ways does not start"
-PASSING = (NO_MEMORY, NOT_STARTED)
+KILLED = "the process that tried it was ended by a signal"
+PASSING = (NO_MEMORY, NOT_STARTED, KILLED)
 """Refusals that may not be so next time, and are not kept."""
+
+SENT = (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM))
+"""Signals that somebody sends to a process, as also happens where memory runs out."""
+
+SHORTAGES = ("out of memory", "ALLOC_FAILED", "MEMORY_ALLOCATION")
+"""What errors say where memory ran out."""
+
+TOO_LONG = 1
+"""Exit status of a child that took too long; errors of its own do not end it."""
 
 CHILD = "convae.engine.gpu.examination"
 """The module that is run as the child."""
@@ -69,16 +80,29 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Trial:
-    """A way that is to be tried on a problem, by its name."""
+    """A way that is to be tried on a problem, by its name.
+
+    With `others`, the names of ways for h and g, the problem is a c, and the trial is whether the
+    three are each other's.
+    """
 
     problem: Problem
     way: str
     tf32: bool
+    others: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What is tried."""
+        if not self.others:
+            return self.way
+        h, g = self.others
+        return f"c by {self.way} with h by {h} and g by {g}"
 
     @property
     def key(self) -> str:
         """What it is kept under."""
-        return f"{self.way}{' in TF32' if self.tf32 else ''}: {self.problem}"
+        return f"{self.name}{' in TF32' if self.tf32 else ''}: {self.problem}"
 
 
 class Choice:
@@ -124,9 +148,35 @@ class Choice:
             if verdict.seconds < best.get(trial.problem, float("inf")):
                 best[trial.problem] = verdict.seconds
                 chosen[trial.problem] = own[trial.way]
-        for problem in list(chosen):
-            self._check_identity(problem, chosen)
+        for parts, verdict in self._identities(chosen).items():
+            if verdict.refused:
+                for problem in parts:
+                    chosen.pop(problem, None)
         return lambda problem: chosen.get(problem, self.portable)
+
+    def _identities(self, chosen: Mapping[Problem, Way]) -> dict[tuple[Problem, ...], Verdict]:
+        """Try whether the ways chosen for a layer's c, h and g are each other's.
+
+        Bare ones are tried, so that a way that fuses more is left out.
+        """
+        trials: dict[Trial, tuple[Problem, ...]] = {}
+        for problem, way in chosen.items():
+            if problem.operation != "c" or problem["activation"] is None:
+                continue
+            three = {"c": problem}
+            for other in chosen:
+                operation = "h" if other.operation == "error" else other.operation
+                kernel = other.shape("dK" if operation == "g" else "K")
+                is_own = other["geometry"] == problem.geometry and kernel == problem.shape("K")
+                if operation in ("h", "g") and is_own:
+                    three[operation] = other
+            own = [chosen[three[o]] for o in three]
+            if len(three) == 3 and not any(getattr(w, "fused", False) for w in own):
+                others = tuple(chosen[three[operation]].name for operation in ("h", "g"))
+                is_rounded = any(rounds(way, problem) for way in own)
+                trials[Trial(problem, way.name, is_rounded, others)] = tuple(three.values())
+        verdicts = examine(list(trials))
+        return {parts: verdicts[trial] for trial, parts in trials.items()}
 
     def verdicts(self, problem: Problem) -> dict[str, Verdict]:
         """Return what was found for a problem, by the names of the ways.
@@ -141,34 +191,7 @@ class Choice:
         dict
             A verdict for every way that suits it.
         """
-        return {t.way: found for t, found in self._verdicts.items() if t.problem == problem}
-
-    def _check_identity(self, problem: Problem, chosen: dict[Problem, Way]) -> None:
-        """Drop the ways chosen for a layer's encoder where its c, h and g are not each other's.
-
-        They are tried without what stands behind them.
-        """
-        if problem.operation != "c" or problem["activation"] is None:
-            return
-        import cupy
-
-        own = {"c": (problem, chosen[problem])}
-        for other, way in chosen.items():
-            if other.operation in ("h", "error", "g") and other.geometry == problem.geometry:
-                own["h" if other.operation == "error" else other.operation] = (other, way)
-        three = {operation: way for operation, (_, way) in own.items()}
-        if len(three) < 3:
-            return
-        limit = certification.tolerance(problem, self.tf32)
-        error = certification.identity(three, problem, cupy)
-        if not error <= limit:
-            names = ", ".join(f"{operation} by {way.name}" for operation, way in three.items())
-            log.warning(
-                f"warning: {names} not used: <c(K, V), G>, <V, h(K, G)> and <K, g(G, V)> differ by "
-                f"{error:.1e} for {problem.title}"
-            )
-            for other, _ in own.values():
-                chosen.pop(other, None)
+        return {t.name: found for t, found in self._verdicts.items() if t.problem == problem}
 
 
 def examine(trials: Sequence[Trial]) -> dict[Trial, Verdict]:
@@ -179,22 +202,30 @@ def examine(trials: Sequence[Trial]) -> dict[Trial, Verdict]:
     if not left:
         return verdicts
     log.info(f"certifying {len(left)} ways on {card()}, once for this card ...")
+    _give_memory_back()
     with tqdm(total=len(left), unit=" ways", disable=None) as bar:
         for trial, verdict in run_trials(left):
             verdicts[trial] = verdict
             bar.update()
+            if verdict.refused not in PASSING:
+                write_cache({trial.key: verdict})
     report_refusals({trial: verdicts[trial] for trial in left})
-    lasting = {t: v for t, v in verdicts.items() if v.refused not in PASSING}
-    write_cache({trial.key: verdict for trial, verdict in lasting.items()})
     return verdicts
+
+
+def _give_memory_back() -> None:
+    """Let the child have what this process's pool keeps unused."""
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
 
 
 def report_refusals(verdicts: Mapping[Trial, Verdict]) -> None:
     """Name each way that has been refused, with the first reason, in one line."""
-    tried = Counter(trial.way for trial in verdicts)
-    refused = Counter(trial.way for trial, verdict in verdicts.items() if verdict.refused)
+    tried = Counter(trial.name for trial in verdicts)
+    refused = Counter(trial.name for trial, verdict in verdicts.items() if verdict.refused)
     for way, count in refused.items():
-        first = next(t for t, v in verdicts.items() if t.way == way and v.refused)
+        first = next(t for t, v in verdicts.items() if t.name == way and v.refused)
         log.warning(
             f"warning: {way} not used for {count} of {tried[way]} problems, such as "
             f"{first.problem.title}: {verdicts[first].refused}"
@@ -230,13 +261,21 @@ def child(trials: Sequence[Trial]) -> subprocess.Popen[str]:
     root = str(Path(__file__).parents[3])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
     environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,  # a signal to a run is the run's
+    )
 
 
 def _death(status: int) -> str:
     """Say how a child died."""
-    if status == -signal.SIGALRM:
+    if status == TOO_LONG:
         return f"it took over {SECONDS} seconds"
+    if -status in SENT:
+        return KILLED
     how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
     return f"the process that tried it died ({how})"
 
@@ -248,22 +287,31 @@ def try_all(path: str, out: TextIO) -> int:
     os.unlink(path)
     import cupy
 
+    cupy.zeros(1)  # a card that is not to be had ends it before anything is tried
     own = {way.name: way for way in ways()}
-    for trial in trials:
-        print("{}", file=out, flush=True)
-        signal.alarm(SECONDS)  # its default action ends the process, whatever a card is at
-        verdict, is_spoiled = _try(own[trial.way], trial, cupy)
-        signal.alarm(0)
-        print(json.dumps(asdict(verdict)), file=out, flush=True)
-        if is_spoiled:
-            return SPOILED
+    with open(os.devnull, "w") as nowhere:
+        for trial in trials:
+            print("{}", file=out, flush=True)
+            # ends the process whatever it is at, with TOO_LONG
+            faulthandler.dump_traceback_later(SECONDS, exit=True, file=nowhere)
+            verdict, is_spoiled = _try(own, trial, cupy)
+            faulthandler.cancel_dump_traceback_later()
+            print(json.dumps(asdict(verdict)), file=out, flush=True)
+            if is_spoiled:
+                return SPOILED
     return 0
 
 
-def _try(way: Way, trial: Trial, cupy: Any) -> tuple[Verdict, bool]:
-    """Certify and time a way; also tells whether the process is fit for another one."""
+def _try(own: Mapping[str, Way], trial: Trial, cupy: Any) -> tuple[Verdict, bool]:
+    """Certify and time a way; also tells whether the process is spoiled for others."""
+    way = own[trial.way]
     try:
         limit = certification.tolerance(trial.problem, trial.tf32)
+        if trial.others:
+            three = dict(zip("chg", (way, *(own[name] for name in trial.others)), strict=True))
+            error = certification.identity(three, trial.problem, cupy)
+            wrong = "" if error <= limit else f"<c(K, V), G> and the others differ by {error:.1e}"
+            return Verdict(error, 0.0, wrong), False
         error = certification.certify(way, trial.problem, limit, cupy)
         return Verdict(error, certification.seconds(way, trial.problem, cupy)), False
     except certification.CertificationError as refusal:
@@ -272,7 +320,9 @@ def _try(way: Way, trial: Trial, cupy: Any) -> tuple[Verdict, bool]:
         return Verdict(refused=NO_MEMORY), False
     except Exception as error:  # whatever is wrong with a way, it is not used
         message = str(error).strip().partition("\n")[0]
-        verdict = Verdict(refused=f"{type(error).__name__}: {message}")
+        is_shortage = any(part in str(error) for part in SHORTAGES)
+        named = NO_MEMORY if is_shortage else f"{type(error).__name__}: {message}"
+        verdict = Verdict(refused=named)
     try:
         cupy.cuda.Device().synchronize()
         return verdict, False
@@ -296,7 +346,7 @@ def setting() -> dict[str, Any]:
 
     engine = Path(__file__).parents[1]
     sources = [*(engine / "gpu").rglob("*.py"), *(engine / "gpu").rglob("*.cu")]
-    sources += [*(engine / "program").glob("*.py")]
+    sources += [*(engine / "program").glob("*.py"), engine / "updates.py"]
     digest = hashlib.blake2b(digest_size=8)
     for source in sorted(sources):
         digest.update(source.read_bytes())
@@ -304,6 +354,7 @@ def setting() -> dict[str, Any]:
         "card": card(),
         "driver": cupy.cuda.runtime.driverGetVersion(),
         "cupy": cupy.__version__,
+        "nvrtc": list(cupy.cuda.nvrtc.getVersion()),
         "cudnn": cudnn.version(),
         "convae": digest.hexdigest(),
     }

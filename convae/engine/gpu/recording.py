@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+import cupy
+
 from convae.engine.program import Executable
+from convae.engine.program.arithmetic import Run
+
+log = logging.getLogger("convae")
+
+
+def record(runs: Sequence[Run]) -> tuple[Any, list[Any]]:
+    """Record calls as a CUDA graph, and compute nothing.
+
+    Returns the graph, and the memory that array code in it was given: it has to be kept as long as
+    the graph, which goes on using it.
+    """
+    kept: list[Any] = []
+
+    def allocate(size: int) -> Any:
+        kept.append(cupy.get_default_memory_pool().malloc(size))
+        return kept[-1]
+
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with cupy.cuda.using_allocator(allocate), stream:
+        stream.begin_capture()
+        try:
+            for run in runs:
+                run()
+        finally:
+            graph = stream.end_capture()
+    return graph, kept
 
 
 class Recorded:
     """Runs a program, the first time call by call, and afterwards as CUDA graphs.
 
-    The first run compiles what has to be compiled and allocates the memory of the array code in it;
-    recording does nothing but record. Calls that cannot be recorded divide the program into several
-    graphs. What runs is ordered by the caller's stream.
+    The first run compiles what has to be compiled. Calls that cannot be recorded divide the program
+    into several graphs. What runs is ordered by the caller's stream.
 
     Parameters
     ----------
@@ -27,49 +56,37 @@ class Recorded:
     """
 
     def __init__(self, executable: Executable) -> None:
-        import cupy
-
         self.executable = executable
         self.graphs: list[Any] = []
-        self._cuda = cupy.cuda
-        # array code in a graph goes on using the memory that it was given while it was recorded
-        self._memory = cupy.cuda.MemoryPool()
-        self._runs: list[Any] | None = None
-        self._warm = False
+        self._memory: list[Any] = []
+        self._runs: list[Callable[[], None]] | None = None
+        self._is_warm = False
 
     def __call__(self) -> None:
         """Compute every node, in order."""
-        if not self._warm:
-            with self._cuda.using_allocator(self._memory.malloc):
-                self.executable()
-            self._warm = True
+        if not self._is_warm:
+            self._is_warm = True
+            self.executable()
             return
         if self._runs is None:
-            self._runs = list(map(self._run, self._segments()))
+            self._runs = [run for segment in self._segments() for run in self._recorded(*segment)]
         for run in self._runs:
             run()
 
-    def _segments(self) -> list[tuple[bool, list[Any]]]:
+    def _segments(self) -> list[tuple[bool, list[Run]]]:
         """Group neighbours that can be recorded, and those that cannot."""
         grouped = groupby(self.executable.calls, lambda call: call[1].records(call[0]))
         return [(records, [run for _, _, run in calls]) for records, calls in grouped]
 
-    def _run(self, segment: tuple[bool, list[Any]]) -> Any:
-        """Record a segment, or return what does its calls."""
-        records, runs = segment
+    def _recorded(self, records: bool, runs: list[Run]) -> list[Run]:
+        """Record a segment, or return its calls."""
         if not records:
-
-            def run() -> None:
-                with self._cuda.using_allocator(self._memory.malloc):
-                    for each in runs:
-                        each()
-
-            return run
-        stream = self._cuda.Stream(non_blocking=True)
-        with self._cuda.using_allocator(self._memory.malloc), stream:
-            stream.begin_capture()
-            for each in runs:
-                each()
-            graph = stream.end_capture()
+            return runs
+        try:
+            graph, memory = record(runs)
+        except Exception as error:  # whatever a card objects to, the calls themselves are right
+            log.warning(f"warning: {len(runs)} nodes cannot be recorded, and are called: {error}")
+            return runs
         self.graphs.append(graph)
-        return lambda: graph.launch(self._cuda.get_current_stream())
+        self._memory.append(memory)
+        return [lambda: graph.launch(cupy.cuda.get_current_stream())]

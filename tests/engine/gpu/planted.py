@@ -33,8 +33,8 @@ class Faulty(Tiles):
 
         def run() -> None:
             right()
-            if fault == "die":
-                os.kill(os.getpid(), signal.SIGKILL)
+            if fault in ("die", "kill"):
+                os.kill(os.getpid(), signal.SIGABRT if fault == "die" else signal.SIGKILL)
             if fault == "hang":
                 time.sleep(3600)
             if fault == "nan":

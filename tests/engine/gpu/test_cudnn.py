@@ -12,6 +12,7 @@ import pytest
 
 import convae
 from convae import Layer
+from convae.engine.gpu import cudnn_graphs as graphs
 from convae.engine.program import Problem
 from convae.models.penalties import NONE
 from convae.models.programs import GradientProgram
@@ -56,6 +57,23 @@ def test_short_sums_are_for_g_in_short_storage(plans) -> None:
     assert g.operation == "g"
     assert plan.product(g).output == "bfloat16"
     assert plans.CudnnPlan(0).product(g).output == "float32"
+    assert not any(plan.suits(shorter(problem, "float16")) for problem in found)
+
+
+def test_plans_share_a_workspace(plans, cupy) -> None:
+    small, large = plans.workspace(100), plans.workspace(10_000_000)
+    assert large.size >= 10_000_000
+    assert plans.workspace(200) is large
+    assert small.size >= 100
+
+
+def test_batches_off_the_alignment_are_left_to_others(plans) -> None:
+    """The second half of a pair begins where the first ends."""
+    layers = [Layer(4, 3)]
+    for examples, suited in ((4, True), (3, False)):
+        model = convae.Autoencoder((1, 5, 5), layers)
+        found = list(GradientProgram(model, examples, NONE, False).program.problems())
+        assert any(map(plans.CudnnPlan(0).suits, found)) == suited
 
 
 @pytest.mark.parametrize("layer", [Layer(6, 3, stride=2), Layer(6, 3, groups=3, padding="same")])
@@ -90,6 +108,7 @@ def test_our_kernels_around_a_plan(
         return run
 
     monkeypatch.setattr(plans.CudnnPlan, "_plan", computed)
+    monkeypatch.setattr(plans.CudnnPlan, "records", lambda self, problem: False)  # unlike cuDNN
     plan, tried = plans.CudnnPlan(0, short_sums=short_sums), []
     penalised = problems(layer, Layer(5, "input", visible_bias="position", activation="tanh"))
     for problem in penalised:
@@ -118,6 +137,7 @@ def test_plans_are_counted_that_can_be_built(plans, monkeypatch) -> None:
 
     library = SimpleNamespace(cudnnGraphNotSupportedError=NotSupportedError)
     monkeypatch.setitem(sys.modules, "cudnn", library)
-    assert [plans.CudnnPlan(index)._build(Graph()) for index in range(3)] == [1, 2, 4]
+    proposed = plans.Proposed(graphs.Lowered(Graph(), (), None))
+    assert [proposed.index(place) for place in (1, 0, 2, 1)] == [2, 1, 4, 2]
     with pytest.raises(RuntimeError, match="cuDNN has 3 plans"):
-        plans.CudnnPlan(3)._build(Graph())
+        proposed.index(3)

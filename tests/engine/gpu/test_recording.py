@@ -67,6 +67,30 @@ def test_what_cannot_be_recorded_lies_between_graphs(cupy) -> None:
     assert float(given["J"]) == 3 * 7
 
 
+def test_what_a_card_does_not_record_is_called(cupy, monkeypatch, caplog) -> None:
+    """A planted fault: a product of cuBLAS that is said to be recordable."""
+    monkeypatch.setattr(Portable, "records", lambda self, problem: True)
+    run, given = recorded(cupy, with_product=True)
+    for _ in range(3):
+        run()
+    assert run.graphs == []
+    assert float(given["J"]) == 3 * 7
+    assert "3 nodes cannot be recorded, and are called" in caplog.text
+
+
+def test_recorded_array_code_keeps_its_memory(cupy) -> None:
+    """What it uses in between is not given to anybody else."""
+    run, given = recorded(cupy)
+    for _ in range(2):
+        run()
+    cupy.get_default_memory_pool().free_all_blocks()
+    others = [cupy.full(1000, 7.0) for _ in range(50)]
+    for _ in range(2):
+        run()
+    assert float(given["J"]) == 4 * 7
+    assert all((other == 7).all() for other in others)
+
+
 def test_graphs_follow_the_callers_stream(cupy) -> None:
     """Work before and behind a launch keeps its place, also on a stream of the caller's own."""
     run, given = recorded(cupy)

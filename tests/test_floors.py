@@ -6,6 +6,8 @@ root < engine < models, data < report, export < training < app
 from __future__ import annotations
 
 import ast
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +142,11 @@ print([name for name in {HEAVY} if name in sys.modules])"""
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_wheel_has_every_package() -> None:
+    """pyproject.toml lists them, since the configuration lies in a folder of another name."""
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    listed = set(re.findall(r'^  "(convae[a-z.]*)",$', text, re.M))
+    folders = {path.parent.relative_to(REPOSITORY) for path in PACKAGE.rglob("__init__.py")}
+    assert listed == {str(folder).replace(os.sep, ".") for folder in folders} | {"convae.configs"}

@@ -27,15 +27,6 @@ constexpr int TERMS = 8;
 #endif
 
 #if TENSOR
-// Two neighbouring terms of two bytes, or one of TF32, as tensor cores take them.
-__device__ unsigned pack(const Factor* first, const Factor* second) {
-#if TENSOR == 3
-    return __float_as_uint(*first);
-#else
-    return *(const unsigned short*)first | (unsigned)*(const unsigned short*)second << 16;
-#endif
-}
-
 // Rounds a factor to what is multiplied.
 __device__ Factor rounded(float x) {
 #if TENSOR == 3 && defined(__CUDACC_RTC__)
@@ -69,15 +60,26 @@ __device__ void multiply(float* sums, const unsigned* a, const unsigned* b) {
 __device__ Factor rounded(float x) { return x; }
 #endif
 
-constexpr int PAD = TENSOR == 1 || TENSOR == 2 ? 8 : 4;  // keeps rows off each other's banks
+// A factor in shared memory: for tensor cores the terms of a row are neighbours, which are read in
+// words of one or two terms; otherwise the rows of a term, which are read four at a time. The padding
+// keeps what a warp reads together in different banks.
+constexpr int PAD = TENSOR == 1 || TENSOR == 2 ? 8 : 4;
+template <int WIDTH> struct Shared {
+    Factor values[TENSOR ? WIDTH * (DEPTH + PAD) : DEPTH * (WIDTH + PAD)];
+
+    __device__ Factor* at(int term, int row) {
+        return values + (TENSOR ? row * (DEPTH + PAD) + term : term * (WIDTH + PAD) + row);
+    }
+    __device__ unsigned word(int term, int row) { return *(const unsigned*)at(term, row); }
+};
 
 // Sums `depth` terms. `left` and `right` fetch factors: with ALONG they are asked for PASSES rows
 // (or columns) of one term, else for PASSES terms of one row. `take(row, column, sum)` gets the
 // result, every element from one thread.
 template <bool LEFT_ALONG, bool RIGHT_ALONG, class Left, class Right, class Take>
 __device__ void product(unsigned begin, unsigned end, Left& left, Right& right, Take take) {
-    __shared__ __align__(32) Factor a[DEPTH][ROWS + PAD];
-    __shared__ __align__(32) Factor b[DEPTH][COLUMNS + PAD];
+    __shared__ __align__(16) Shared<ROWS> a;
+    __shared__ __align__(16) Shared<COLUMNS> b;
     const int t = threadIdx.x;
     // where this thread's elements of the factors go: element i is that of pass i
     const int left_row = LEFT_ALONG ? t / DEPTH : t % ROWS;
@@ -119,30 +121,26 @@ __device__ void product(unsigned begin, unsigned end, Left& left, Right& right, 
         for (int i = 0; i < PASSES; ++i) {
             const int rows = LEFT_ALONG ? i * (THREADS / DEPTH) : 0;
             const int terms = LEFT_ALONG ? 0 : i * (THREADS / ROWS);
-            a[left_term + terms][left_row + rows] = rounded(next_a[i]);
+            *a.at(left_term + terms, left_row + rows) = rounded(next_a[i]);
         }
         for (int i = 0; i < PASSES; ++i) {
             const int columns = RIGHT_ALONG ? i * (THREADS / DEPTH) : 0;
             const int terms = RIGHT_ALONG ? 0 : i * (THREADS / COLUMNS);
-            b[right_term + terms][right_column + columns] = rounded(next_b[i]);
+            *b.at(right_term + terms, right_column + columns) = rounded(next_b[i]);
         }
         __syncthreads();
         if (first + DEPTH < end) fetch(first + DEPTH);  // overlaps with the sums
 #if TENSOR
 #pragma unroll
         for (int term = 0; term < DEPTH; term += TERMS) {
-            // a warp's lane has rows group and group + 8, column group, and terms `near` and `far`
+            // a lane has rows group and group + 8, column group, and terms from `near` and `far`
             const int near = term + place * (TERMS / 8), far = near + TERMS / 2;
-            const int next = TERMS / 16;  // the second of two terms in a register
             unsigned x[4];
-            for (int i = 0; i < 4; ++i) {
-                const int row = warp_row + group + i % 2 * 8, at = i < 2 ? near : far;
-                x[i] = pack(&a[at][row], &a[at + next][row]);
-            }
+            for (int i = 0; i < 4; ++i)
+                x[i] = a.word(i < 2 ? near : far, warp_row + group + i % 2 * 8);
             for (int part = 0; part < 4; ++part) {
                 const int column = warp_column + part * 8 + group;
-                const unsigned y[2] = {pack(&b[near][column], &b[near + next][column]),
-                                       pack(&b[far][column], &b[far + next][column])};
+                const unsigned y[2] = {b.word(near, column), b.word(far, column)};
                 multiply(sums[part], x, y);
             }
         }
@@ -150,8 +148,8 @@ __device__ void product(unsigned begin, unsigned end, Left& left, Right& right, 
 #pragma unroll
         for (int term = 0; term < DEPTH; ++term) {
             float x[PART], y[PART];
-            for (int i = 0; i < PART; ++i) x[i] = a[term][row + i];
-            for (int i = 0; i < PART; ++i) y[i] = b[term][column + i];
+            for (int i = 0; i < PART; ++i) x[i] = *a.at(term, row + i);
+            for (int i = 0; i < PART; ++i) y[i] = *b.at(term, column + i);
             for (int i = 0; i < PART; ++i)
                 for (int j = 0; j < PART; ++j) sums[i][j] += x[i] * y[j];
         }

@@ -23,7 +23,7 @@ from convae.training.optimizers import OPTIMIZERS, Optimizer
 from convae.training.progress import Progress
 from convae.training.schedules import SCHEDULES, Schedule
 from convae.training.state import StateFolder
-from convae.training.step import TrainingStep
+from convae.training.step import GPU_ENGINES, TrainingStep
 from convae.training.trainer import Trainer
 
 Built = TypeVar("Built")
@@ -50,6 +50,7 @@ def build_parts(config: Config) -> Parts:
     used.
     """
     augmentation = config.augmentation
+    check_choice("gpu_engine", config.gpu_engine, GPU_ENGINES)
     return Parts(
         _build("optimizer", OPTIMIZERS, config.optimizer),
         _build("schedule", SCHEDULES, config.schedule),

@@ -10,7 +10,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from convae.engine import Array
-from convae.errors import DivergenceError, UserTypeError, check_choice, check_range
+from convae.errors import DivergenceError, UserError, UserTypeError, check_choice, check_range
 from convae.models.autoencoder import Autoencoder
 from convae.models.penalties import NONE, Penalty
 from convae.training.averaging import MovingAverage
@@ -49,7 +49,8 @@ class TrainingStep:
     UserTypeError
         If model or optimizer is something else.
     UserError
-        If clip_norm is not positive, the penalty does not fit the model, or gpu_engine is unknown.
+        If clip_norm is not positive, the penalty does not fit the model, or gpu_engine is unknown
+        or asks for something of a model on the CPU.
     """
 
     def __init__(
@@ -75,6 +76,10 @@ class TrainingStep:
         optimizer.claim(model)
         model.check_penalty(penalty)
         check_choice("gpu_engine", gpu_engine, GPU_ENGINES)
+        if model.device == "cpu" and gpu_engine != "auto":
+            raise UserError(
+                f"gpu_engine: {gpu_engine!r} is for a GPU, and the model is on the CPU; leave it out"
+            )
         self.clip_norm = clip_norm
         self.penalty = penalty
         self.average = average

@@ -47,7 +47,13 @@ def test_it_follows_float64_on_the_cpu(cupy, other: dict, rng) -> None:
         model = convae.Autoencoder((1, 6, 6), LAYERS, device=device, dtype=dtype)
         average = None if ema is None else MovingAverage(model, ema)
         own = {name: value for name, value in other.items() if name != "ema"}
-        step = convae.TrainingStep(model, AdamW(0.01), average=average, gpu_engine="fast", **own)
+        step = convae.TrainingStep(
+            model,
+            AdamW(0.01),
+            average=average,
+            gpu_engine="fast" if device == "gpu" else "auto",
+            **own,
+        )
         xs = [model.xp.asarray(x.astype(dtype)) for x in batches(np.random.default_rng(1))]
         losses.append([float(step(x, 1 - x)) for x in xs])
         models.append(model.flat_parameters if ema is None else average.parameters)
@@ -162,6 +168,8 @@ def test_an_unknown_engine_is_refused() -> None:
     model = convae.Autoencoder((1, 6, 6), LAYERS)
     with pytest.raises(ValueError, match="gpu_engine: 'fastest'"):
         convae.TrainingStep(model, AdamW(), gpu_engine="fastest")
+    with pytest.raises(ValueError, match=r"gpu_engine: 'fast' is for a GPU.*leave it out"):
+        convae.TrainingStep(model, AdamW(), gpu_engine="fast")
 
 
 def test_training_goes_on_from_a_state_to_the_bit(cupy, rng) -> None:

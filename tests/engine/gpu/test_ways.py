@@ -123,7 +123,7 @@ def test_bias_gradients(shape: tuple[int, ...], certification, cupy) -> None:
     assert certification.certify(Passes(), problem, 1e-5, cupy) < 2e-6
 
 
-def test_ways_leave_to_others_what_they_do_not_cover() -> None:
+def test_ways_leave_to_others_what_they_do_not_cover(cupy) -> None:
     from convae.engine.gpu import ways
 
     plain = engine.resolve(size=(6, 6), kernel=3, padding="same")

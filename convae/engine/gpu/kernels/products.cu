@@ -214,7 +214,7 @@ struct RightOfC {
     __device__ float element(int) const { return filter && place >= 0 ? number(filter[place]) : 0; }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 c(const T* K, const T* V, T* Z, const float* bias, const T* extra, const T* outputs_H, int N,
   int row_blocks) {
     const int columns = ceil_div(FILTERS, COLUMNS);
@@ -292,7 +292,7 @@ struct RightOfH {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T* outputs_H,
   const LOSS_T* target, float factor, double* losses, int N, int row_blocks) {
     const int columns = ceil_div(CHANNELS, COLUMNS);
@@ -368,7 +368,7 @@ struct RightOfG {
 };
 
 // The sums over a part of the terms, to parts (splits, *tile, groups, taps * channels, filters).
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 g(const T* G, const T* V, float* parts, int N, int splits) {
     const int elements = count(q.kernel) * CHANNELS;
     const int columns = ceil_div(FILTERS, COLUMNS), rows = ceil_div(elements, ROWS);

@@ -78,7 +78,8 @@ class TrainingStep:
         check_choice("gpu_engine", gpu_engine, GPU_ENGINES)
         if model.device == "cpu" and gpu_engine != "auto":
             raise UserError(
-                f"gpu_engine: {gpu_engine!r} is for a GPU, and the model is on the CPU; leave it out"
+                f"gpu_engine: {gpu_engine!r} is for a GPU, and the model is on the CPU; leave it "
+                "out"
             )
         self.clip_norm = clip_norm
         self.penalty = penalty

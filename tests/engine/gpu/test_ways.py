@@ -295,6 +295,9 @@ def test_a_missing_wait_is_refused(certification, cupy) -> None:
     """Work on a stream of its own, for which nothing waits: seen where the order is drawn."""
 
     class OwnStream(Doubled):
+        def records(self, problem: Problem) -> bool:
+            return False  # it waits for the device, which a capture refuses
+
         def build(self, problem: Problem, arrays: dict):
             from convae.engine.gpu.ways import Tiles
 

@@ -69,15 +69,9 @@ def floor(
 
 def timed(call: Callable[[], object], count: int = 1) -> float:
     """Time a call by CUDA's events, in seconds."""
-    import cupy
+    from convae.engine.gpu import launching  # needs CuPy
 
-    begun, ended = (cupy.cuda.Event() for _ in range(2))
-    begun.record()
-    for _ in range(count):
-        call()
-    ended.record()
-    ended.synchronize()
-    return float(cupy.cuda.get_elapsed_time(begun, ended)) / 1e3 / count
+    return launching.timed([call] * count) / count
 
 
 def alternated(
@@ -115,14 +109,11 @@ def launch_costs() -> Iterator[tuple[str, float]]:
     """Measure what an empty kernel and a graph of twenty of them cost, in seconds."""
     import cupy
 
+    from convae.engine.gpu.recording import record
+
     kernel = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
     yield "empty launch, s", timed(lambda: kernel((1,), (32,), ()), 200)
-    stream = cupy.cuda.Stream(non_blocking=True)
-    with stream:
-        stream.begin_capture()
-        for _ in range(20):
-            kernel((1,), (32,), ())
-        graph = stream.end_capture()
+    graph, _ = record([lambda: kernel((1,), (32,), ())] * 20)
     current = cupy.cuda.get_current_stream()
     yield "graph of 20 empty kernels, s", timed(lambda: graph.launch(current), 100)
 

@@ -20,6 +20,7 @@ import numpy as np
 from convae.engine.arrays import Array
 from convae.engine.backend import ArrayBackend
 from convae.engine.gpu.backend import TF32_TOLERANCE
+from convae.engine.gpu.launching import timed
 from convae.engine.gpu.recording import record
 from convae.engine.program import Portable, Problem, Way
 from convae.engine.program.arithmetic import Run
@@ -250,17 +251,9 @@ def seconds(way: Way, problem: Problem, xp: Any) -> float:
         calls: list[Run] = [partial(graph.launch, cupy.cuda.get_current_stream())]
     else:
         calls, kept = runs, []
-    times = []
-    for _ in range(ROUNDS):
-        begun, ended = (xp.cuda.Event() for _ in range(2))
-        begun.record()
-        for call in calls:
-            call()
-        ended.record()
-        ended.synchronize()
-        times.append(float(xp.cuda.get_elapsed_time(begun, ended)) / 1000 / len(runs))
+    times = [timed(calls) for _ in range(ROUNDS)]
     del kept
-    return min(times)
+    return min(times) / len(runs)
 
 
 def identity(ways: Mapping[str, Way], problem: Problem, xp: Any) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 
 from convae.engine.gpu import kernels
 from convae.engine.gpu.cudnn_graphs import FUSED, Lowered, Product, lower
-from convae.engine.gpu.launching import compiled, in_order, launch, pointer
+from convae.engine.gpu.launching import compiled, in_order, launch, with_loss
 from convae.engine.program import Problem
 from convae.engine.program.arithmetic import Arrays, Run
 
@@ -96,21 +96,19 @@ class CudnnPlan:
         product = self.product(problem)
         dtype, geometry = product.dtype, product.geometry
         around = compiled("around", dtype, tuple(_constants(problem, product).items()))
-        size = prod(product.shapes["K"])
-        copy = cupy.empty(size, product.output if product.operation == "g" else dtype)
-        steps = [np.int32(n) for n in (prod(geometry.kernel), size // prod(geometry.kernel))]
-        blocks = ceil(size / kernels.THREADS)
-        channels = np.int32(product.channels // geometry.groups)
-        filters, taps = np.int32(product.filters), steps[0]
+        elements = prod(product.shapes["K"])
+        copy = cupy.empty(elements, product.output if product.operation == "g" else dtype)
+        blocks = ceil(elements / kernels.THREADS)
+        channels = product.channels // geometry.groups
+        shape = tuple(map(np.int32, (prod(geometry.kernel), channels, product.filters)))
         if product.operation == "g":
             inputs = [arrays["V"], arrays["G"]]
             plan = self._plan(product, inputs, copy)
             scale = np.float32(problem["scale"] or 1)
-            numbers = (taps, channels, filters, scale)
             order = around.get_function("reorder_sums")
-            return in_order(plan, launch(order, blocks, copy, arrays["dK"], *numbers))
+            return in_order(plan, launch(order, blocks, copy, arrays["dK"], *shape, scale))
         order = around.get_function("reorder")
-        before = launch(order, blocks, arrays["K"], copy, taps, channels, filters)
+        before = launch(order, blocks, arrays["K"], copy, *shape)
         role = {"c": "Z", "h": "V", "error": "E"}[problem.operation]
         batch = arrays["V" if product.operation == "c" else "G"]
         out = arrays[role]
@@ -121,27 +119,11 @@ class CudnnPlan:
         plan = self._plan(product, inputs, out)
         if is_fused or not _has_more(problem):
             return in_order(before, plan)
-        return in_order(before, plan, self._finish(problem, arrays, around, out, arrays[role]))
-
-    @staticmethod
-    def _finish(problem: Problem, arrays: Arrays, around: Any, sums: Any, out: Any) -> Run:
-        """Return what computes, in place, all that stands behind a product."""
-        import cupy
-
+        finish, total = (around.get_function(name) for name in ("finish_all", "total"))
         blocks = min(ceil(out.size / kernels.THREADS), 65_535)
-        losses = cupy.empty(blocks, np.float64) if problem.operation == "error" else None
-        optional = [pointer(arrays.get(role)) for role in ("bias", "extra", "H", "target")]
-        count = problem["count"] or 1
-        factor = np.float32((problem["scale"] or 1) / count)
-        run = launch(
-            around.get_function("finish_all"),
-            blocks,
-            *(sums, out, *optional, factor, pointer(losses), np.int64(out.size)),
-        )
-        if losses is None:
-            return run
-        numbers = np.int32(blocks), np.float64(1 / count)
-        return in_order(run, launch(around.get_function("total"), 1, losses, arrays["J"], *numbers))
+        given, size = (out, arrays[role]), (np.int64(out.size),)
+        behind = with_loss(problem, arrays, finish, total, blocks, given, size)
+        return in_order(before, plan, behind)
 
     def _plan(self, product: Product, inputs: Sequence[Any], output: Any) -> Run:
         """Return what runs this way's plan in the current stream."""

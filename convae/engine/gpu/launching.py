@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -11,7 +11,8 @@ import cupy
 import numpy as np
 
 from convae.engine.gpu import kernels
-from convae.engine.program.arithmetic import Run
+from convae.engine.program import Problem
+from convae.engine.program.arithmetic import Arrays, Run
 
 
 @cache
@@ -51,3 +52,39 @@ def in_order(*runs: Callable[[], None]) -> Run:
 def pointer(array: Any) -> Any:
     """Pass an array, or a null pointer."""
     return np.intp(0) if array is None else array
+
+
+def with_loss(
+    problem: Problem,
+    arrays: Arrays,
+    function: Any,
+    total: Any,
+    blocks: int,
+    given: tuple[Any, ...],
+    sizes: tuple[Any, ...],
+) -> Run:
+    """Return what launches a kernel with what stands behind its sums, and adds up the loss.
+
+    The kernel takes arrays, what stands behind them as `finish` of `convolution.cu` reads it, and
+    sizes; `total` adds up what its blocks leave of the loss, if the problem has one.
+    """
+    has_loss, count = problem.operation == "error", problem["count"] or 1
+    losses = cupy.empty(blocks, np.float64) if has_loss else None
+    optional = [pointer(arrays.get(role)) for role in ("bias", "extra", "H", "target")]
+    factor = np.float32((problem["scale"] or 1) / count)
+    run = launch(function, blocks, *given, *optional, factor, pointer(losses), *sizes)
+    if losses is None:
+        return run
+    numbers = np.int32(blocks), np.float64(1 / count)
+    return in_order(run, launch(total, 1, losses, arrays["J"], *numbers))
+
+
+def timed(calls: Sequence[Run]) -> float:
+    """Time calls, one after the other, by CUDA's events; seconds of all."""
+    begun, ended = (cupy.cuda.Event() for _ in range(2))
+    begun.record()
+    for call in calls:
+        call()
+    ended.record()
+    ended.synchronize()
+    return float(cupy.cuda.get_elapsed_time(begun, ended)) / 1e3

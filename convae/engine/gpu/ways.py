@@ -13,7 +13,7 @@ import cupy
 import numpy as np
 
 from convae.engine.gpu import cudnn, kernels
-from convae.engine.gpu.launching import compiled, in_order, launch, pointer
+from convae.engine.gpu.launching import compiled, in_order, launch, pointer, with_loss
 from convae.engine.program import Problem, Way
 from convae.engine.program.arithmetic import Arrays, Run
 from convae.engine.updates import Moments, Momentum
@@ -82,24 +82,16 @@ class Tiles:
         row_blocks = ceil(N * repeats / self._h_rows)
         columns = ceil(channels // geometry.groups / self._h_columns)
         blocks = prod(period) * geometry.groups * row_blocks * columns
-        has_loss = problem.operation == "error"
-        count = problem["count"] or 1
-        losses = cupy.empty(blocks, np.float64) if has_loss else None
-        optional = [arrays.get(role) for role in ("bias", "extra", "H", "target")]
-        run = launch(
+        out = arrays["E" if problem.operation == "error" else "V"]
+        return with_loss(
+            problem,
+            arrays,
             self._function(problem, *self._h_kernel),
+            self._function(problem, "total", self._h_kernel[1]),
             blocks,
-            *(arrays["K"], arrays["G"], arrays["E" if has_loss else "V"]),
-            *map(pointer, optional),
-            np.float32((problem["scale"] or 1) / count),
-            pointer(losses),
-            *(np.int32(N), np.int32(row_blocks)),
+            (arrays["K"], arrays["G"], out),
+            (np.int32(N), np.int32(row_blocks)),
         )
-        if not has_loss:
-            return run
-        total = self._function(problem, "total", self._h_kernel[1])
-        numbers = np.int32(blocks), np.float64(1 / count)
-        return in_order(run, launch(total, 1, losses, arrays["J"], *numbers))
 
     def _g(self, problem: Problem, arrays: Arrays) -> Run:
         geometry, N = problem.geometry, len(arrays["V"])
@@ -171,7 +163,7 @@ class Passes:
 
     @staticmethod
     def _bias_gradient(problem: Problem, G: Any, db: Any) -> Run:
-        module = compiled("passes", problem.dtype("G"), ())
+        module = compiled("passes", problem.dtype("G"))
         N, *size, C = G.shape
         scale = np.float32(problem["scale"] or 1)
         if db.ndim > 1:
@@ -191,13 +183,13 @@ class Passes:
 
     @staticmethod
     def _energy(gradients: Any, energy: Any) -> Run:
-        module = compiled("passes", "float32", ())
+        module = compiled("passes", "float32")
         blocks = min(SPLIT_BLOCKS, ceil(gradients.size / (8 * kernels.THREADS)))
         parts = cupy.empty(blocks, np.float64)
-        squares, total = (module.get_function(name) for name in ("squares", "energy"))
+        squares, total = (module.get_function(name) for name in ("squares", "total"))
         return in_order(
             launch(squares, blocks, gradients, parts, np.int64(gradients.size)),
-            launch(total, 1, parts, energy, np.int32(blocks)),
+            launch(total, 1, parts, energy, np.int32(blocks), np.float64(1)),
         )
 
     @staticmethod

@@ -27,8 +27,8 @@ LOSSES = {"mse": 1, "bce": 2}
 TENSOR = {"float16": 1, "bfloat16": 2, "float32": 3}
 """The element type of products on tensor cores: half, bfloat16, TF32."""
 
-PRECEDED = ("products", "narrow", "around")
-"""Files that `convolution.cu` precedes."""
+CONVOLUTIONS = ("products", "narrow", "around")
+"""Files that `convolution.cu` precedes; `sums.cu` precedes all."""
 
 MOST_POSITIONS = 2**31
 """Positions of a batch, examples included, that `products.cu` can count."""
@@ -47,7 +47,7 @@ def source(name: str, dtype: str = "float32", **constants: object) -> str:
     """Prepend the compile-time constants to a kernel file."""
     lines = [f"#include <{HEADERS[dtype]}>"] if dtype in HEADERS else []
     lines += [f"#define {key} {value}" for key, value in {"T": STORAGE[dtype], **constants}.items()]
-    files = ["convolution", name] if name in PRECEDED else [name]
+    files = ["sums", *(["convolution"] if name in CONVOLUTIONS else []), name]
     texts = [(Path(__file__).parent / f"{file}.cu").read_text() for file in files]
     return "\n".join([*lines, *texts])
 
@@ -68,6 +68,7 @@ def convolution_constants(problem: Problem, tensor: int = 0) -> dict[str, Any]:
     channels, filters = channels_and_filters(problem)
     bias = problem.shape("bias")
     activation, slope, loss = problem["activation"], problem["slope"], problem["loss"]
+    leaks = [f.slope for f in (activation, slope) if f is not None and f.name == "leaky_relu"]
     missing = (1,) * (3 - geometry.axes)
     fields = [
         (*missing, *entries)
@@ -90,7 +91,7 @@ def convolution_constants(problem: Problem, tensor: int = 0) -> dict[str, Any]:
         "LOSS": 0 if loss is None else LOSSES[loss.name],
         "LOSS_T": STORAGE[target],
         "VISIBLE": int(problem.operation != "c"),
-        "LEAK": "0.01f",
+        "LEAK": f"{(*leaks, 0.0)[0]}f",
     }
 
 

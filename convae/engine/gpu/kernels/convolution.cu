@@ -14,8 +14,6 @@ struct Geometry {
 __device__ constexpr Geometry q = GEOMETRY;
 enum { CHANNELS = q.channels / q.groups, FILTERS = q.filters / q.groups };  // of a group
 
-constexpr int THREADS = 256;
-
 __device__ constexpr int count(const int* n) { return n[0] * n[1] * n[2]; }
 
 __device__ void split(unsigned index, const int* n, int* place) {
@@ -33,8 +31,6 @@ __device__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __device__ bool inside(const int* y, const int* n) {
     return y[0] >= 0 && y[0] < n[0] && y[1] >= 0 && y[1] < n[1] && y[2] >= 0 && y[2] < n[2];
 }
-
-__device__ float number(T x) { return (float)x; }
 
 // --- what stands behind a product ----------------------------------------------------------------
 
@@ -97,16 +93,11 @@ __device__ float finish(float sum, int c, const int* position, long long index, 
 #endif
 }
 
-// Adds up the terms of the loss in a block, always in the same order.
+// Adds up the terms of the loss in a block.
 __device__ void add_loss(double term, double* losses) {
 #if LOSS
-    __shared__ double terms[THREADS];
-    terms[threadIdx.x] = term;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) terms[threadIdx.x] += terms[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) losses[blockIdx.x] = terms[0];
+    term = add_up(term);
+    if (threadIdx.x == 0) losses[blockIdx.x] = term;
 #endif
 }
 
@@ -181,19 +172,4 @@ __device__ long long element_of(const Inputs& inputs, int tap, int o) {
     for (int axis = 0; axis < 3; ++axis)
         turn[axis] = (turn[axis] % q.tile[axis] + q.tile[axis]) % q.tile[axis];
     return o * q.filter_step + join(turn, q.tile) * q.turn_step + join(m, q.kernel) * q.tap_step;
-}
-
-// --- the loss ------------------------------------------------------------------------------------
-
-// Adds up the blocks' losses, in order; one thread.
-extern "C" __global__ void total(const double* losses, double* J, int blocks, double factor) {
-    __shared__ double sums[THREADS];
-    double sum = 0;
-    for (int i = threadIdx.x; i < blocks; i += THREADS) sum += losses[i];
-    sums[threadIdx.x] = sum;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-    }
-    if (threadIdx.x == 0) *J = factor * sums[0];
 }

@@ -1,19 +1,4 @@
-// The parts of a step other than c, h and g: sums over the examples, and the update.
-// All sums are in the same order on every run.
-
-constexpr int THREADS = 256;
-
-__device__ float number(T x) { return (float)x; }
-
-template <class Sum> __device__ Sum add_up(Sum term) {
-    __shared__ Sum terms[THREADS];
-    terms[threadIdx.x] = term;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (threadIdx.x < half) terms[threadIdx.x] += terms[threadIdx.x + half];
-    }
-    return terms[0];
-}
+// The parts of a step other than c, h, g and the update: sums over the examples, and of squares.
 
 // Sums G (rows, C) over its rows, to parts (gridDim.x, C): block x takes every gridDim.x-th stretch
 // of rows, block y THREADS channels. Threads of a block that share a channel are added at the end.
@@ -60,7 +45,7 @@ extern "C" __global__ void tile_sums(
     db[(((long long)c * a + x) * b + y) * d + z] = scale * sum;
 }
 
-// Sums the squares of the gradients: a part for each block, which `energy` adds up.
+// Sums the squares of the gradients: a part for each block, which `total` adds up.
 extern "C" __global__ void squares(const float* gradients, double* parts, long long size) {
     double sum = 0;
     for (long long i = (long long)blockIdx.x * THREADS + threadIdx.x; i < size;
@@ -68,11 +53,4 @@ extern "C" __global__ void squares(const float* gradients, double* parts, long l
         sum += (double)gradients[i] * gradients[i];
     sum = add_up(sum);
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
-}
-
-extern "C" __global__ void energy(const double* parts, double* energy, int blocks) {
-    double sum = 0;
-    for (int i = threadIdx.x; i < blocks; i += THREADS) sum += parts[i];
-    sum = add_up(sum);
-    if (threadIdx.x == 0) *energy = sum;
 }

@@ -1,8 +1,6 @@
 // One step of an optimizer on all parameters at once; see convae/engine/updates.py, whose numbers
 // these are, and `convae.engine.program.arithmetic.update`. Gradients that are not finite count as
 // zeros. METHOD is 1 for Momentum (first is the velocity), 2 for Moments.
-constexpr int THREADS = 256;
-
 extern "C" __global__ void update(
     float* parameters, float* gradients, float* first, float* second, const double* energy,
     const double* J, const double* numbers, int last, float* average, long long size

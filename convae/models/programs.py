@@ -40,6 +40,11 @@ class StackProgram:
         The model.
     examples : int
         Examples of a batch, N.
+
+    Attributes
+    ----------
+    given : dict
+        The model's arrays, by the names under which the program declares them.
     """
 
     def __init__(self, model: Autoencoder, examples: int) -> None:
@@ -47,7 +52,8 @@ class StackProgram:
         self.program = Program()
         self.dtype = model.storage or model.dtype
         self.top = len(model.layers)
-        for name, array in given_arrays(model).items():
+        self.given = given_arrays(model)
+        for name, array in self.given.items():
             self.program.array(name, array.shape, array.dtype.name, given=True)
 
     def _shorten(self) -> None:
@@ -185,20 +191,16 @@ class GradientProgram(StackProgram):
         """Declare parameters, gradients and the batches of every level."""
         program, model, N = self.program, self.model, self.N
         program.array("J", (), "float64")
-        top, shapes = len(model.layers), self._level_shapes()
+        shapes = self._level_shapes()
         for k, shape in enumerate(shapes):
-            images = (N, *shape)
-            if k < top:
-                self._array_pair(f"visible {k}", f"E{k}", "x" if k == 0 else f"H{k}", images)
+            pair = ((N, *shape), self.dtype)
+            if k < self.top:
+                program.halves(f"visible {k}", f"E{k}", self._code(k), *pair)
             if k > 0:
-                below = f"H{top}" if k == top else f"D{k}"
-                self._array_pair(f"hidden {k}", below, f"dZ{k}", images)
+                program.halves(f"hidden {k}", self._decoded(k), f"dZ{k}", *pair)
         if separate_target:
             program.array("target", (N, *shapes[0]), model.dtype)
         self.target = "target" if separate_target else "x"
-
-    def _array_pair(self, name: str, first: str, second: str, shape: tuple[int, ...]) -> None:
-        self.program.halves(name, first, second, shape, self.dtype)
 
     def _error(self, k: int) -> str:
         """Name the gradient before level k's activation, on the decoder's side."""
@@ -359,7 +361,8 @@ def given_arrays(model: Autoencoder) -> dict[str, Array]:
 
 def _in_memory(model: Autoencoder, prefix: str, arrays: Arrays) -> dict[str, Array]:
     """View named arrays in the order of their memory: shared kernels have their filters last."""
+    shared = model.shared_kernels
     return {
-        f"{prefix}{name}": filters_last(array) if name in model.shared_kernels else array
+        f"{prefix}{name}": filters_last(array) if name in shared else array
         for name, array in arrays.items()
     }

@@ -45,7 +45,7 @@ class GpuStep:
         model, choice = step.model, Choice(step.model.backend)
         parts = (step.optimizer, step.clip_norm, step.penalty, step.average)
         self.program = PlannedStep(model, *parts, choice, record)
-        self._evaluation = PlannedEvaluation(model, choice, Recorded, self.program.memory)
+        self._evaluation = PlannedEvaluation(model, choice, Recorded, self.program.plans.memory)
         self._is_evaluation_compared = False
         self._left_to_compare = COMPARED
         self._is_refused = False
@@ -53,23 +53,7 @@ class GpuStep:
         self._tolerance = TF32_TOLERANCE if tf32 else TOLERANCE[model.storage or model.dtype]
 
     def __call__(self, x: Array, target: Array) -> Array:
-        """Do one step.
-
-        Parameters
-        ----------
-        x, target : (N, C, *size) ndarray
-            Checked images; the target may be x itself.
-
-        Returns
-        -------
-        0-d ndarray
-            The loss before the update, on the device.
-
-        Raises
-        ------
-        DeviceError
-            If the first steps' gradients differ from the plain step's, and it is forced.
-        """
+        """Do one step on checked images; returns the loss before the update, on the device."""
         if self._left_to_compare and not self._is_refused:
             self._left_to_compare -= 1
             self.program.plan(x, target)  # certified before array code takes its memory
@@ -79,36 +63,20 @@ class GpuStep:
         return self.program(x, target)
 
     def evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
-        """Do what `convae.Autoencoder.evaluate` does.
-
-        Parameters
-        ----------
-        x, target : (N, C, *size) ndarray
-            Checked images.
-
-        Returns
-        -------
-        loss : 0-d ndarray
-            Mean over all elements of the batch, on the device.
-        R : (N, C, *size) ndarray
-            The reconstructions.
-
-        Raises
-        ------
-        DeviceError
-            If the first reconstructions differ from array code's, and it is forced.
-        """
+        """Do what `convae.Autoencoder.evaluate` does, on checked images."""
         model = self._step.model
-        if not self._is_evaluation_compared and not self._is_refused:
-            self._is_evaluation_compared = True
-            J, R = model.evaluate(x, target)
-            J_program, found = self._evaluation(x, target)
-            norm = float(model.xp.linalg.norm(R))
-            error = float(model.xp.linalg.norm(found - R)) / (norm or 1.0)
-            self._judge("an evaluation", error, (float(J_program), float(J)), norm)
         if self._is_refused:
             return model.evaluate(x, target)
-        return self._evaluation(x, target)
+        J, R = self._evaluation(x, target)
+        if not self._is_evaluation_compared:
+            self._is_evaluation_compared = True
+            plain_J, plain_R = model.evaluate(x, target)
+            norm = float(model.xp.linalg.norm(plain_R))
+            error = float(model.xp.linalg.norm(R - plain_R)) / (norm or 1.0)
+            self._judge("an evaluation", error, (float(J), float(plain_J)), norm)
+            if self._is_refused:
+                return plain_J, plain_R
+        return J, R
 
     def _compare(self, x: Array, target: Array) -> None:
         """Compare loss and gradients of a batch with the plain step's."""
@@ -122,7 +90,7 @@ class GpuStep:
         self._judge("a whole step", error, (J_program, J), norm)
 
     def _judge(self, what: str, error: float, losses: tuple[float, float], norm: float) -> None:
-        """Go back to array code where the program differs from it."""
+        """Go back to array code where the program differs from it; if forced, a DeviceError."""
         found, expected = losses
         limit = self._tolerance
         is_right = error <= limit and abs(found - expected) <= limit * abs(expected)

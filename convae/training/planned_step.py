@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from convae.engine import Array
@@ -10,7 +11,7 @@ from convae.engine.program import Executable, Memory, Problem, Program, Way
 from convae.engine.program.arithmetic import channels_second
 from convae.models.autoencoder import Autoencoder
 from convae.models.penalties import Penalty
-from convae.models.programs import GradientProgram, ReconstructionProgram, given_arrays
+from convae.models.programs import GradientProgram, ReconstructionProgram
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
 
@@ -24,8 +25,59 @@ UPDATE = ("energy", "update")
 """The operations behind the gradients."""
 
 
+@dataclass
+class Plans:
+    """Programs bound to memory, one for each kind of batch; those used last are kept.
+
+    Parameters
+    ----------
+    choose : callable
+        Returns the ways of computing a program's problems.
+    runner : callable
+        Returns what runs an executable.
+    memory : Memory
+        Where they lie: plans run one after the other, and none leaves anything for another.
+    """
+
+    choose: Choose
+    runner: Runner
+    memory: Memory
+    kept: dict[Hashable, Plan] = field(default_factory=dict)
+
+    def get(self, key: Hashable, build: Callable[[], tuple[Program, Mapping[str, Array]]]) -> Plan:
+        """Return the plan of a key; `build` returns its program and given arrays, if there is none.
+
+        The one that was not used for longest is let go of.
+        """
+        plan = self.kept.pop(key, None)
+        if plan is None:
+            program, given = build()
+            executable = Executable(program, given, self.choose(program), self.memory)
+            plan = Plan(executable, self.runner(executable))
+        self.kept[key] = plan
+        if len(self.kept) > MOST_PLANS:
+            self.kept.pop(next(iter(self.kept)))
+        return plan
+
+
+class Plan:
+    """A program bound to memory, and what runs it."""
+
+    def __init__(self, executable: Executable, run: Callable[[], None]) -> None:
+        self.executable, self.run = executable, run
+        self.arrays = executable.arrays
+
+    def load(self, x: Array, target: Array) -> None:
+        """Copy a batch to where the program reads it."""
+        channels_second(self.arrays["x"])[...] = x
+        if "target" in self.arrays:
+            channels_second(self.arrays["target"])[...] = target
+
+
 class PlannedStep:
     """Loss, gradients, clipping, update and moving average as one program.
+
+    Batches, x and target, are checked (N, C, *size) arrays; the target may be x itself.
 
     Parameters
     ----------
@@ -49,141 +101,68 @@ class PlannedStep:
     ) -> None:
         self.model, self.optimizer, self.average = model, optimizer, average
         self.clip_norm, self.penalty = clip_norm, penalty
-        self._choose, self._runner = choose, runner
-        self.memory = Memory(model.xp)
+        self.plans = Plans(choose, runner, Memory(model.xp))
         self._numbers = model.xp.zeros(optimizer.count + 1, "float64")
-        self._plans: dict[Hashable, Plan] = {}
 
     def __call__(self, x: Array, target: Array) -> Array:
-        """Do one step.
-
-        Parameters
-        ----------
-        x, target : (N, C, *size) ndarray
-            Checked images; the target may be x itself.
-
-        Returns
-        -------
-        0-d ndarray
-            The loss before the update, penalties included, on the device.
-        """
+        """Do one step; returns the loss before the update, a 0-d array on the device."""
         plan = self.plan(x, target)
         plan.load(x, target)
         self.optimizer.steps += 1
         self._numbers[...] = self.model.xp.asarray(self._read_numbers())
         plan.run()
-        return plan.executable.arrays["J"].copy()
+        return plan.arrays["J"].copy()
 
     def gradients(self, x: Array, target: Array) -> Array:
-        """Compute only loss and gradients, and leave the latter in the model's `flat_gradients`.
-
-        Parameters
-        ----------
-        x, target : (N, C, *size) ndarray
-            Checked images; the target may be x itself.
-
-        Returns
-        -------
-        0-d ndarray
-            The loss, penalties included, on the device.
-        """
+        """Leave the gradients in the model's `flat_gradients`, and return the loss; no more."""
         plan = self.plan(x, target)
         plan.load(x, target)
         for problem, _, run in plan.executable.calls:
             if problem.operation not in UPDATE:
                 run()
-        return plan.executable.arrays["J"].copy()
+        return plan.arrays["J"].copy()
 
     def plan(self, x: Array, target: Array) -> Plan:
-        """Return the plan for such a batch, made when it is first needed.
-
-        Parameters
-        ----------
-        x, target : (N, C, *size) ndarray
-            Checked images; the target may be x itself.
-
-        Returns
-        -------
-        Plan
-            What does a step on batches of this size.
-        """
-        optimizer = self.optimizer
+        """Return the plan for such a batch, made when it is first needed."""
+        optimizer, has_target = self.optimizer, target is not x
         optimizer.prepare(self.model.flat_parameters)
-        key, state = (len(x), target is not x, optimizer.method), optimizer.state
-        plan = self._plans.pop(key, None)
-        if plan is None or any(plan.arrays[name] is not state[name] for name in state):
-            plan = self._make(len(x), target is not x)
-        keep_latest(self._plans, key, plan)
-        return plan
+        # vectors that are put in the optimizer's place, as by resuming, are others than before
+        vectors = tuple(map(id, optimizer.state.values()))
+        key = len(x), has_target, optimizer.method, vectors
+        return self.plans.get(key, lambda: self._program(len(x), has_target))
 
-    def _make(self, examples: int, has_target: bool) -> Plan:
-        """Lay out the program for batches of a size, and bind it."""
-        model, optimizer = self.model, self.optimizer
-        program = GradientProgram(model, examples, self.penalty, has_target).program
-        given = {**given_arrays(model), **optimizer.state, "numbers": self._numbers}
+    def _program(self, examples: int, has_target: bool) -> tuple[Program, dict[str, Array]]:
+        """Write the program for batches of a size, and name the arrays that it is given."""
+        optimizer = self.optimizer
+        gradients = GradientProgram(self.model, examples, self.penalty, has_target)
+        program = gradients.program
+        own = {**optimizer.state, "numbers": self._numbers}
         if self.average is not None:
-            given["average"] = self.average.parameters
-        for name, array in given.items():
-            if name not in program.slots:
-                program.array(name, array.shape, array.dtype.name, given=True)
+            own["average"] = self.average.parameters
+        for name, array in own.items():
+            program.array(name, array.shape, array.dtype.name, given=True)
         program.array("energy", (), "float64")
         program.do("energy", gradients="gradients", write={"energy": "energy"})
-        changed = ["parameters", *optimizer.state]
+        changed = ["parameters", *(name for name in own if name != "numbers")]
         program.do(
             "update",
             gradients="gradients",
             energy="energy",
             J="J",
             numbers="numbers",
-            update={name: name for name in (*changed, *(["average"] if self.average else []))},
+            update={name: name for name in changed},
             settings={"method": optimizer.method, "clip": self.clip_norm},
         )
-        executable = Executable(program, given, self._choose(program), self.memory)
-        return Plan(executable, self._runner(executable))
+        return program, gradients.given | own
 
     def _read_numbers(self) -> list[float]:
         """Return the optimizer's numbers for the step that it counts, and the average's rate."""
-        steps = self.optimizer.steps
-        rate = 0.0 if self.average is None else self.average.rate(steps)
+        rate = 0.0 if self.average is None else self.average.rate(self.optimizer.steps)
         return [*self.optimizer.numbers(), rate]
 
 
-class Plan:
-    """The program for batches of one size, bound to memory.
-
-    Parameters
-    ----------
-    executable : Executable
-        The program.
-    run : callable
-        Runs it.
-
-    Attributes
-    ----------
-    arrays : dict
-        Its arrays by name.
-    """
-
-    def __init__(self, executable: Executable, run: Callable[[], None]) -> None:
-        self.executable, self.run = executable, run
-        self.arrays = executable.arrays
-
-    def load(self, x: Array, target: Array) -> None:
-        """Copy a batch to where the program reads it."""
-        channels_second(self.arrays["x"])[...] = x
-        if "target" in self.arrays:
-            channels_second(self.arrays["target"])[...] = target
-
-
-def keep_latest(plans: dict[Hashable, Plan], key: Hashable, plan: Plan) -> None:
-    """Put a plan behind all others, and let go of the one that was not used for longest."""
-    plans[key] = plan
-    if len(plans) > MOST_PLANS:
-        plans.pop(next(iter(plans)))
-
-
 class PlannedEvaluation:
-    """Reconstructions and their loss, as one program.
+    """Reconstructions and their loss as one program: what `convae.Autoencoder.evaluate` does.
 
     Parameters
     ----------
@@ -192,38 +171,21 @@ class PlannedEvaluation:
     choose, runner : callable
         As in `PlannedStep`.
     memory : Memory
-        Where it lies; that of a `PlannedStep` will do, since neither leaves anything for the other.
+        Where it lies; that of a step's plans will do.
     """
 
     def __init__(self, model: Autoencoder, choose: Choose, runner: Runner, memory: Memory) -> None:
         self.model = model
-        self._choose, self._runner, self._memory = choose, runner, memory
-        self._plans: dict[Hashable, Plan] = {}
+        self._plans = Plans(choose, runner, memory)
 
     def __call__(self, x: Array, target: Array) -> tuple[Array, Array]:
-        """Do what `convae.Autoencoder.evaluate` does, on checked images.
-
-        Parameters
-        ----------
-        x, target : (N, C, *size) ndarray
-            Images, and what their reconstructions are compared with.
-
-        Returns
-        -------
-        loss : 0-d ndarray
-            Mean over all elements of the batch, on the device.
-        R : (N, C, *size) ndarray
-            The reconstructions.
-        """
-        model, plan = self.model, self._plans.pop(len(x), None)
-        if plan is None:
-            program = ReconstructionProgram(model, len(x)).program
-            executable = Executable(
-                program, given_arrays(model), self._choose(program), self._memory
-            )
-            plan = Plan(executable, self._runner(executable))
-        keep_latest(self._plans, len(x), plan)
+        """Return loss and reconstructions, for checked (N, C, *size) images and targets."""
+        plan = self._plans.get(len(x), lambda: self._program(len(x)))
         plan.load(x, target)
         plan.run()
-        R = channels_second(plan.arrays["D0"]).astype(model.dtype)
-        return model.loss_of(R, target)
+        R = channels_second(plan.arrays["D0"]).astype(self.model.dtype)
+        return self.model.loss_of(R, target)
+
+    def _program(self, examples: int) -> tuple[Program, dict[str, Array]]:
+        reconstruction = ReconstructionProgram(self.model, examples)
+        return reconstruction.program, reconstruction.given

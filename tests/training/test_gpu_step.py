@@ -96,7 +96,7 @@ def test_a_step_is_one_graph(cupy, rng) -> None:
     step = step_of()
     for x in map(cupy.asarray, batches(rng)):
         step(x)
-    plans = list(step._planned.program._plans.values())
+    plans = list(step._planned.program.plans.kept.values())
     assert [len(plan.run.graphs) for plan in plans] == [1, 1]  # of whole and of ragged batches
     ways = {way.name for plan in plans for _, way, _ in plan.executable.calls}
     assert "portable" not in ways

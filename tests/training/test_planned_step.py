@@ -114,7 +114,7 @@ def test_evaluations_share_the_memory_of_steps(loss: str, rng) -> None:
         return lambda problem: portable
 
     step = PlannedStep(model, Adam(0.01), None, NONE, None, choose)
-    evaluation = PlannedEvaluation(model, choose, lambda executable: executable, step.memory)
+    evaluation = PlannedEvaluation(model, choose, lambda executable: executable, step.plans.memory)
     kept = []
     for examples in (4, 2, 4):
         x, target = rng.random((2, examples, 1, 6, 6))
@@ -132,7 +132,7 @@ def test_few_plans_are_kept(rng) -> None:
     for examples in range(1, 2 * MOST_PLANS):
         x = rng.random((examples, 1, 6, 6))
         planned(x, x)
-    assert len(planned._plans) == MOST_PLANS
+    assert len(planned.plans.kept) == MOST_PLANS
 
 
 def test_a_changed_method_is_heeded(rng) -> None:

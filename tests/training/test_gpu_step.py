@@ -112,8 +112,15 @@ def test_float64_and_other_padding_are_computed_by_array_code(cupy, rng) -> None
 
 
 def test_a_wrong_step_is_not_used(cupy, rng, monkeypatch, caplog) -> None:
-    """A planted fault that no certificate can see: both halves are not one batch."""
-    monkeypatch.setattr(GradientProgram, "_decoded", lambda self, k: f"H{k}")
+    """A planted fault that no certificate can see: slopes of the code, not of what is decoded."""
+    right = GradientProgram._error_upwards
+
+    def wrong(self: GradientProgram, k: int, extra: str | None) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(self, "_decoded", lambda k: f"H{k}")
+            right(self, k, extra)
+
+    monkeypatch.setattr(GradientProgram, "_error_upwards", wrong)
     xs = list(map(cupy.asarray, batches(rng)))
     step, plain = step_of("auto"), step_of("portable")
     assert [float(step(x)) for x in xs] == [float(plain(x)) for x in xs]

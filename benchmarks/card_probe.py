@@ -49,7 +49,7 @@ def measurements(peers: bool, workloads: dict[str, card.Workload]) -> Iterator[M
 
 def describe() -> Iterator[dict[str, Any]]:
     """Name the card and the software that reaches it."""
-    from convae.engine.gpu.examination import setting
+    from convae.engine.gpu.verdicts import setting
 
     yield setting()
 
@@ -84,7 +84,7 @@ def theirs(workload: card.Workload, precision: str) -> Iterator[tuple[str, Calla
 
 def ways() -> Iterator[dict[str, Any]]:
     """Report every way that was tried for the steps so far, with error and time, or why not."""
-    from convae.engine.gpu.examination import read_cache
+    from convae.engine.gpu.verdicts import read_cache
 
     for key, verdict in read_cache().items():
         found = {"error": verdict.error, "seconds": verdict.seconds, "refused": verdict.refused}

@@ -12,7 +12,7 @@ from convae.models.penalties import NONE
 from convae.models.programs import GradientProgram
 
 if TYPE_CHECKING:
-    from convae.engine.gpu.examination import Verdict
+    from convae.engine.gpu.verdicts import Verdict
 
 
 def require_gpu() -> None:
@@ -25,11 +25,11 @@ def card_lines() -> Iterator[str]:
     """Describe the card and the software that reaches it, a line each."""
     import cupy
 
-    from convae.engine.gpu import cudnn, examination
+    from convae.engine.gpu import cudnn, verdicts
 
     device, runtime = cupy.cuda.Device(), cupy.cuda.runtime
     free, total = runtime.memGetInfo()
-    yield f"card: {examination.card()}, compute capability {device.compute_capability}"
+    yield f"card: {verdicts.card()}, compute capability {device.compute_capability}"
     yield f"memory: {total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of it free"
     own, driver = map(_version, (runtime.runtimeGetVersion(), runtime.driverGetVersion()))
     yield f"CUDA: {own}, driver for {driver}"
@@ -45,10 +45,10 @@ def _version(number: int) -> str:
 
 def known_lines() -> Iterator[str]:
     """List every way that was tried on this card, and what was found."""
-    from convae.engine.gpu import examination
+    from convae.engine.gpu.verdicts import cache_file, read_cache
 
-    verdicts = examination.read_cache()
-    yield f"ways tried: {len(verdicts)}, kept in {examination.cache_file()}"
+    verdicts = read_cache()
+    yield f"ways tried: {len(verdicts)}, kept in {cache_file()}"
     for key, verdict in sorted(verdicts.items()):
         yield f"  {key}: {_verdict(verdict)}"
 
@@ -68,7 +68,7 @@ def step_lines(model: Autoencoder, examples: int) -> Iterator[str]:
         A line for each node of loss and gradients: the operation, its way, error and time, and the
         ways that are not used.
     """
-    from convae.engine.gpu.examination import Choice
+    from convae.engine.gpu.choice import Choice
 
     choice = Choice(model.backend)
     program = GradientProgram(model, examples, NONE, False).program
@@ -86,4 +86,4 @@ def step_lines(model: Autoencoder, examples: int) -> Iterator[str]:
         for name, verdict in tried.items():
             if name != way.name:
                 yield f"    not {name}: {_verdict(verdict)}"
-    yield f"together, call by call: {total * 1e3:.3f} ms"
+    yield f"together: {total * 1e3:.3f} ms"

@@ -134,22 +134,18 @@ class ArrayBackend:
 
     def c(self, K: Array, V: Array, geometry: Geometry) -> Array:
         """See `Backend`; arrays of two bytes are multiplied and summed in float32."""
-        Z = gemm.c(self.xp, self._wide(K), self._wide(examples_last(V)), geometry, self.scratch)
+        Z = gemm.c(self.xp, wide(K), wide(examples_last(V)), geometry, self.scratch)
         return examples_first(Z.astype(V.dtype, copy=False))
 
     def h(self, K: Array, G: Array, geometry: Geometry) -> Array:
         """See `Backend`; arrays of two bytes are multiplied and summed in float32."""
-        V = gemm.h(self.xp, self._wide(K), self._wide(examples_last(G)), geometry, self.scratch)
+        V = gemm.h(self.xp, wide(K), wide(examples_last(G)), geometry, self.scratch)
         return examples_first(V.astype(G.dtype, copy=False))
 
     def g(self, G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
         """See `Backend`; dK is float32 or longer."""
-        both = self._wide(examples_last(G)), self._wide(examples_last(V))
+        both = wide(examples_last(G)), wide(examples_last(V))
         return gemm.g(self.xp, *both, K_shape, geometry, self.scratch)
-
-    def _wide(self, array: Array) -> Array:
-        """Convert an array to float32, in which sums are computed, unless it is longer."""
-        return array.astype(self.xp.promote_types(array.dtype, np.float32), copy=False)
 
     def scratch(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
         """Provide uninitialised memory for a product; the base takes fresh memory."""
@@ -288,6 +284,11 @@ def precision(mode: str) -> Iterator[None]:
         yield
     finally:
         _precision.reset(token)
+
+
+def wide(array: Array) -> Array:
+    """Convert an array of two-byte elements to float32, in which products and sums are computed."""
+    return array if array.itemsize >= 4 else array.astype(np.float32)
 
 
 def filters_first(array: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 from convae.engine import edges
 from convae.engine.arrays import Array
-from convae.engine.backend import Backend
+from convae.engine.backend import Backend, wide
 from convae.engine.geometry import Geometry
 from convae.engine.operations import c, g, h
 
@@ -59,7 +59,7 @@ def backend_error(backend: Backend, K: Array, V: Array, G: Array, geometry: Geom
 
 def _difference(K: Array, V: Array, G: Array, Z: Array, R: Array, dK: Array) -> float:
     """Compare the three inner products, relative to the norms; a NaN counts as infinite."""
-    K, V, G, Z, R, dK = map(_wide, (K, V, G, Z, R, dK))
+    K, V, G, Z, R, dK = map(wide, (K, V, G, Z, R, dK))
     form = float((Z * G).sum())
     error = max(abs(form - float((V * R).sum())), abs(form - float((K * dK).sum())), key=_nan_first)
     scale = _norm(Z) * _norm(G)
@@ -67,11 +67,6 @@ def _difference(K: Array, V: Array, G: Array, Z: Array, R: Array, dK: Array) -> 
         return error / scale if isfinite(error) else inf
     # c(K, V) or G vanishes: right only if the two other forms vanish, too
     return 0.0 if error <= ROUNDING * _norm(K) * _norm(V) * _norm(G) else inf
-
-
-def _wide(array: Array) -> Array:
-    """Convert an array of two-byte elements, whose products and sums would be rounded."""
-    return array if array.itemsize >= 4 else array.astype("float32")
 
 
 def _norm(array: Array) -> float:

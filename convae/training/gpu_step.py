@@ -8,7 +8,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from convae.engine import Array
-from convae.engine.gpu.examination import Choice
+from convae.engine.gpu.choice import Choice
 from convae.engine.gpu.recording import Recorded
 from convae.engine.program import Executable
 from convae.errors import DeviceError, counted

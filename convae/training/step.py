@@ -185,7 +185,7 @@ class TrainingStep:
             return self._planned.evaluate(*self.model.check_batch(x, target))
 
     def _check_finite(self, loss: Array) -> None:
-        """Refuse an update that would spoil all parameters; a GPU, not waited for, skips it."""
+        """Refuse an update that would spoil all parameters; on a GPU zero the gradient instead."""
         xp, gradients = self.model.xp, self.model.flat_gradients
         energy = loss + xp.dot(gradients, gradients)
         if self.model.device == "gpu":

@@ -1,4 +1,4 @@
-"""Which way computes a problem on this card: certified and timed once, and kept on disk.
+"""Ways are tried on problems, each once on a card; what is found is kept on disk.
 
 A wrong way may write anywhere, and an illegal address spoils a process for good. So ways are tried
 in a child process, one after the other, each with a limit on its time; where it dies, the way that
@@ -8,7 +8,6 @@ it was at is refused, and another child goes on behind it.
 from __future__ import annotations
 
 import faulthandler
-import hashlib
 import json
 import logging
 import os
@@ -18,19 +17,18 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+import cupy
 from tqdm import tqdm
 
-from convae import files
-from convae.engine.backend import Backend
-from convae.engine.gpu import certification, cudnn
-from convae.engine.gpu.ways import candidates, rounds, ways
-from convae.engine.program import Portable, Problem, Program, Way
+from convae.engine.gpu import certification
+from convae.engine.gpu.verdicts import Verdict, card, read_cache, write_cache
+from convae.engine.gpu.ways import ways
+from convae.engine.program import Problem, Way
 
 log = logging.getLogger("convae")
 
@@ -60,25 +58,6 @@ SPOILED = 3
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What was found of a way for a problem.
-
-    Parameters
-    ----------
-    error : float or None
-        The largest error, relative to the largest number of its array.
-    seconds : float or None
-        Time of a call.
-    refused : str
-        Why it is not used; empty if it is right.
-    """
-
-    error: float | None = None
-    seconds: float | None = None
-    refused: str = ""
-
-
-@dataclass(frozen=True)
 class Trial:
     """A way that is to be tried on a problem, by its name.
 
@@ -105,95 +84,6 @@ class Trial:
         return f"{self.name}{' in TF32' if self.tf32 else ''}: {self.problem}"
 
 
-class Choice:
-    """Chooses the fastest certified way for every problem of a program.
-
-    Parameters
-    ----------
-    backend : CupyBackend
-        Computes what no way is certified for, and says whether factors may be rounded to TF32.
-    """
-
-    def __init__(self, backend: Backend) -> None:
-        self.portable = Portable(backend)
-        self.tf32 = bool(getattr(backend, "tf32", False))
-        self._verdicts: dict[Trial, Verdict] = {}
-
-    def __call__(self, program: Program) -> Callable[[Problem], Way]:
-        """Certify what has not been tried on this card, and choose.
-
-        Parameters
-        ----------
-        program : Program
-            What is to be computed.
-
-        Returns
-        -------
-        callable
-            Returns the way of a problem.
-        """
-        own = {way.name: way for way in ways()}
-        trials = [
-            Trial(problem, way.name, self.tf32 and rounds(way, problem))
-            for problem in program.problems()
-            for way in candidates(problem, list(own.values()), self.tf32)
-        ]
-        verdicts = examine(trials)
-        self._verdicts |= verdicts
-        chosen: dict[Problem, Way] = {}
-        best: dict[Problem, float] = {}
-        for trial, verdict in verdicts.items():
-            if verdict.refused or verdict.seconds is None:
-                continue
-            if verdict.seconds < best.get(trial.problem, float("inf")):
-                best[trial.problem] = verdict.seconds
-                chosen[trial.problem] = own[trial.way]
-        for parts, verdict in self._identities(chosen).items():
-            if verdict.refused and verdict.refused not in PASSING:
-                for problem in parts:
-                    chosen.pop(problem, None)
-        return lambda problem: chosen.get(problem, self.portable)
-
-    def _identities(self, chosen: Mapping[Problem, Way]) -> dict[tuple[Problem, ...], Verdict]:
-        """Try whether the ways chosen for a layer's c, h and g are each other's.
-
-        Bare ones are tried, so that a way that fuses more is left out.
-        """
-        trials: dict[Trial, tuple[Problem, ...]] = {}
-        for problem, way in chosen.items():
-            if problem.operation != "c" or problem["activation"] is None:
-                continue
-            three = {"c": problem}
-            for other in chosen:
-                operation = "h" if other.operation == "error" else other.operation
-                kernel = other.shape("dK" if operation == "g" else "K")
-                is_own = other["geometry"] == problem.geometry and kernel == problem.shape("K")
-                if operation in ("h", "g") and is_own:
-                    three[operation] = other
-            own = [chosen[three[o]] for o in three]
-            if len(three) == 3 and not any(getattr(w, "fused", False) for w in own):
-                others = tuple(chosen[three[operation]].name for operation in ("h", "g"))
-                is_rounded = any(rounds(way, problem) for way in own)
-                trials[Trial(problem, way.name, is_rounded, others)] = tuple(three.values())
-        verdicts = examine(list(trials))
-        return {parts: verdicts[trial] for trial, parts in trials.items()}
-
-    def verdicts(self, problem: Problem) -> dict[str, Verdict]:
-        """Return what was found for a problem, by the names of the ways.
-
-        Parameters
-        ----------
-        problem : Problem
-            One of the programs that were chosen for.
-
-        Returns
-        -------
-        dict
-            A verdict for every way that suits it.
-        """
-        return {t.name: found for t, found in self._verdicts.items() if t.problem == problem}
-
-
 def examine(trials: Sequence[Trial]) -> dict[Trial, Verdict]:
     """Return the verdicts on trials, from disk where there are any."""
     known = read_cache()
@@ -215,8 +105,6 @@ def examine(trials: Sequence[Trial]) -> dict[Trial, Verdict]:
 
 def _give_memory_back() -> None:
     """Let the child have what this process's pool keeps unused."""
-    import cupy
-
     cupy.get_default_memory_pool().free_all_blocks()
 
 
@@ -285,8 +173,6 @@ def try_all(path: str, out: TextIO) -> int:
     with open(path, "rb") as file:
         trials: list[Trial] = pickle.load(file)
     os.unlink(path)
-    import cupy
-
     cupy.zeros(1)  # a card that is not to be had ends it before anything is tried
     own = {way.name: way for way in ways()}
     with open(os.devnull, "w") as nowhere:
@@ -294,7 +180,7 @@ def try_all(path: str, out: TextIO) -> int:
             print("{}", file=out, flush=True)
             # ends the process whatever it is at, with TOO_LONG
             faulthandler.dump_traceback_later(SECONDS, exit=True, file=nowhere)
-            verdict, is_spoiled = _try(own, trial, cupy)
+            verdict, is_spoiled = _try(own, trial)
             faulthandler.cancel_dump_traceback_later()
             print(json.dumps(asdict(verdict)), file=out, flush=True)
             if is_spoiled:
@@ -302,7 +188,7 @@ def try_all(path: str, out: TextIO) -> int:
     return 0
 
 
-def _try(own: Mapping[str, Way], trial: Trial, cupy: Any) -> tuple[Verdict, bool]:
+def _try(own: Mapping[str, Way], trial: Trial) -> tuple[Verdict, bool]:
     """Certify and time a way; also tells whether the process is spoiled for others."""
     way = own[trial.way]
     try:
@@ -328,65 +214,6 @@ def _try(own: Mapping[str, Way], trial: Trial, cupy: Any) -> tuple[Verdict, bool
         return verdict, False
     except cupy.cuda.runtime.CUDARuntimeError:
         return verdict, True
-
-
-@cache
-def card() -> str:
-    """Name the card in use."""
-    import cupy
-
-    device = cupy.cuda.Device()
-    return str(cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode())
-
-
-@cache
-def setting() -> dict[str, Any]:
-    """Describe all that verdicts depend on: the card, its software, and our own."""
-    import cupy
-
-    engine = Path(__file__).parents[1]
-    sources = [*(engine / "gpu").rglob("*.py"), *(engine / "gpu").rglob("*.cu")]
-    sources += [*(engine / "program").glob("*.py"), engine / "updates.py"]
-    digest = hashlib.blake2b(digest_size=8)
-    for source in sorted(sources):
-        digest.update(source.read_bytes())
-    return {
-        "card": card(),
-        "driver": cupy.cuda.runtime.driverGetVersion(),
-        "cupy": cupy.__version__,
-        "nvrtc": list(cupy.cuda.nvrtc.getVersion()),
-        "cudnn": cudnn.version(),
-        "convae": digest.hexdigest(),
-    }
-
-
-def cache_file() -> Path:
-    """Return where the verdicts on this card are kept."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = os.environ.get("CONVAE_CACHE") or caches / "convae"
-    name = hashlib.blake2b(json.dumps(setting()).encode(), digest_size=8).hexdigest()
-    return Path(base) / "gpu" / f"{name}.json"
-
-
-def read_cache() -> dict[str, Verdict]:
-    """Read the verdicts on this card; none where there is no such file, or it is damaged."""
-    try:
-        content = json.loads(cache_file().read_text())
-        return {key: Verdict(**found) for key, found in content["verdicts"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def write_cache(verdicts: dict[str, Verdict]) -> None:
-    """Add verdicts to those on disk; where that is impossible, they are found anew next time."""
-    merged = {key: asdict(found) for key, found in {**read_cache(), **verdicts}.items()}
-    path = cache_file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"setting": setting(), "verdicts": merged}
-        files.write_bytes(path, json.dumps(content, indent=1).encode())
-    except OSError as error:
-        log.warning(f"warning: {path} cannot be written: {error}")
 
 
 if __name__ == "__main__":

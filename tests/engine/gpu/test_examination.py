@@ -28,6 +28,20 @@ def examination(cupy: ModuleType, monkeypatch, tmp_path: Path) -> ModuleType:
     return examination
 
 
+@pytest.fixture
+def store(examination: ModuleType) -> ModuleType:
+    from convae.engine.gpu import verdicts
+
+    return verdicts
+
+
+@pytest.fixture
+def choosing(examination: ModuleType) -> ModuleType:
+    from convae.engine.gpu import choice
+
+    return choice
+
+
 @pytest.fixture(scope="module")
 def program() -> Program:
     model = convae.Autoencoder((1, 6, 6), [Layer(3, 3, stride=2, padding="same")])
@@ -51,7 +65,7 @@ def first_c(program: Program) -> Problem:
     ],
 )
 def test_a_fault_stops_nothing_but_its_way(
-    fault: str, says: str, examination, program, monkeypatch
+    fault: str, says: str, store, examination, program, monkeypatch
 ) -> None:
     monkeypatch.setenv("PLANTED", fault)
     if fault == "hang":
@@ -64,33 +78,35 @@ def test_a_fault_stops_nothing_but_its_way(
     assert verdicts[trials[1]].refused == ""
     assert verdicts[trials[1]].error < 1e-5
     assert verdicts[trials[1]].seconds > 0
-    kept = examination.read_cache()
+    kept = store.read_cache()
     assert (trials[0].key in kept) == (fault not in ("memory", "kill"))
     assert kept[trials[1].key] == verdicts[trials[1]]
 
 
 def test_a_child_that_does_not_start_refuses_all_once(
-    examination, program, monkeypatch, caplog
+    store, choosing, examination, program, monkeypatch, caplog
 ) -> None:
     monkeypatch.setattr(examination, "CHILD", "tests.engine.gpu.no_such_module")
-    chosen = examination.Choice(convae.engine.backend_for("gpu"))(program)
+    chosen = choosing.Choice(convae.engine.backend_for("gpu"))(program)
     assert {chosen(problem).name for problem in program.problems()} == {"portable"}
-    assert examination.read_cache() == {}
+    assert store.read_cache() == {}
     lines = [record.message for record in caplog.records if "not used" in record.message]
     assert len(lines) == 3  # narrow, tiles and passes
     assert "does not start" in lines[0]
 
 
-def test_the_fastest_certified_way_is_chosen(examination, program, monkeypatch) -> None:
+def test_the_fastest_certified_way_is_chosen(
+    store, choosing, examination, program, monkeypatch
+) -> None:
     problem = first_c(program)
 
     def found(trials):
         times = {"tiles": 3.0, "narrow": 2.0}
-        verdict = examination.Verdict
+        verdict = store.Verdict
         return {t: verdict(1e-7, times.get(t.name, 1.0)) for t in trials}
 
-    monkeypatch.setattr(examination, "examine", found)
-    chosen = examination.Choice(convae.engine.backend_for("gpu"))(program)
+    monkeypatch.setattr(choosing, "examine", found)
+    chosen = choosing.Choice(convae.engine.backend_for("gpu"))(program)
     assert chosen(problem).name == "tiles"
     others = {p.operation: chosen(p).name for p in program.problems()}
     assert others["error"] == "narrow"
@@ -98,35 +114,37 @@ def test_the_fastest_certified_way_is_chosen(examination, program, monkeypatch) 
 
 
 def test_ways_that_break_the_identity_are_not_used(
-    examination, program, monkeypatch, caplog, cupy
+    store, choosing, examination, program, monkeypatch, caplog, cupy
 ) -> None:
     """As if a wrong way had been certified."""
-    monkeypatch.setattr(examination, "ways", lambda: [Doubled()])
-    right = examination.Verdict(1e-7, 1.0)
+    monkeypatch.setattr(choosing, "ways", lambda: [Doubled()])
+    right = store.Verdict(1e-7, 1.0)
 
     def examine(trials):
         """Believe single ways, and try whether three are each other's in this process."""
         three = [trial for trial in trials if trial.others]
         own = {"faulty": Doubled()}
-        tried = {trial: examination._try(own, trial, cupy)[0] for trial in three}
+        tried = {trial: examination._try(own, trial)[0] for trial in three}
         examination.report_refusals(tried)
         return dict.fromkeys(trials, right) | tried
 
-    monkeypatch.setattr(examination, "examine", examine)
+    monkeypatch.setattr(choosing, "examine", examine)
     for wrong, name in ((1, "faulty"), (2, "portable")):
         monkeypatch.setattr(
             Doubled,
             "spoil",
             lambda s, arrays, out, by=wrong: out.__imul__(by if "dK" in arrays else 1),
         )
-        chosen = examination.Choice(convae.engine.backend_for("gpu"))(program)
+        chosen = choosing.Choice(convae.engine.backend_for("gpu"))(program)
         assert chosen(first_c(program)).name == name
     assert "<c(K, V), G> and the others differ" in caplog.text
 
 
-def test_what_is_known_is_not_tried_again(examination, program, monkeypatch, caplog) -> None:
+def test_what_is_known_is_not_tried_again(
+    choosing, examination, program, monkeypatch, caplog
+) -> None:
     caplog.set_level(logging.INFO)
-    choice = examination.Choice(convae.engine.backend_for("gpu"))
+    choice = choosing.Choice(convae.engine.backend_for("gpu"))
     choice(program)
     assert "certifying" in caplog.text
     monkeypatch.setattr(examination, "run_trials", lambda trials: pytest.fail("tried again"))
@@ -134,26 +152,26 @@ def test_what_is_known_is_not_tried_again(examination, program, monkeypatch, cap
     assert chosen(first_c(program)).name == "tiles"
 
 
-def test_a_damaged_cache_is_no_cache(examination) -> None:
-    path = examination.cache_file()
+def test_a_damaged_cache_is_no_cache(store, examination) -> None:
+    path = store.cache_file()
     path.parent.mkdir(parents=True)
     for content in ("{", "[]", '{"verdicts": {"a": {"speed": 1}}}', '{"verdicts": []}'):
         path.write_text(content)
-        assert examination.read_cache() == {}
+        assert store.read_cache() == {}
 
 
-def test_another_card_or_other_kernels_have_another_cache(examination, monkeypatch) -> None:
-    before = examination.cache_file()
-    for name in examination.setting():
-        changed = {**examination.setting(), name: "another"}
+def test_another_card_or_other_kernels_have_another_cache(store, examination, monkeypatch) -> None:
+    before = store.cache_file()
+    for name in store.setting():
+        changed = {**store.setting(), name: "another"}
         with monkeypatch.context() as patch:
-            patch.setattr(examination, "setting", lambda changed=changed: changed)
-            assert examination.cache_file() != before
+            patch.setattr(store, "setting", lambda changed=changed: changed)
+            assert store.cache_file() != before
 
 
-def test_the_cache_says_what_it_belongs_to(examination, program) -> None:
-    examination.write_cache({"a": examination.Verdict(refused="no")})
-    examination.write_cache({"b": examination.Verdict(1e-7, 1e-5)})
-    content = json.loads(examination.cache_file().read_text())
+def test_the_cache_says_what_it_belongs_to(store, examination, program) -> None:
+    store.write_cache({"a": store.Verdict(refused="no")})
+    store.write_cache({"b": store.Verdict(1e-7, 1e-5)})
+    content = json.loads(store.cache_file().read_text())
     assert content["setting"]["cupy"]
     assert set(content["verdicts"]) == {"a", "b"}

@@ -23,7 +23,7 @@ from convae.training.optimizers import OPTIMIZERS, Optimizer
 from convae.training.progress import Progress
 from convae.training.schedules import SCHEDULES, Schedule
 from convae.training.state import StateFolder
-from convae.training.step import GPU_ENGINES, TrainingStep
+from convae.training.step import GPU_ENGINES, TrainingStep, check_engine
 from convae.training.trainer import Trainer
 
 Built = TypeVar("Built")
@@ -65,6 +65,7 @@ def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
     output = config.model.output_activation
     assert output is not None
     backend = backend_for(config.device, tf32=config.tf32, precision=config.precision)
+    check_engine(config.gpu_engine, backend.device)
     try:
         return Autoencoder(
             input_shape,

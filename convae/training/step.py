@@ -75,12 +75,7 @@ class TrainingStep:
         self.optimizer = optimizer
         optimizer.claim(model)
         model.check_penalty(penalty)
-        check_choice("gpu_engine", gpu_engine, GPU_ENGINES)
-        if model.device == "cpu" and gpu_engine != "auto":
-            raise UserError(
-                f"gpu_engine: {gpu_engine!r} is for a GPU, and the model is on the CPU; leave it "
-                "out"
-            )
+        check_engine(gpu_engine, model.device)
         self.clip_norm = clip_norm
         self.penalty = penalty
         self.average = average
@@ -195,3 +190,12 @@ class TrainingStep:
                 f"the loss is {float(loss)}, or a gradient is not finite; the parameters are "
                 "unchanged. Lower the learning rate, or set clip_norm=1"
             )
+
+
+def check_engine(gpu_engine: str, device: str) -> None:
+    """Refuse an unknown engine, and any choice of one for a model on the CPU."""
+    check_choice("gpu_engine", gpu_engine, GPU_ENGINES)
+    if device == "cpu" and gpu_engine != "auto":
+        raise UserError(
+            f"gpu_engine: {gpu_engine!r} is for a GPU, and the model is on the CPU; leave it out"
+        )

@@ -115,6 +115,7 @@ def test_bad_parts_are_refused_by_key(overrides: list[str], says: str) -> None:
         (["loss=bce", "model.output_activation=tanh"], UserError, "^loss: 'bce'"),
         (["device=tpu"], UserError, "device: 'tpu' is unknown"),
         (["device=cpu", "tf32=true"], DeviceError, "tf32: only a GPU has it"),
+        (["device=cpu", "gpu_engine=fast"], UserError, "gpu_engine: .fast. is for a GPU"),
         (["device=cpu", "storage=float16"], UserError, "^storage: 'float16'"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import convae
-from benchmarks.workloads import WORKLOADS, Workload, build
+from benchmarks.workloads import Workload, build
 from convae import engine
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -26,30 +26,25 @@ ROUNDS = 11
 TURN_SECONDS = 0.02
 """How long a contestant is timed at a time."""
 
-LARGER: dict[str, Workload] = {
-    **{
-        f"3x64x64 b256: 64@5/2 128@3/2 256@3/2, first {count}": (
-            256,
-            (3, 64, 64),
-            [(64, 5, 2), (128, 3, 2), (256, 3, 2)][:count],
-        )
-        for count in (1, 2, 3)
-    },
-    "3x224x224 b64: 64@5/2 128@3/2 256@3/2 512@3/2": (
-        64,
-        (3, 224, 224),
-        [(64, 5, 2), (128, 3, 2), (256, 3, 2), (512, 3, 2)],
-    ),
-}
+ON_MNIST = [Workload(BATCH, (1, 28, 28), layers) for layers in ("32@5/2 64@3/2", "32@5/1")]
+ON_CIFAR = [
+    Workload(BATCH, (3, 32, 32), layers) for layers in ("64@5/2 128@3/2", "64@5/2 64@3/1 64@3/1")
+]
+ON_THUMBNAILS = [
+    Workload(BATCH, (3, 64, 64), layers)
+    for layers in ("32@5/2 64@3/2 128@3/2", "32@5/2 64@5/2 128@5/2")
+]
+LARGER = [
+    Workload(256, (3, 64, 64), "64@5/2"),
+    Workload(256, (3, 64, 64), "64@5/2 128@3/2"),
+    Workload(256, (3, 64, 64), "64@5/2 128@3/2 256@3/2"),
+    Workload(64, (3, 224, 224), "64@5/2 128@3/2 256@3/2 512@3/2"),
+]
 
 
 def workloads() -> dict[str, Workload]:
-    """Return the CPU workloads with large batches, and larger ones."""
-    scaled = {
-        f"{name.split()[0]} b{BATCH}: {name.partition(': ')[2]}": (BATCH, shape, layers)
-        for name, (_, shape, layers) in WORKLOADS.items()
-    }
-    return {**scaled, **LARGER}
+    """Return the stacks that a card is measured with: large batches, and large images."""
+    return {load.name: load for load in [*ON_MNIST, *ON_CIFAR, *ON_THUMBNAILS, *LARGER]}
 
 
 def floor(

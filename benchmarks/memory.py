@@ -13,7 +13,7 @@ import numpy as np
 import convae
 from benchmarks.workloads import WORKLOADS, Workload, build
 
-TINY: Workload = (128, (1, 8, 8), [(4, 3, 2)])
+TINY = Workload(128, (1, 8, 8), "4@3/2")
 
 
 def peak() -> float:

@@ -10,17 +10,18 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.measure import interleaved, keep, ratio, table
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import TUNED
 from convae import engine
 
 
 def layers() -> list[tuple[int, int, int, int, int, int]]:
     """List (examples, channels, side, filters, kernel, stride) of every distinct layer."""
     found = {}
-    for batch, (channels, side, _), stack in WORKLOADS.values():
-        for filters, kernel, stride in stack:
-            found[batch, channels, side, filters, kernel, stride] = None
-            channels, side = filters, -(-side // stride)
+    for workload in TUNED:
+        channels, side, _ = workload.shape
+        for layer in workload.build_layers():
+            found[workload.batch, channels, side, layer.filters, layer.kernel, layer.stride] = None
+            channels, side = layer.filters, -(-side // layer.stride)
     return list(found)
 
 

@@ -20,7 +20,7 @@ BATCH, SIDE, FILTERS = 128, 32, 32
 
 def workload(batch: int = BATCH, side: int = SIDE, filters: int = FILTERS) -> Workload:
     """Return a workload of two layers on colour images."""
-    return batch, (3, side, side), [(filters, 5, 2), (2 * filters, 3, 2)]
+    return Workload(batch, (3, side, side), f"{filters}@5/2 {2 * filters}@3/2")
 
 
 def milliseconds(work: Workload) -> dict[str, float]:

@@ -1,6 +1,8 @@
-"""The benchmarked training steps; imports nothing from PyTorch."""
+"""The stacks that are benchmarked, as people train them; imports nothing from PyTorch."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,36 +10,84 @@ import convae
 from convae import Layer
 from convae.data.pictures import to_floats
 
-Workload = tuple[int, tuple[int, int, int], list[tuple[int, int, int]]]
-"""Batch size, image shape, and (filters, kernel, stride) of each layer."""
 
-WORKLOADS: dict[str, Workload] = {
-    "1x28x28 b256: 32@5/2 64@3/2": (256, (1, 28, 28), [(32, 5, 2), (64, 3, 2)]),
-    "1x28x28 b128: 32@5/1": (128, (1, 28, 28), [(32, 5, 1)]),
-    "3x32x32 b128: 64@5/2 128@3/2": (128, (3, 32, 32), [(64, 5, 2), (128, 3, 2)]),
-    "3x64x64 b64: 32@5/2 64@3/2 128@3/2": (
-        64,
-        (3, 64, 64),
-        [(32, 5, 2), (64, 3, 2), (128, 3, 2)],
-    ),
-    "3x64x64 b64: 32@5/2 64@5/2 128@5/2": (
-        64,
-        (3, 64, 64),
-        [(32, 5, 2), (64, 5, 2), (128, 5, 2)],
-    ),
-    "3x32x32 b128: 64@5/2 64@3/1 64@3/1": (
-        128,
-        (3, 32, 32),
-        [(64, 5, 2), (64, 3, 1), (64, 3, 1)],
-    ),
-}
+class Workload(NamedTuple):
+    """A stack and its batches.
+
+    Parameters
+    ----------
+    batch : int
+        Examples of a batch.
+    shape : (C, rows, columns) tuple of int
+        Shape of an example.
+    layers : str
+        From the image upwards, `filters@kernel/stride`, padded by (kernel - 1) // 2 on every side;
+        a `v` behind it means no padding.
+    source : str
+        Where people find such a stack.
+    """
+
+    batch: int
+    shape: tuple[int, int, int]
+    layers: str
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return f"{'x'.join(map(str, self.shape))} b{self.batch}: {self.layers}"
+
+    def build_layers(self) -> list[Layer]:
+        """Make the layers."""
+        found = []
+        for word in self.layers.split():
+            filters, _, rest = word.removesuffix("v").partition("@")
+            kernel, _, stride = rest.partition("/")
+            padding = 0 if word.endswith("v") else (int(kernel) - 1) // 2
+            found.append(Layer(int(filters), int(kernel), stride=int(stride), padding=padding))
+        return found
+
+
+LONG = "16@3/2 32@3/2 64@3/2 128@3/2"
+
+EVERYDAY = [
+    Workload(1, (1, 28, 28), "32@3/2 64@3/2", "a picture at a time"),
+    Workload(32, (1, 28, 28), "16@3/2 8@3/2 8@3/2", "Keras blog, Building autoencoders, strided"),
+    Workload(64, (1, 28, 28), "32@4/2 64@4/2", "kernels that the stride divides: Odena 2016"),
+    Workload(100, (1, 28, 28), "16@3/2 32@3/2 64@7/1v", "PyTorch tutorials' MNIST autoencoder"),
+    Workload(128, (1, 28, 28), "32@3/2 64@3/2", "TensorFlow's CVAE tutorial"),
+    Workload(512, (1, 28, 28), "32@5/2 64@3/2", "large batches of MNIST"),
+    Workload(512, (1, 8, 8), "16@3/1 32@3/2", "scikit-learn's digits"),
+    Workload(50, (2, 48, 48), "10@3/2 20@3/2 40@3/2", "two channels, widths that 16 does not divide"),
+    Workload(100, (3, 32, 32), "12@4/2 24@4/2 48@4/2", "PyTorch CIFAR-10 autoencoder of many copies"),
+    Workload(64, (3, 32, 32), "32@3/1 64@3/2 128@3/2", "a first layer at full size"),
+    Workload(64, (1, 64, 64), "32@4/2 32@4/2 32@4/2 32@4/2", "Burgess 2018, beta-VAE on dSprites"),
+    Workload(32, (3, 64, 64), "32@4/2v 64@4/2v 128@4/2v 256@4/2v", "Ha 2018, World Models"),
+    Workload(16, (3, 64, 64), "64@4/2 128@4/2 256@4/2", "Radford 2015, DCGAN's discriminator"),
+    Workload(8, (3, 64, 64), "32@3/2 64@3/2", "small batches of thumbnails"),
+    Workload(32, (3, 96, 96), LONG, "STL-10"),
+    Workload(16, (1, 128, 128), "32@4/2 32@4/2 64@4/2 128@4/2", "Bergmann 2018, textures of MVTec AD"),
+    Workload(16, (3, 128, 128), LONG, "photographs"),
+    Workload(8, (3, 128, 128), "32@4/2 64@4/2 128@4/2 256@4/2", "Larsen 2015, faces"),
+    Workload(4, (3, 224, 224), "32@7/4 64@3/2 128@3/2", "ImageNet's size"),
+    Workload(2, (3, 256, 256), LONG, "MVTec AD's usual size"),
+]
+
+TUNED = [
+    Workload(256, (1, 28, 28), "32@5/2 64@3/2", "what this engine was first tuned for"),
+    Workload(128, (1, 28, 28), "32@5/1", "the same"),
+    Workload(128, (3, 32, 32), "64@5/2 128@3/2", "the same"),
+    Workload(128, (3, 32, 32), "64@5/2 64@3/1 64@3/1", "the same"),
+    Workload(64, (3, 64, 64), "32@5/2 64@3/2 128@3/2", "the same"),
+    Workload(64, (3, 64, 64), "32@5/2 64@5/2 128@5/2", "the same"),
+]
+
+WORKLOADS = {workload.name: workload for workload in [*EVERYDAY, *TUNED]}
 
 
 def build(workload: Workload) -> tuple[convae.Autoencoder, np.ndarray]:
-    """Create a workload's model and batch; odd kernels make 'same' symmetric, as in PyTorch."""
-    batch, shape, layers = workload
-    model = convae.Autoencoder(
-        shape, [Layer(f, kernel=k, stride=s, padding="same") for f, k, s in layers]
-    )
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, *shape), dtype=np.uint8)
+    """Create a workload's model and batch."""
+    model = convae.Autoencoder(workload.shape, workload.build_layers())
+    shape = (workload.batch, *workload.shape)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return model, to_floats(pixels, model.backend, "float32")

@@ -239,7 +239,6 @@ class Config:
     dtype: str = "float32"
     device: str = "auto"
     storage: str | None = None  # type of a GPU's activations, if shorter than dtype
-    precision: str = "fast"  # or exact: no Winograd on the CPU
     gpu_engine: str = "auto"  # or portable: array code; or fast: no going back to it
     tf32: bool = False  # whether a GPU may round the factors of float32 products
     resume: str | None = None  # the folder of a run to resume

@@ -87,7 +87,10 @@ def test_everyones_better_learning_rate_counts() -> None:
     assert quality.best(curves) == {"convae": high, "PyTorch": low}
 
 
-TINY = {"tiny": (4, (1, 6, 6), [(3, 3, 2)]), "other": (4, (1, 6, 6), [(2, 3, 2)])}
+TINY = {
+    "tiny": card.Workload(4, (1, 6, 6), "3@3/2"),
+    "other": card.Workload(4, (1, 6, 6), "2@3/2"),
+}
 
 
 @pytest.mark.gpu

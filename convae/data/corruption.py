@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from convae.data.noise import Noise
 from convae.engine import Array, array_module
+from convae.engine.backend import channels_second
 from convae.errors import UserError, check_choice, check_range, prefixed
 
 
@@ -126,13 +127,12 @@ class Corruption:
         if function is None or not self:
             return x
         noise = Noise(array_module(x), [self.seed, 3, use, index])
-        axes = (*range(2, x.ndim), 1, 0)  # drawn in the order positions, channels, examples
-        shape = tuple(x.shape[axis] for axis in axes)
-        back = tuple(axes.index(axis) for axis in range(x.ndim))
+        N, C, *size = x.shape
 
         def draw(distribution: str) -> Array:
             sample = noise.normal if distribution == "normal" else noise.uniform
-            return sample(shape, x.dtype.name).transpose(back)
+            drawn = sample((N, *size, C), x.dtype.name)  # in the order of batches in memory
+            return channels_second(drawn)
 
         return function(x, self.amount, draw)
 

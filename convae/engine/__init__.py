@@ -1,7 +1,7 @@
 """The mathematics on arrays: c, h, g and rot180, on NumPy and CuPy."""
 
 from convae.engine.arrays import Array, array_module, device_failures, missing_gpu, to_numpy
-from convae.engine.backend import ArrayBackend, Backend, backend_for, precision
+from convae.engine.backend import ArrayBackend, Backend, backend_for
 from convae.engine.cpu.threads import free_memory, set_num_threads
 from convae.engine.geometry import Geometry, resolve
 from convae.engine.identity import trilinear_error
@@ -20,7 +20,6 @@ __all__ = [
     "g",
     "h",
     "missing_gpu",
-    "precision",
     "resolve",
     "rot180",
     "set_num_threads",

@@ -7,12 +7,10 @@ A backend is an object with c, h, g and the passes between them. It is chosen on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,16 +19,20 @@ from convae.engine.arrays import Array, array_module, missing_gpu
 from convae.engine.geometry import Geometry
 from convae.errors import DeviceError, check_choice
 
+if TYPE_CHECKING:
+    from convae.engine.program import Problem, Way
+
 Result = TypeVar("Result")
 
 DEVICES = ("cpu", "gpu", "auto")
-PRECISIONS = ("fast", "exact")
-
-_precision: ContextVar[str] = ContextVar("precision", default="fast")
 
 
 class Elementwise(Protocol):
     """What a backend needs to know of an activation f; see `convae.models.activations`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called; a compiled pass may know a "sigmoid"."""
 
     @property
     def function(self) -> Callable[[ModuleType, Array], None]:
@@ -67,6 +69,13 @@ class Backend(Protocol):
     dtypes: tuple[str, ...]
 
     @property
+    def runs_programs(self) -> bool:
+        """Whether models compute by `way`; otherwise by the operations below, one by one."""
+
+    def way(self, problem: Problem) -> Way:
+        """Return how a node of a program is computed."""
+
+    @property
     def tolerance(self) -> dict[str, float]:
         """Largest error of the trilinear identity, by dtype, that rounding can explain."""
 
@@ -96,7 +105,17 @@ class Backend(Protocol):
     def axpy(self, alpha: float, x: Array, y: Array) -> None:
         """``y += alpha * x`` in place."""
 
-    def kernel_view(self, elements: Array, shape: tuple[int, ...]) -> Array:
+    def update(
+        self,
+        method: Callable[..., None],
+        parameters: Array,
+        gradients: Array,
+        numbers: Sequence[float],
+        state: Mapping[str, Array],
+    ) -> None:
+        """Do one step of an optimizer's method, see `convae.engine.updates`, in place."""
+
+    def kernel_view(self, elements: Array, shape: tuple[int, ...], axes: int) -> Array:
         """View a flat stretch of memory as a kernel, in the order that c, h and g prefer."""
 
     def arrange(self, x: Array) -> Array:
@@ -121,11 +140,18 @@ class ArrayBackend:
 
     xp: ModuleType = np
     device = "cpu"
+    runs_programs = False
     dtypes: tuple[str, ...] = ("float32", "float64")
 
     def __deepcopy__(self, memo: object) -> ArrayBackend:
         """Let the copies of a model share its backend."""
         return self
+
+    def way(self, problem: Problem) -> Way:
+        """See `Backend`; by its operations."""
+        from convae.engine.program import Portable  # which knows backends
+
+        return Portable(self)
 
     @property
     def tolerance(self) -> dict[str, float]:
@@ -182,20 +208,30 @@ class ArrayBackend:
         """See `Backend`."""
         y += x if alpha == 1 else alpha * x
 
-    def kernel_view(self, elements: Array, shape: tuple[int, ...]) -> Array:
-        """See `Backend`; filters last, ``(*kernel, C, O)``, where the kernel is shared."""
-        O, C, *kernel = shape
-        return filters_first(elements.reshape(*kernel, C, O))
+    def update(
+        self,
+        method: Callable[..., None],
+        parameters: Array,
+        gradients: Array,
+        numbers: Sequence[float],
+        state: Mapping[str, Array],
+    ) -> None:
+        """See `Backend`."""
+        method(self, parameters, gradients, numbers, **state)
+
+    def kernel_view(self, elements: Array, shape: tuple[int, ...], axes: int) -> Array:
+        """See `Backend`; filters last, ``(*tile, *kernel, C, O)``."""
+        memory = tuple(shape[axis] for axis in memory_order(len(shape), axes))
+        return filters_first(elements.reshape(memory), axes)
 
     def arrange(self, x: Array) -> Array:
         """See `Backend`."""
         return x
 
     def empty_batch(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """See `Backend`; positions, channels, examples in memory."""
+        """See `Backend`; channels last in memory."""
         N, C, *size = shape
-        memory = self.xp.empty((*size, C, N), dtype)
-        return memory.transpose(memory.ndim - 1, memory.ndim - 2, *range(len(size)))
+        return channels_second(self.xp.empty((N, *size, C), dtype))
 
     def divide(self, examples: int, work: int) -> list[slice]:
         """See `Backend`; the batch stays whole."""
@@ -206,7 +242,7 @@ class ArrayBackend:
         return [function(chunk) for chunk in chunks]
 
 
-def backend_for(where: str | Array, *, tf32: bool = False, precision: str | None = None) -> Backend:
+def backend_for(where: str | Array, *, tf32: bool = False) -> Backend:
     """Choose the backend of a device, or the one that an array belongs to.
 
     Parameters
@@ -216,8 +252,6 @@ def backend_for(where: str | Array, *, tf32: bool = False, precision: str | None
     tf32 : bool
         Whether a GPU may round the factors of float32 products to TF32, 10 bits of fraction; sums
         stay float32.
-    precision : {"fast", "exact"}, optional
-        Whether the CPU may use Winograd's minimal filtering; by default what `precision` says.
 
     Returns
     -------
@@ -227,63 +261,33 @@ def backend_for(where: str | Array, *, tf32: bool = False, precision: str | None
     Raises
     ------
     UserError
-        If the device or the precision is unknown, or tf32 is asked for on the CPU.
+        If the device is unknown, or tf32 is asked for on the CPU.
     UserTypeError
         If it is neither a device nor an array.
     DeviceError
         If "gpu" is asked for and CuPy or a usable GPU is missing.
     """
-    precision = _precision.get() if precision is None else precision
-    check_choice("precision", precision, PRECISIONS)
     if not isinstance(where, str):
-        return _backend(array_module(where).__name__, tf32, precision)
+        return _backend(array_module(where).__name__, tf32)
     check_choice("device", where, DEVICES)
     missing = "" if where == "cpu" else missing_gpu()
     if where == "gpu" and missing:
         raise DeviceError(f"device: 'gpu' was asked for, but {missing}. device=cpu needs no GPU.")
-    return _backend("numpy" if where == "cpu" or missing else "cupy", tf32, precision)
+    return _backend("numpy" if where == "cpu" or missing else "cupy", tf32)
 
 
 @cache
-def _backend(library: str, tf32: bool, precision: str) -> Backend:
+def _backend(library: str, tf32: bool) -> Backend:
     """Make a backend; the modules are imported only where they are needed."""
     if library == "numpy":
         from convae.engine.cpu.backend import NumpyBackend
 
         if tf32:
             raise DeviceError("tf32: only a GPU has it, and the device is the CPU; use tf32=false")
-        return NumpyBackend(precision)
+        return NumpyBackend()
     from convae.engine.gpu.backend import CupyBackend
 
     return CupyBackend(tf32)
-
-
-@contextmanager
-def precision(mode: str) -> Iterator[None]:
-    """Choose how `c`, `h` and `g` compute on the CPU, for a ``with`` block.
-
-    In "fast" mode, the default, ordinary kernels with many channels use Winograd's minimal
-    filtering: in float32 results are within 2e-6 of the largest one, integers are not exact, and
-    data that is not finite or has a wide range is computed exactly all the same. In "exact" mode
-    every result is a plain sum of products: small integers are exact, and an input affects only the
-    outputs that depend on it. Models use the precision that was chosen when they were made.
-
-    Parameters
-    ----------
-    mode : {"fast", "exact"}
-        The precision.
-
-    Raises
-    ------
-    UserError
-        If the mode is unknown.
-    """
-    check_choice("precision", mode, PRECISIONS)
-    token = _precision.set(mode)
-    try:
-        yield
-    finally:
-        _precision.reset(token)
 
 
 def wide(array: Array) -> Array:
@@ -291,15 +295,31 @@ def wide(array: Array) -> Array:
     return array if array.itemsize >= 4 else array.astype(np.float32)
 
 
-def filters_first(array: Array) -> Array:
-    """View (*kernel, C, O) as (O, C, *kernel)."""
-    axes = array.ndim - 2
-    return array.transpose(axes + 1, axes, *range(axes))
+def filters_first(memory: Array, axes: int) -> Array:
+    """View (*tile, *kernel, C, O) as (O, *tile, C, *kernel)."""
+    order = memory_order(memory.ndim, axes)
+    return memory.transpose([order.index(axis) for axis in range(memory.ndim)])
 
 
-def filters_last(array: Array) -> Array:
-    """View (O, C, *kernel) as (*kernel, C, O)."""
-    return array.transpose(*range(2, array.ndim), 1, 0)
+def filters_last(K: Array, axes: int) -> Array:
+    """View (O, *tile, C, *kernel) as (*tile, *kernel, C, O), the order of kernels in memory."""
+    return K.transpose(memory_order(K.ndim, axes))
+
+
+def memory_order(dimensions: int, axes: int) -> list[int]:
+    """List the axes of a kernel (O, *tile, C, *kernel) in the order of its memory."""
+    tiles = dimensions - axes - 2
+    return [*range(1, 1 + tiles), *range(2 + tiles, dimensions), 1 + tiles, 0]
+
+
+def channels_last(array: Array) -> Array:
+    """View (N, C, *size) as (N, *size, C)."""
+    return array.transpose(0, *range(2, array.ndim), 1)
+
+
+def channels_second(array: Array) -> Array:
+    """View (N, *size, C) as (N, C, *size)."""
+    return array.transpose(0, array.ndim - 1, *range(1, array.ndim - 1))
 
 
 def examples_last(array: Array) -> Array:

@@ -22,6 +22,7 @@ from convae.models.initialisation import initialise
 from convae.models.layers import Layer, parameter_shapes, stack
 from convae.models.parameters import Arrays, flat_size, per_layer, views
 from convae.models.penalties import NONE, Penalty
+from convae.models.planned import Planned
 
 DTYPES = ("float32", "float64")
 STORAGES = ("float16", "bfloat16")
@@ -128,6 +129,7 @@ class Autoencoder:
             self.layers, self.loss, self.backend, self._allocate, storage or dtype
         )
         self.flat_gradients = self._backpropagation.flat_gradients
+        self._planned = Planned(self) if self.backend.runs_programs else None
         self.lock = RLock()
 
     def _check_storage(self) -> None:
@@ -186,17 +188,8 @@ class Autoencoder:
         mapping
             Arrays by the names of `parameters`.
         """
-        return views(self.backend, parameter_shapes(self.layers), flat, self.shared_kernels)
-
-    @property
-    def shared_kernels(self) -> list[str]:
-        """Names of the kernels that all positions share."""
-        return [
-            f"{index}.{name}"
-            for index, layer in enumerate(self.layers)
-            for name in layer.shapes
-            if name.endswith("kernel") and layer.spec.sharing == "shared"
-        ]
+        axes = len(self.input_shape) - 1
+        return views(self.backend, parameter_shapes(self.layers), flat, axes)
 
     @property
     def gradients(self) -> Arrays:
@@ -264,7 +257,7 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         x = self._check("x", x, self.input_shape)
-        return self._encode(x)[-1].astype(self.dtype, copy=False)
+        return self._encode(x, [len(self.layers)])[0].astype(self.dtype, copy=False)
 
     def codes(self, x: Array) -> list[Array]:
         """Encode images and keep what every layer makes of them.
@@ -285,14 +278,19 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         x = self._check("x", x, self.input_shape)
-        return [H.astype(self.dtype, copy=False) for H in self._encode(x)[1:]]
+        levels = range(1, len(self.layers) + 1)
+        return [H.astype(self.dtype, copy=False) for H in self._encode(x, levels)]
 
-    def _encode(self, x: Array) -> list[Array]:
-        """Return x and the codes of all layers, in the type of the activations."""
+    def _encode(self, x: Array, levels: Sequence[int]) -> list[Array]:
+        """Return the codes of some levels, 1 the lowest, in the type of the activations."""
         if not len(x):
-            shapes = (layer.output_shape for layer in self.layers)
-            return [x, *(self.xp.empty((0, *shape), self.dtype) for shape in shapes)]
-        return backpropagation.encode(self.layers, x.astype(self.storage or self.dtype, copy=False))
+            shapes = (self.layers[level - 1].output_shape for level in levels)
+            return [self.xp.empty((0, *shape), self.dtype) for shape in shapes]
+        if self._planned is not None:
+            return self._planned.encode(x, levels)
+        x = x.astype(self.storage or self.dtype, copy=False)
+        codes = backpropagation.encode(self.layers, x)
+        return [codes[level] for level in levels]
 
     def decode(self, H: Array) -> Array:
         """Decode codes.
@@ -315,6 +313,8 @@ class Autoencoder:
         H = self._check("H", H, self.code_shape)
         if not len(H):
             return self.xp.empty((0, *self.input_shape), self.dtype)
+        if self._planned is not None:
+            return self._planned.decode(H)
         R = backpropagation.decode(self.layers, H.astype(self.storage or self.dtype, copy=False))
         return R.astype(self.dtype, copy=False)
 
@@ -398,7 +398,10 @@ class Autoencoder:
             If dtype, device or shape do not fit.
         """
         x, target = self.check_batch(x, target)
-        R = backpropagation.decode(self.layers, self._encode(x)[-1], not self.loss.of_logits)
+        if self._planned is not None:
+            return self.loss_of(self._planned.reconstruct(x), target)
+        (H,) = self._encode(x, [len(self.layers)])
+        R = backpropagation.decode(self.layers, H, not self.loss.of_logits)
         return self.loss_of(R.astype(self.dtype, copy=False), target)
 
     def loss_of(self, R: Array, target: Array) -> tuple[Array, Array]:
@@ -481,7 +484,10 @@ class Autoencoder:
         x, target = self.check_batch(x, target)
         self.check_penalty(penalty)
         with self.lock:
-            J = self._backpropagation(x, target, penalty)
+            if self._planned is not None:
+                J = self._planned.gradients(x, target, penalty)
+            else:
+                J = self._backpropagation(x, target, penalty)
             if penalty.weight_decay:
                 J = J + penalty.of_kernels(self.parameters, self._backpropagation.gradients)
             return self.xp.asarray(J)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from math import prod
 from types import MappingProxyType
 from typing import TypeAlias
@@ -19,20 +19,20 @@ def views(
     backend: Backend,
     shapes: Mapping[str, tuple[int, ...]],
     flat: Array,
-    kernels: Collection[str] = (),
+    axes: int,
 ) -> Arrays:
     """View a flat vector as named arrays, end to end.
 
     Parameters
     ----------
     backend : Backend
-        Knows the order in which shared kernels lie in memory.
+        Knows the order in which kernels lie in memory.
     shapes : mapping
         Shape of each array, in the order of the layout.
     flat : (M,) ndarray
         The vector, of the length `flat_size`.
-    kernels : collection of str
-        Which of them are shared kernels (O, C, *kernel).
+    axes : int
+        Axes of positions, of which kernels have elements.
 
     Returns
     -------
@@ -43,8 +43,10 @@ def views(
     found, start = {}, 0
     for name, shape in shapes.items():
         elements = flat[start : start + prod(shape)]
-        is_kernel = name in kernels
-        found[name] = backend.kernel_view(elements, shape) if is_kernel else elements.reshape(shape)
+        if name.endswith("kernel"):
+            found[name] = backend.kernel_view(elements, shape, axes)
+        else:
+            found[name] = elements.reshape(shape)
         start += _aligned(shape)
     return MappingProxyType(found)
 

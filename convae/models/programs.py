@@ -40,6 +40,8 @@ class StackProgram:
         The model.
     examples : int
         Examples of a batch, N.
+    gradients : (M,) ndarray, optional
+        What is given as the model's flat gradients.
 
     Attributes
     ----------
@@ -47,12 +49,14 @@ class StackProgram:
         The model's arrays, by the names under which the program declares them.
     """
 
-    def __init__(self, model: Autoencoder, examples: int) -> None:
+    def __init__(
+        self, model: Autoencoder, examples: int, gradients: Array | None = None
+    ) -> None:
         self.model, self.N = model, examples
         self.program = Program()
         self.dtype = model.storage or model.dtype
         self.top = len(model.layers)
-        self.given = given_arrays(model)
+        self.given = given_arrays(model, gradients)
         for name, array in self.given.items():
             self.program.array(name, array.shape, array.dtype.name, given=True)
 
@@ -108,7 +112,7 @@ class StackProgram:
 
 
 class ReconstructionProgram(StackProgram):
-    """Builds the program that encodes and decodes batches of one size.
+    """Builds the program that encodes and decodes batches of one size, or does one of both.
 
     Parameters
     ----------
@@ -116,6 +120,8 @@ class ReconstructionProgram(StackProgram):
         The model.
     examples : int
         Examples of a batch, N.
+    up, down : bool
+        Whether it encodes and decodes; if it only decodes, the caller fills the uppermost code.
 
     Attributes
     ----------
@@ -124,17 +130,19 @@ class ReconstructionProgram(StackProgram):
         goes into the output activation, if the loss is of that.
     """
 
-    def __init__(self, model: Autoencoder, examples: int) -> None:
+    def __init__(
+        self, model: Autoencoder, examples: int, up: bool = True, down: bool = True
+    ) -> None:
         super().__init__(model, examples)
         for k, shape in enumerate(self._level_shapes()):
             self._array(f"visible {k}", self._code(k), shape)
             if k < self.top:
                 self._array(f"hidden {k}", f"D{k}", shape)
         self._shorten()
-        for k in range(self.top):
+        for k in range(self.top) if up else ():
             self._encode(k)
-        for k in reversed(range(self.top)):
-            self._decode(k, activate=k > 0 or not model.loss.of_logits)
+        for k in reversed(range(self.top)) if down else ():
+            self._decode(k, activate=k > 0 or not (up and model.loss.of_logits))
 
     def _array(self, block: str, name: str, shape: tuple[int, ...]) -> None:
         """Declare an array in memory that the gradients' program also uses, at other times."""
@@ -155,6 +163,10 @@ class GradientProgram(StackProgram):
         What is added to the loss.
     has_target : bool
         Whether reconstructions are compared with other images than the model is given.
+    whole : int, optional
+        Examples of the batch of which this is a chunk: the loss is a mean over that.
+    gradients : (M,) ndarray, optional
+        Where the gradients go; by default to the model's `flat_gradients`.
 
     Attributes
     ----------
@@ -164,10 +176,16 @@ class GradientProgram(StackProgram):
     """
 
     def __init__(
-        self, model: Autoencoder, examples: int, penalty: Penalty, has_target: bool
+        self,
+        model: Autoencoder,
+        examples: int,
+        penalty: Penalty,
+        has_target: bool,
+        whole: int | None = None,
+        gradients: Array | None = None,
     ) -> None:
-        super().__init__(model, examples)
-        self.penalty = penalty
+        super().__init__(model, examples, gradients)
+        self.penalty, self.whole = penalty, whole or examples
         # where activations are short, errors are kept from underflowing and divided again
         self.scale = 1 if self.dtype == model.dtype else examples * prod(model.input_shape)
         self._declare(has_target or self.dtype != model.dtype)
@@ -219,7 +237,7 @@ class GradientProgram(StackProgram):
                 "geometry": layer.geometry,
                 "activation": layer.visible_activation,
                 "loss": self.model.loss,
-                "count": self.N * prod(self.model.input_shape),
+                "count": self.whole * prod(self.model.input_shape),
                 "scale": self.scale,
             },
         )
@@ -286,7 +304,7 @@ class GradientProgram(StackProgram):
                     mean=mean,
                     write={"extra": extra},
                     update={"J": "J"},
-                    settings={"penalty": penalty},
+                    settings={"penalty": penalty, "count": self.whole * prod(shapes[k])},
                 )
             elif curved:
                 program.do("clear", write={"out": extra})
@@ -299,7 +317,7 @@ class GradientProgram(StackProgram):
         """Penalise the slopes of the layer below level k."""
         program, layer = self.program, self.model.layers[k - 1]
         shapes, f = self._level_shapes(), layer.hidden_activation
-        K, strength = f"{k - 1}.kernel", self.penalty.contractive / self.N
+        K, strength = f"{k - 1}.kernel", self.penalty.contractive / self.whole
         kernel = program.slots[K]
         ones = program.array(f"ones {k}", (1, *shapes[k - 1]), self.dtype, filling=1.0)
         squares = program.array(f"squared kernel {k}", kernel.shape, kernel.dtype)
@@ -332,7 +350,7 @@ class GradientProgram(StackProgram):
                     K=f"{k}.kernel",
                     slopes=f"slopes of kernel {k + 1}",
                     update={"dK": f"d{k}.kernel", "J": "J"},
-                    settings={"strength": penalty.contractive / self.N},
+                    settings={"strength": penalty.contractive / self.whole},
                 )
             for name in dict.fromkeys(("kernel", layer.decoder_kernel)):
                 if penalty.weight_decay:
@@ -344,15 +362,17 @@ class GradientProgram(StackProgram):
                     )
 
 
-def given_arrays(model: Autoencoder) -> dict[str, Array]:
+def given_arrays(model: Autoencoder, gradients: Array | None = None) -> dict[str, Array]:
     """Return the model's arrays as its program declares them: "0.kernel", its gradient "d0.kernel".
 
-    "parameters" and "gradients" are the flat vectors that hold them. Where activations are stored
+    "parameters" and "gradients" are the flat vectors that hold them, the gradients perhaps in
+    another one than the model's. Where activations are stored
     in a shorter type, "short 0.kernel" is a copy in that type.
     """
-    found = {"parameters": model.flat_parameters, "gradients": model.flat_gradients}
+    gradients = model.flat_gradients if gradients is None else gradients
+    found = {"parameters": model.flat_parameters, "gradients": gradients}
     found |= _in_memory(model, "", model.parameters)
-    found |= _in_memory(model, "d", model.gradients)
+    found |= _in_memory(model, "d", model.views(gradients))
     if model.storage is not None:
         short = found["short parameters"] = model.flat_parameters.astype(model.storage)
         found |= _in_memory(model, "short ", model.views(short))
@@ -360,9 +380,9 @@ def given_arrays(model: Autoencoder) -> dict[str, Array]:
 
 
 def _in_memory(model: Autoencoder, prefix: str, arrays: Arrays) -> dict[str, Array]:
-    """View named arrays in the order of their memory: shared kernels have their filters last."""
-    shared = model.shared_kernels
+    """View named arrays in the order of their memory: kernels have their filters last."""
+    axes = len(model.input_shape) - 1
     return {
-        f"{prefix}{name}": filters_last(array) if name in shared else array
+        f"{prefix}{name}": filters_last(array, axes) if name.endswith("kernel") else array
         for name, array in arrays.items()
     }

@@ -64,7 +64,7 @@ def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
     """Build the model for images of a shape (C, H, W), with its initial parameters."""
     output = config.model.output_activation
     assert output is not None
-    backend = backend_for(config.device, tf32=config.tf32, precision=config.precision)
+    backend = backend_for(config.device, tf32=config.tf32)
     check_engine(config.gpu_engine, backend.device)
     try:
         return Autoencoder(

@@ -90,7 +90,7 @@ class Optimizer:
         self.prepare(parameters)
         self.steps += 1
         backend = backend or backend_for(parameters)
-        self.method(backend, parameters, gradient, self.numbers(), **self.state)
+        backend.update(self.method, parameters, gradient, self.numbers(), self.state)
 
     def prepare(self, parameters: Array) -> None:
         """Make the state's vectors, zeros, where there are none yet.

@@ -2,76 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
-
 from convae.engine import Array
-from convae.engine.program import Executable, Memory, Problem, Program, Way
-from convae.engine.program.arithmetic import channels_second
+from convae.engine.backend import channels_second
+from convae.engine.program import Memory, Program
 from convae.models.autoencoder import Autoencoder
 from convae.models.penalties import Penalty
+from convae.models.plans import Choose, Plan, Plans, Runner
 from convae.models.programs import GradientProgram, ReconstructionProgram
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
 
-Choose: TypeAlias = Callable[[Program], Callable[[Problem], Way]]
-Runner: TypeAlias = Callable[[Executable], Callable[[], None]]
-
-MOST_PLANS = 8
-"""Plans that are kept: those for the batch sizes used last."""
-
 UPDATE = ("energy", "update")
 """The operations behind the gradients."""
-
-
-@dataclass
-class Plans:
-    """Programs bound to memory, one for each kind of batch; those used last are kept.
-
-    Parameters
-    ----------
-    choose : callable
-        Returns the ways of computing a program's problems.
-    runner : callable
-        Returns what runs an executable.
-    memory : Memory
-        Where they lie: plans run one after the other, and none leaves anything for another.
-    """
-
-    choose: Choose
-    runner: Runner
-    memory: Memory
-    kept: dict[Hashable, Plan] = field(default_factory=dict)
-
-    def get(self, key: Hashable, build: Callable[[], tuple[Program, Mapping[str, Array]]]) -> Plan:
-        """Return the plan of a key; `build` returns its program and given arrays, if there is none.
-
-        The one that was not used for longest is let go of.
-        """
-        plan = self.kept.pop(key, None)
-        if plan is None:
-            program, given = build()
-            executable = Executable(program, given, self.choose(program), self.memory)
-            plan = Plan(executable, self.runner(executable))
-        self.kept[key] = plan
-        if len(self.kept) > MOST_PLANS:
-            self.kept.pop(next(iter(self.kept)))
-        return plan
-
-
-class Plan:
-    """A program bound to memory, and what runs it."""
-
-    def __init__(self, executable: Executable, run: Callable[[], None]) -> None:
-        self.executable, self.run = executable, run
-        self.arrays = executable.arrays
-
-    def load(self, x: Array, target: Array) -> None:
-        """Copy a batch to where the program reads it."""
-        channels_second(self.arrays["x"])[...] = x
-        if "target" in self.arrays:
-            channels_second(self.arrays["target"])[...] = target
 
 
 class PlannedStep:

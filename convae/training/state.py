@@ -32,7 +32,7 @@ from convae.training.schedules import SCHEDULES
 
 log = logging.getLogger("convae")
 
-LAYOUT = 3
+LAYOUT = 4
 """What states hold, and in which order; a state of another layout is refused."""
 
 

@@ -14,7 +14,8 @@ from convae.engine.program import Portable, Problem, Program, Way
 from convae.models.penalties import NONE, Penalty
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
-from convae.training.planned_step import MOST_PLANS, PlannedEvaluation, PlannedStep
+from convae.models.plans import MOST_PLANS
+from convae.training.planned_step import PlannedEvaluation, PlannedStep
 
 LAYERS = [
     Layer(4, 3, stride=2, padding="same", activation="tanh"),

@@ -1,105 +1,150 @@
-"""The NumPy backend: chooses an algorithm for each problem and splits the batch among threads.
+"""The NumPy backend: compiled convolutions and passes, and the division of work among threads.
 
-Shared kernels without dilation or groups, on batches of whole blocks of examples, are computed by
-`direct`, or by `winograd` where many channels make it faster; everything else by `unfolded`.
+Batches are channels last in memory, ``(N, *size, C)``. Where Numba may not compile, with
+NUMBA_DISABLE_JIT, and for what has no compiled pass, array code computes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from convae.engine.arrays import Array
-from convae.engine.backend import ArrayBackend, Elementwise, examples_first, examples_last
-from convae.engine.cpu import threads, unfolded
-from convae.engine.cpu.threads import BLOCK_BYTES
+from convae.engine.backend import (
+    ArrayBackend,
+    Elementwise,
+    channels_last,
+    channels_second,
+    filters_first,
+    filters_last,
+    memory_order,
+)
+from convae.engine.cpu import threads
+from convae.engine.cpu.threads import contiguous
 from convae.engine.geometry import Geometry
+from convae.engine.program import Problem, Way
+from convae.engine.updates import Moments
 
 Result = TypeVar("Result")
 
+UPDATE_ELEMENTS = 1 << 17
+"""Parameters that a thread updates at a time."""
+
 
 class NumpyBackend(ArrayBackend):
-    """c, h and g on NumPy arrays, and compiled passes over arrays that they returned.
+    """c, h and g on NumPy arrays, and compiled passes over arrays that they returned."""
 
-    Parameters
-    ----------
-    precision : {"fast", "exact"}
-        See `convae.engine.precision`.
-    """
+    @property
+    def runs_programs(self) -> bool:  # type: ignore[override]
+        """See `convae.engine.backend.Backend`."""
+        return compiles()
 
-    def __init__(self, precision: str = "fast") -> None:
-        self.precision = precision
+    def way(self, problem: Problem) -> Way:
+        """See `convae.engine.backend.Backend`; compiled, where that suits the problem."""
+        found: Way = compiled("ways").Compiled()
+        return found if found.suits(problem) else super().way(problem)
 
     def c(self, K: Array, V: Array, geometry: Geometry) -> Array:
         """See `convae.engine.backend.Backend`."""
-        V = examples_last(V)
-        compiled = self._compiled("c", geometry, V.shape[0], K.shape[0], V.shape[-1], V.itemsize)
-        return examples_first((compiled or unfolded.c)(K, V, geometry))
+        if not compiles():
+            return super().c(K, V, geometry)
+        Z = np.empty((len(V), *geometry.output, len(K)), V.dtype)
+        self._compute("c", (_kernel(K, geometry), _batch(V), Z), geometry)
+        return channels_second(Z)
 
     def h(self, K: Array, G: Array, geometry: Geometry) -> Array:
         """See `convae.engine.backend.Backend`."""
-        G = examples_last(G)
-        C = K.shape[-geometry.axes - 1] * geometry.groups
-        compiled = self._compiled("h", geometry, C, K.shape[0], G.shape[-1], G.itemsize)
-        return examples_first((compiled or unfolded.h)(K, G, geometry))
+        if not compiles():
+            return super().h(K, G, geometry)
+        kernel = _kernel(K, geometry)
+        V = np.empty((len(G), *geometry.size, kernel.shape[-2] * geometry.groups), G.dtype)
+        self._compute("h", (kernel, _batch(G), V), geometry)
+        return channels_second(V)
 
     def g(self, G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
         """See `convae.engine.backend.Backend`."""
-        G, V = examples_last(G), examples_last(V)
-        compiled = self._compiled("g", geometry, V.shape[0], G.shape[0], V.shape[-1], V.itemsize)
-        return (compiled or unfolded.g)(G, V, K_shape, geometry)
+        if not compiles():
+            return super().g(G, V, K_shape, geometry)
+        order = memory_order(len(K_shape), geometry.axes)
+        dK = np.empty(tuple(K_shape[axis] for axis in order), V.dtype)
+        self._compute("g", (_batch(G), _batch(V), dK), geometry)
+        return filters_first(dK, geometry.axes)
 
-    def _compiled(self, *problem: Any) -> Callable[..., Array] | None:
-        return compiled_operation(*problem, self.precision == "exact")
+    def _compute(self, operation: str, arrays: tuple[Array, ...], geometry: Geometry) -> None:
+        module = compiled("convolution")
+        behind = () if operation == "g" else (module.nothing(arrays[-1].dtype),)
+        getattr(module, f"bind_{operation}")(*arrays, geometry, *behind)()
 
     def activate(self, Z: Array, b: Array | None, f: Elementwise) -> Array:
         """See `convae.engine.backend.Backend`; a single pass over Z if f is piecewise linear."""
-        view = rows(Z) if b is not None and b.ndim == 1 else None
+        view = flat(Z) if b is not None and b.ndim == 1 else None
         if view is None or b is None:
             return super().activate(Z, b, f)
-        compiled_passes().add_bias(*view, b, Z.dtype.type(1 if f.slope is None else f.slope))
+        passes = compiled("pointwise")
+        pattern = np.tile(b, -(-passes.PATTERN // len(b)))
+        passes.add_bias(*view, pattern, Z.dtype.type(1 if f.slope is None else f.slope))
         if f.slope is None:
             f.function(np, Z)
         return Z
 
     def activation_gradient(self, dH: Array, H: Array, f: Elementwise) -> Array:
         """See `convae.engine.backend.Backend`."""
-        view = rows(dH, H)
+        view = flat(dH, H)
         if f.derivative is None or f.quadratic is None or view is None:
             return super().activation_gradient(dH, H, f)
-        flat = (array.reshape(-1) for array in view)
-        compiled_passes().times_derivative(*flat, *map(H.dtype.type, f.quadratic))
+        compiled("pointwise").times_derivative(*view, *map(H.dtype.type, f.quadratic))
         return dH
 
     def squared_error(
         self, R: Array, x: Array, f_out: Elementwise, count: int
     ) -> tuple[Array, Array]:
         """See `convae.engine.backend.Backend`."""
-        view = rows(R, x)
+        view = flat(R, x)
         if view is None or f_out.quadratic is None:
             return super().squared_error(R, x, f_out, count)
         E = np.empty_like(R)
         numbers = map(R.dtype.type, (2 / count, *f_out.quadratic))
-        J = compiled_passes().squared_error(*(rows(E) or ()), *view, *numbers) / count
+        J = compiled("pointwise").squared_error(*(flat(E) or ()), *view, *numbers) / count
         return np.asarray(J), E
 
     def bias_gradient(self, G: Array, by_position: bool) -> Array:
         """See `convae.engine.backend.Backend`."""
-        view = None if by_position else rows(G)
+        view = None if by_position else flat(G)
         if view is None:
             return super().bias_gradient(G, by_position)
-        return compiled_passes().channel_sums(*view).astype(G.dtype)
+        sums: Array = compiled("pointwise").channel_sums(*view, G.shape[1])
+        return sums.astype(G.dtype)
+
+    def update(
+        self,
+        method: Callable[..., None],
+        parameters: Array,
+        gradients: Array,
+        numbers: Sequence[float],
+        state: Mapping[str, Array],
+    ) -> None:
+        """See `convae.engine.backend.Backend`; one compiled pass for Adam."""
+        if not compiles() or not isinstance(method, Moments):
+            super().update(method, parameters, gradients, numbers, state)
+            return
+        arrays = parameters, gradients, state["first_moment"], state["second_moment"]
+        rate, correction, decay = numbers
+        settings = (method.penalty, method.beta1, method.beta2, method.epsilon, rate, correction)
+        values = [parameters.dtype.type(v) for v in (*settings, decay if method.decays else 1)]
+
+        def follow(part: slice) -> None:
+            compiled("pointwise").follow_moments(*arrays, part.start, part.stop, *values)
+
+        threads.map_tasks(follow, threads.cut(len(parameters), UPDATE_ELEMENTS))
 
     def arrange(self, x: Array) -> Array:
-        """See `convae.engine.backend.Backend`; memory order (*size, C, N)."""
-        axes = x.ndim - 2
-        memory = np.ascontiguousarray(x.transpose(*range(2, x.ndim), 1, 0))
-        return memory.transpose(axes + 1, axes, *range(axes))
+        """See `convae.engine.backend.Backend`; memory order (N, *size, C)."""
+        return channels_second(_batch(x))
 
     def divide(self, examples: int, work: int) -> list[slice]:
         """See `convae.engine.backend.Backend`; independent of the number of threads."""
@@ -116,56 +161,34 @@ def compiles() -> bool:
     return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
 
 
-@lru_cache(maxsize=1024)
-def compiled_operation(
-    operation: str,
-    geometry: Geometry,
-    channels: int,
-    filters: int,
-    examples: int,
-    itemsize: int,
-    exact: bool = False,
-) -> Callable[..., Array] | None:
-    """Return the compiled c, h or g for a problem, or None if only `gemm` supports it."""
-    blocks, rest = divmod(examples * itemsize, BLOCK_BYTES)
-    if (
-        not compiles()
-        or rest
-        or geometry.groups != 1
-        or {*geometry.tile, *geometry.dilation} != {1}
-    ):
-        return None
-    from convae.engine.cpu import direct, winograd  # deferred: importing Numba is slow
-
-    tiling = None
-    if not exact:
-        tiling = winograd.choose_tiling(operation, geometry, channels, filters, blocks)
-    if tiling is None:
-        return getattr(direct, operation)  # type: ignore[no-any-return]
-    return partial(getattr(winograd, operation), tiling=tiling)
-
-
 @cache
-def compiled_passes() -> ModuleType:
-    """Import the compiled elementwise passes on first use."""
-    from convae.engine.cpu import pointwise
+def compiled(module: str) -> ModuleType:
+    """Import compiled code on first use: importing Numba is slow."""
+    from importlib import import_module
 
-    return pointwise
+    return import_module(f"convae.engine.cpu.{module}")
 
 
-def rows(*arrays: Array) -> list[np.ndarray[Any, Any]] | None:
-    """View batches in their memory order, that of c's and h's results; None if one has another.
+def _batch(array: Array) -> Array:
+    """View (N, C, *size) as it lies in memory, (N, *size, C), copying only if it does not."""
+    return contiguous(channels_last(array))
 
-    (N, C, *size) -> (prod(size), C, N)
-    """
+
+def _kernel(K: Array, geometry: Geometry) -> Array:
+    """View a kernel as it lies in memory, copying only if it does not."""
+    return contiguous(filters_last(K, geometry.axes))
+
+
+def flat(*arrays: Array) -> list[np.ndarray[Any, Any]] | None:
+    """View batches in their memory order; None if one has another."""
     views = []
     if not compiles():
         return None
     for array in arrays:
         if not isinstance(array, np.ndarray) or array.ndim < 3 or array.itemsize < 4:
             return None
-        memory = array.transpose(*range(2, array.ndim), 1, 0)
+        memory = channels_last(array)
         if not memory.flags.c_contiguous:
             return None
-        views.append(memory.reshape(-1, array.shape[1], array.shape[0]))
+        views.append(memory.reshape(-1))
     return views

@@ -1,15 +1,16 @@
-"""Small matrix products, transposes and linear maps whose sums stay in registers.
+"""Vector code that Numba does not generate by itself, in LLVM IR.
 
-Numba's own loops keep sums in memory, so these are written in LLVM IR. Numba's cache does not track
-changes to this file: a compiled caller is rebuilt only when its own file changes.
+The building block of all convolutions is `tiles`: sums of products that stay in registers while
+they grow. The others move and add short rows, whose last vector is masked, and transpose.
 
-Array arguments are flat. As in BLAS, a matrix A is given by the offset a of its first element and
-lda, the elements from one row to the next; rows are `BLOCK_BYTES` long unless stated otherwise.
+Numba's cache does not track changes to this file: a compiled caller is rebuilt only when its own
+file changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import factorial, log
 from typing import Any
 
 from llvmlite import ir
@@ -18,15 +19,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from convae.engine.cpu.jit import AVX512
-from convae.engine.cpu.threads import BLOCK_BYTES
-from convae.engine.cpu.toom_cook import Matrix, scheme
+from convae.engine.cpu.offsets import VECTOR_BYTES
 
-VECTOR_BYTES = 64
-VECTORS = BLOCK_BYTES // VECTOR_BYTES
-"""Vectors per row of a tile."""
+LARGEST_TILE = {1: 8, 2: 8, 3: 8, 4: 6} if AVX512 else {1: 6, 2: 3}
+"""Rows of a tile by the vectors of its rows, such that sums and a row of B fit into registers."""
 
-ROWS = 8 if AVX512 else 3
-"""Rows of a tile, such that its sums and a row of B fit into registers."""
+MOST_VECTORS = max(LARGEST_TILE)
 
 INTEGER = ir.IntType(64)
 FUSED = {"flags": ("contract", "nsz")}  # allows fused multiply-add instructions
@@ -51,59 +49,44 @@ class Emitter:
         multiples = [self.builder.mul(step, INTEGER(row)) for row in range(count)]
         return [self.builder.gep(pointer, [multiple]) for multiple in multiples]
 
-    def load(self, pointer: Any, vector: int = 0) -> Any:
-        """Load one vector of a row."""
-        return self.builder.load(self._at(pointer, vector), align=self.bytes)
+    def load(self, pointer: Any, vector: int = 0, mask: Any = None) -> Any:
+        """Load one vector of a row; where a mask is off, zeros."""
+        place = self._at(pointer, vector)
+        if mask is None:
+            return self.builder.load(place, align=self.bytes)
+        kinds = [place.type, ir.IntType(32), mask.type, self.vector]
+        function = self._function(f"llvm.masked.load.{self._suffix}", self.vector, kinds)
+        align = ir.IntType(32)(self.bytes)
+        return self.builder.call(function, [place, align, mask, ir.Constant(self.vector, None)])
 
-    def store(self, value: Any, pointer: Any, vector: int = 0) -> None:
-        """Store one vector of a row."""
-        self.builder.store(value, self._at(pointer, vector), align=self.bytes)
+    def store(self, value: Any, pointer: Any, vector: int = 0, mask: Any = None) -> None:
+        """Store one vector of a row, where the mask is on."""
+        place = self._at(pointer, vector)
+        if mask is None:
+            self.builder.store(value, place, align=self.bytes)
+            return
+        kinds = [self.vector, place.type, ir.IntType(32), mask.type]
+        function = self._function(f"llvm.masked.store.{self._suffix}", ir.VoidType(), kinds)
+        self.builder.call(function, [value, place, ir.IntType(32)(self.bytes), mask])
 
-    def _at(self, pointer: Any, vector: int) -> Any:
-        place = self.builder.gep(pointer, [INTEGER(vector * self.width)])
-        return self.builder.bitcast(place, self.vector.as_pointer())
+    def first(self, count: Any) -> Any:
+        """Make a mask that is on for the first `count` elements of a vector."""
+        places = ir.VectorType(INTEGER, self.width)
+        numbers = ir.Constant(places, list(range(self.width)))
+        zeros = ir.Constant(places, None)
+        one = self.builder.insert_element(zeros, count, ir.IntType(32)(0))
+        limit = self.builder.shuffle_vector(one, zeros, self._lanes([0] * self.width))
+        return self.builder.icmp_signed("<", numbers, limit)
 
     def everywhere(self, value: Any) -> Any:
         """Broadcast a scalar to a vector."""
         zeros = ir.Constant(self.vector, None)
         first = self.builder.insert_element(zeros, value, ir.IntType(32)(0))
-        return self.builder.shuffle_vector(first, zeros, self._mask([0] * self.width))
+        return self.builder.shuffle_vector(first, zeros, self._lanes([0] * self.width))
 
     def shuffle(self, a: Any, b: Any, places: Sequence[int]) -> Any:
         """Shuffle the lanes of two vectors into one."""
-        return self.builder.shuffle_vector(a, b, self._mask(places))
-
-    def spare(self) -> Any:
-        """Allocate a row of zeros that stands in for rows out of range."""
-        row = cgutils.alloca_once(self.builder, ir.ArrayType(self.vector, VECTORS), zfill=True)
-        return self.builder.bitcast(row, self.vector.element.as_pointer())
-
-    def among(self, places: list[Any], low: Any, high: Any, spare: Any) -> list[Any]:
-        """Replace the pointers outside [low, high) by `spare`."""
-        chosen = []
-        for number, place in enumerate(places):
-            exists = self.builder.and_(
-                self.builder.icmp_signed("<=", low, INTEGER(number)),
-                self.builder.icmp_signed("<", INTEGER(number), high),
-            )
-            chosen.append(self.builder.select(exists, place, spare))
-        return chosen
-
-    def product(self, matrix: Matrix, rows: list[Any]) -> list[Any]:
-        """Multiply a constant matrix by rows of one vector each."""
-        builder, results = self.builder, []
-        for factors in matrix:
-            total = ir.Constant(self.vector, None)
-            for factor, row in zip(factors, rows, strict=True):
-                if factor:
-                    number = ir.Constant(self.vector.element, float(factor))
-                    term = builder.fmul(row, self.everywhere(number), **FUSED)
-                    total = builder.fadd(total, term, **FUSED)
-            results.append(total)
-        return results
-
-    def _mask(self, places: Sequence[int]) -> Any:
-        return ir.Constant(ir.VectorType(ir.IntType(32), self.width), list(places))
+        return self.builder.shuffle_vector(a, b, self._lanes(places))
 
     def loop(self, count: Any, pointers: list[tuple[Any, Any]], sums: list[Any], body: Any) -> Any:
         """Emit a loop of `count`, at least one, calls of `body(pointers, sums)` -> new sums."""
@@ -127,101 +110,272 @@ class Emitter:
         builder.position_at_end(done)
         return new_sums
 
+    @property
+    def _suffix(self) -> str:
+        return f"v{self.width}f{8 * self.bytes}.p0"
 
-def _emit_tile(emit: Emitter, rows: int, D: Any, A: Any, B: Any, sizes: dict[str, Any]) -> None:
-    """Emit one tile of `multiply`; D, A and B point to its corners."""
+    def _function(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        kind = ir.FunctionType(result, arguments)
+        return cgutils.get_or_insert_function(self.builder.module, kind, name)
+
+    def _at(self, pointer: Any, vector: int) -> Any:
+        place = self.builder.gep(pointer, [INTEGER(vector * self.width)])
+        return self.builder.bitcast(place, self.vector.as_pointer())
+
+    def _lanes(self, places: Sequence[int]) -> Any:
+        return ir.Constant(ir.VectorType(ir.IntType(32), self.width), list(places))
+
+
+def _emit_tile(
+    emit: Emitter,
+    A_rows: list[Any],
+    D_rows: list[Any],
+    vectors: int,
+    mask: Any,
+    steps: Any,
+    depth: Any,
+    B: Any,
+    fresh: Any,
+) -> None:
+    """Emit one tile of `tiles`; the mask is that of the last vector of its rows."""
     builder = emit.builder
-    places = [(row, v) for row in emit.rows(D, sizes["ldd"], rows) for v in range(VECTORS)]
-
-    def pair(corners: list[Any], sums: list[Any]) -> Any:
-        columns = [(row, sizes["a_column"]) for row in emit.rows(corners[0], sizes["lda"], rows)]
-        return emit.loop(sizes["depth"], [(corners[1], sizes["ldb"]), *columns], sums, multiply_add)
+    masks = [None] * (vectors - 1) + [mask]
 
     def multiply_add(pointers: list[Any], sums: list[Any]) -> list[Any]:
-        row_of_B = [emit.load(pointers[0], v) for v in range(VECTORS)]
+        step = pointers[0]
+        a_step = builder.load(step)
+        b_step = builder.load(builder.gep(step, [INTEGER(1)]))
+        row = builder.gep(B, [b_step])
+        row_of_B = [emit.load(row, v, masks[v]) for v in range(vectors)]
         new: list[Any] = []
-        for pointer in pointers[1:]:
-            a = emit.everywhere(builder.load(pointer))
+        for pointer in A_rows:
+            a = emit.everywhere(builder.load(builder.gep(pointer, [a_step])))
             for b in row_of_B:
                 new.append(builder.fadd(builder.fmul(a, b, **FUSED), sums[len(new)], **FUSED))
         return new
 
-    corners = [(A, sizes["a_step"]), (B, sizes["b_step"])]
-    sums = emit.loop(sizes["pairs"], corners, [ir.Constant(emit.vector, None)] * len(places), pair)
-    with builder.if_else(sizes["fresh"]) as (first_time, again):
+    zeros = [ir.Constant(emit.vector, None)] * (len(A_rows) * vectors)
+    sums = emit.loop(depth, [(steps, INTEGER(2))], zeros, multiply_add)
+    by_row = [sums[r * vectors : (r + 1) * vectors] for r in range(len(A_rows))]
+    with builder.if_else(fresh) as (first_time, again):
         with first_time:
-            for total, place in zip(sums, places, strict=True):
-                emit.store(total, *place)
+            for row, place in zip(by_row, D_rows, strict=True):
+                for v in range(vectors):
+                    emit.store(row[v], place, v, masks[v])
         with again:
-            for total, place in zip(sums, places, strict=True):
-                emit.store(builder.fadd(emit.load(*place), total), *place)
+            for v in range(vectors):  # all loads before the stores: rows may be given twice
+                found = [emit.load(place, v, masks[v]) for place in D_rows]
+                for row, place, old in zip(by_row, D_rows, found, strict=True):
+                    emit.store(builder.fadd(old, row[v]), place, v, masks[v])
 
 
 @intrinsic
-def multiply(
+def tiles(
     typing: Any,
-    rows: Any,
     D: Any,
     d: Any,
-    ldd: Any,
+    D_offsets: Any,
     A: Any,
     a: Any,
-    lda: Any,
-    a_column: Any,
-    a_step: Any,
+    A_offsets: Any,
+    first: Any,
+    rows: Any,
+    steps: Any,
+    step: Any,
+    depth: Any,
     B: Any,
     b: Any,
-    ldb: Any,
-    b_step: Any,
-    depth: Any,
-    pairs: Any,
+    columns: Any,
     fresh: Any,
 ) -> Any:
-    """Sum the matrix products A @ B over several pairs; overwrite D if `fresh`, else add to it.
+    """Sum products of elements of A and rows of B; overwrite the rows of D if `fresh`, else add.
 
-    A (pairs, rows, depth); B (pairs, depth, columns) -> D (rows, columns)
+    ``D[d + D_offsets[r] + j] (+)= sum over q of A[a + A_offsets[r] + p] * B[b + m + j]`` with
+    ``p, m = steps[q]``, for `rows` rows r from `first`, `depth` steps q from `step`, and j below
+    `columns`, which are at most `MOST_VECTORS` vectors. Arrays are flat; rows and depth over 0.
     """
-    # consecutive pairs are a_step and b_step apart, the elements of a row of A a_column
-    integer = types.intp
-    D_, A_, B_ = ((array, *(integer,) * count) for array, count in ((D, 2), (A, 4), (B, 3)))
-    signature = types.void(integer, *D_, *A_, *B_, integer, integer, types.boolean)
+    integer, table = types.intp, types.Array(types.int64, 1, "C")
+    sides = (D, integer, table, A, integer, table)
+    ranges = (integer, integer, table, integer, integer)
+    signature = types.void(*sides, *ranges, B, integer, integer, types.boolean)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        count, D_, d, ldd, A_, a, lda, a_column, a_step, *others = arguments
-        B_, b, ldb, b_step, depth, pairs, fresh = others
+        D_, d, D_table, A_, a, A_table, first, rows, steps, step, depth, *others = arguments
+        B_, b, columns, fresh = others
         emit = Emitter(context, builder, D.dtype)
         corner_D, corner_A = emit.pointer(D_, D, d), emit.pointer(A_, A, a)
         corner_B = emit.pointer(B_, B, b)
-        sizes = {"ldd": ldd, "lda": lda, "ldb": ldb, "a_step": a_step, "b_step": b_step}
-        sizes |= {"a_column": a_column, "depth": depth, "pairs": pairs, "fresh": fresh}
+        D_offsets = emit.pointer(D_table, table, first)
+        A_offsets = emit.pointer(A_table, table, first)
+        start = emit.pointer(steps, table, builder.mul(step, INTEGER(2)))
+        last_row = builder.sub(rows, INTEGER(1))
 
-        def tile(rows: int, first: Any) -> None:
-            D_tile = builder.gep(corner_D, [builder.mul(first, ldd)])
-            A_tile = builder.gep(corner_A, [builder.mul(first, lda)])
-            _emit_tile(emit, rows, D_tile, A_tile, corner_B, sizes)
+        def tile(count: int, vectors: int, mask: Any, row: Any, is_rest: bool) -> None:
+            indices = [builder.add(row, INTEGER(r)) for r in range(count)]
+            if is_rest:  # the last row stands in for those that there are not
+                indices = [
+                    builder.select(builder.icmp_signed("<", i, last_row), i, last_row)
+                    for i in indices
+                ]
 
-        rest = builder.srem(count, INTEGER(ROWS))
-        whole = builder.sub(count, rest)
-        with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(ROWS)) as (first, _):
-            tile(ROWS, first)
-        for rows in range(1, ROWS):
-            with builder.if_then(builder.icmp_signed("==", rest, INTEGER(rows))):
-                tile(rows, whole)
+            def places(corner: Any, offsets: Any) -> list[Any]:
+                loaded = [builder.load(builder.gep(offsets, [i])) for i in indices]
+                return [builder.gep(corner, [offset]) for offset in loaded]
+
+            both = places(corner_A, A_offsets), places(corner_D, D_offsets)
+            _emit_tile(emit, *both, vectors, mask, start, depth, corner_B, fresh)
+
+        def all_rows(vectors: int, mask: Any) -> None:
+            largest = LARGEST_TILE[vectors]
+            rest = builder.srem(rows, INTEGER(largest))
+            whole = builder.sub(rows, rest)
+            with cgutils.for_range_slice(
+                builder, INTEGER(0), whole, INTEGER(largest)
+            ) as (row, _):
+                tile(largest, vectors, mask, row, False)
+            sizes = [size for size in (1, 2, 4) if size < largest] + [largest]
+            for smaller, size in zip([0, *sizes], sizes, strict=False):
+                fits = builder.and_(
+                    builder.icmp_signed("<", INTEGER(smaller), rest),
+                    builder.icmp_signed("<=", rest, INTEGER(size)),
+                )
+                with builder.if_then(fits):
+                    tile(size, vectors, mask, whole, True)
+
+        for vectors in range(1, MOST_VECTORS + 1):
+            low, high = (INTEGER(n * emit.width) for n in (vectors - 1, vectors))
+            with builder.if_then(builder.icmp_signed("==", columns, high)):
+                all_rows(vectors, None)
+            partial = builder.and_(
+                builder.icmp_signed("<", low, columns), builder.icmp_signed("<", columns, high)
+            )
+            with builder.if_then(partial):
+                all_rows(vectors, emit.first(builder.sub(columns, low)))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
+def _rowwise(emit: Emitter, count: Any, compute: Callable[[Any, Any], None]) -> None:
+    """Call `compute(start, mask)` for the vectors of a row; the last one's mask is partial."""
+    builder = emit.builder
+    rest = builder.srem(count, INTEGER(emit.width))
+    whole = builder.sub(count, rest)
+    with cgutils.for_range_slice(
+        builder, INTEGER(0), whole, INTEGER(emit.width)
+    ) as (start, _):
+        compute(start, None)
+    with builder.if_then(builder.icmp_signed(">", rest, INTEGER(0))):
+        compute(whole, emit.first(rest))
+
+
 @intrinsic
-def transpose(typing: Any, D: Any, d: Any, ldd: Any, A: Any, a: Any, lda: Any) -> Any:
-    """Transpose a square of A, one vector wide, into D."""
+def copy_row(typing: Any, D: Any, d: Any, A: Any, a: Any, count: Any) -> Any:
+    """Copy `count` elements of A to D."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        D_, d, A_, a, count = arguments
+        emit = Emitter(context, builder, D.dtype)
+        to, source = emit.pointer(D_, D, d), emit.pointer(A_, A, a)
+
+        def copy(start: Any, mask: Any) -> None:
+            value = emit.load(builder.gep(source, [start]), 0, mask)
+            emit.store(value, builder.gep(to, [start]), 0, mask)
+
+        _rowwise(emit, count, copy)
+        return context.get_dummy_value()
+
+    return types.void(D, types.intp, A, types.intp, types.intp), codegen
+
+
+@intrinsic
+def add_row(typing: Any, D: Any, d: Any, A: Any, a: Any, count: Any) -> Any:
+    """Add `count` elements of A to D."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        D_, d, A_, a, count = arguments
+        emit = Emitter(context, builder, D.dtype)
+        to, source = emit.pointer(D_, D, d), emit.pointer(A_, A, a)
+
+        def add(start: Any, mask: Any) -> None:
+            place = builder.gep(to, [start])
+            value = emit.load(builder.gep(source, [start]), 0, mask)
+            emit.store(builder.fadd(emit.load(place, 0, mask), value), place, 0, mask)
+
+        _rowwise(emit, count, add)
+        return context.get_dummy_value()
+
+    return types.void(D, types.intp, A, types.intp, types.intp), codegen
+
+
+@intrinsic
+def zero_row(typing: Any, D: Any, d: Any, count: Any) -> Any:
+    """Set `count` elements of D to zero."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        D_, d, count = arguments
+        emit = Emitter(context, builder, D.dtype)
+        to, zeros = emit.pointer(D_, D, d), ir.Constant(emit.vector, None)
+
+        def clear(start: Any, mask: Any) -> None:
+            emit.store(zeros, builder.gep(to, [start]), 0, mask)
+
+        _rowwise(emit, count, clear)
+        return context.get_dummy_value()
+
+    return types.void(D, types.intp, types.intp), codegen
+
+
+@intrinsic
+def sum_rows(
+    typing: Any, D: Any, d: Any, T: Any, t: Any, offsets: Any, first: Any, terms: Any, count: Any
+) -> Any:
+    """Set `count` elements of D to the sum of `terms` rows of T, at ``t + offsets[first + q]``."""
+    table, integer = types.Array(types.int64, 1, "C"), types.intp
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        D_, d, T_, t, table_, first, terms, count = arguments
+        emit = Emitter(context, builder, D.dtype)
+        to, source = emit.pointer(D_, D, d), emit.pointer(T_, T, t)
+        places = emit.pointer(table_, table, first)
+
+        def add(start: Any, mask: Any) -> None:
+            column = builder.gep(source, [start])
+
+            def one(pointers: list[Any], sums: list[Any]) -> list[Any]:
+                row = builder.gep(column, [builder.load(pointers[0])])
+                return [builder.fadd(sums[0], emit.load(row, 0, mask))]
+
+            zero = ir.Constant(emit.vector, None)
+            (total,) = emit.loop(terms, [(places, INTEGER(1))], [zero], one)
+            emit.store(total, builder.gep(to, [start]), 0, mask)
+
+        _rowwise(emit, count, add)
+        return context.get_dummy_value()
+
+    return types.void(D, integer, T, integer, table, *(integer,) * 3), codegen
+
+
+@intrinsic
+def transpose(
+    typing: Any, D: Any, d: Any, ldd: Any, A: Any, a: Any, lda: Any, rows: Any, columns: Any
+) -> Any:
+    """Transpose a square of A, one vector wide, into D; beyond `rows` of A, its last one again.
+
+    Beyond `columns` of A, D gets rows of zeros.
+    """
     integer = types.intp
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        D_, d, ldd, A_, a, lda = arguments
+        D_, d, ldd, A_, a, lda, count, columns = arguments
         emit = Emitter(context, builder, D.dtype)
-        width = emit.width
-        rows = [emit.load(row) for row in emit.rows(emit.pointer(A_, A, a), lda, width)]
+        width, mask = emit.width, emit.first(columns)
+        corner, last = emit.pointer(A_, A, a), builder.sub(count, INTEGER(1))
+        rows = []
+        for r in range(width):
+            inside = builder.icmp_signed("<", INTEGER(r), last)
+            place = builder.mul(builder.select(inside, INTEGER(r), last), lda)
+            rows.append(emit.load(builder.gep(corner, [place]), 0, mask))
         half = 1  # swap blocks of 1, 2, 4, ... elements across the diagonal
         while half < width:
             low = [n + width - half if n & half else n for n in range(width)]
@@ -235,89 +389,45 @@ def transpose(typing: Any, D: Any, d: Any, ldd: Any, A: Any, a: Any, lda: Any) -
             emit.store(row, place)
         return context.get_dummy_value()
 
-    return types.void(D, integer, integer, A, integer, integer), codegen
+    return types.void(D, integer, integer, A, integer, integer, integer, integer), codegen
 
 
-@intrinsic(prefer_literal=True)
-def to_points(
-    typing: Any,
-    side: Any,
-    kernel: Any,
-    stride: Any,
-    tile: Any,
-    D: Any,
-    d: Any,
-    ldd: Any,
-    A: Any,
-    a: Any,
-    lda: Any,
-    low: Any,
-    high: Any,
-) -> Any:
-    """Multiply a transform matrix by rows of A, those outside [low, high) taken as zero, into D."""
-    # The first four arguments, literals, select the matrix: side "K", "V" or "G" of
-    # `toom_cook.scheme(kernel, stride, tile)`.
-    integer = types.intp
-    literals = side, kernel, stride, tile
-    matrix = _matrix(*literals)
+EXPONENT = {  # by the bytes of an element: bits of fraction, bias, range, ln 2 in two parts, terms
+    4: (23, 127, (-87.0, 88.0), (0.693359375, -2.12194440054690583e-4), 8),
+    8: (52, 1023, (-708.0, 709.0), (6.93147180369123816e-01, 1.90821492927058770e-10), 14),
+}
+
+
+@intrinsic
+def exponential(typing: Any, x: Any) -> Any:
+    """Compute e**x in operations that LLVM can vectorise, x limited to what does not overflow."""
+    # e**x = 2**n * e**r with n = round(x / ln 2), and Taylor's polynomial for |r| <= ln(2) / 2
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        D_, d, ldd, A_, a, lda, low, high = arguments[4:]
-        emit = Emitter(context, builder, D.dtype)
-        zeros = emit.spare()
-        given = emit.among(emit.rows(emit.pointer(A_, A, a), lda, len(matrix[0])), low, high, zeros)
-        places = emit.rows(emit.pointer(D_, D, d), ldd, len(matrix))
-        for v in range(VECTORS):
-            results = emit.product(matrix, [emit.load(place, v) for place in given])
-            for result, place in zip(results, places, strict=True):
-                emit.store(result, place, v)
-        return context.get_dummy_value()
+        kind = arguments[0].type
+        bits = x.bitwidth
+        fraction, bias, (low, high), (ln2, rest), terms = EXPONENT[bits // 8]
+        integer = ir.IntType(bits)
 
-    return types.void(*literals, D, *(integer,) * 2, A, *(integer,) * 4), codegen
+        def intrinsic_of(name: str, result: Any, values: list[Any]) -> Any:
+            function = ir.FunctionType(result, [value.type for value in values])
+            found = cgutils.get_or_insert_function(builder.module, function, name)
+            return builder.call(found, values)
 
+        value = arguments[0]
+        for limit, sign in ((low, "<"), (high, ">")):  # NaN stays
+            beyond = builder.fcmp_ordered(sign, value, kind(limit))
+            value = builder.select(beyond, kind(limit), value)
+        times = builder.fmul(value, kind(1 / log(2)))
+        n = intrinsic_of(f"llvm.rint.f{bits}", kind, [times])
+        r = builder.fsub(value, builder.fmul(n, kind(ln2), **FUSED), **FUSED)
+        r = builder.fsub(r, builder.fmul(n, kind(rest), **FUSED), **FUSED)
+        total = kind(1 / factorial(terms))
+        for power in reversed(range(terms)):
+            total = builder.fmul(total, r, **FUSED)
+            total = builder.fadd(total, kind(1 / factorial(power)), **FUSED)
+        whole = intrinsic_of(f"llvm.fptosi.sat.i{bits}.f{bits}", integer, [n])
+        scale = builder.shl(builder.add(whole, integer(bias)), integer(fraction))
+        return builder.fmul(total, builder.bitcast(scale, kind))
 
-@intrinsic(prefer_literal=True)
-def from_points(
-    typing: Any,
-    side: Any,
-    kernel: Any,
-    stride: Any,
-    tile: Any,
-    D: Any,
-    d: Any,
-    ldd: Any,
-    low: Any,
-    high: Any,
-    A: Any,
-    a: Any,
-    lda: Any,
-    add: Any,
-) -> Any:
-    """Multiply a transposed transform matrix by rows of A; set, or add to, rows of D."""
-    # As in `to_points`, but [low, high) are the rows of D to write; `add` is a literal too.
-    integer = types.intp
-    literals = side, kernel, stride, tile
-    matrix = [list(column) for column in zip(*_matrix(*literals), strict=True)]
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        D_, d, ldd, low, high, A_, a, lda, _ = arguments[4:]
-        emit = Emitter(context, builder, D.dtype)
-        given = emit.rows(emit.pointer(A_, A, a), lda, len(matrix[0]))
-        places = emit.rows(emit.pointer(D_, D, d), ldd, len(matrix))
-        places = emit.among(places, low, high, emit.spare())
-        for v in range(VECTORS):
-            results = emit.product(matrix, [emit.load(place, v) for place in given])
-            for result, place in zip(results, places, strict=True):
-                if add.literal_value:
-                    result = builder.fadd(result, emit.load(place, v))
-                emit.store(result, place, v)
-        return context.get_dummy_value()
-
-    return types.void(*literals, D, *(integer,) * 4, A, *(integer,) * 2, add), codegen
-
-
-def _matrix(side: Any, kernel: Any, stride: Any, tile: Any) -> Matrix:
-    """Return the transform matrix selected by the literal arguments."""
-    found = scheme(kernel.literal_value, stride.literal_value, tile.literal_value)
-    matrix: Matrix = getattr(found, side.literal_value)
-    return matrix
+    return x(x), codegen

@@ -1,8 +1,8 @@
 """Compiled elementwise passes that read and write memory once.
 
-Arrays are contiguous: ``(P, C, N)``, positions, channels and examples, as viewed by `backend.rows`,
-or flat. The derivative of an activation is quadratic in its output y: ``f' = p + q*y + r*y**2``,
-times ``below`` where y is not positive.
+Arrays are flat, channels last. What belongs to channels is repeated to a `pattern`, so that inner
+loops are long for few channels, too. The derivative of an activation is quadratic in its output y:
+``f' = p + q*y + r*y**2``, times ``below`` where y is not positive.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ import numpy as np
 from convae.engine.arrays import Array
 from convae.engine.cpu.jit import compiled
 
+PATTERN = 64
+"""Elements of a pattern, at least."""
+
+LONGEST_SUM = 256
+"""Patterns that are added before they are added to sums in float64."""
+
 
 @compiled
-def add_bias(Z: Array, b: Array, slope: float) -> None:
-    """Add a bias per channel, then multiply negative values by the slope, in place.
-
-    Z (P, C, N); b (C,)
-    """
-    for position in range(Z.shape[0]):
-        for channel in range(Z.shape[1]):
-            row, shift = Z[position, channel], b[channel]
-            for n in range(len(row)):
-                z = row[n] + shift
-                if z < 0:
-                    z = slope * z if slope != 0 else slope  # 0 * -inf would be NaN
-                row[n] = z
+def add_bias(Z: Array, pattern: Array, slope: float) -> None:
+    """Add a pattern again and again, then multiply negative values by the slope, in place."""
+    for start in range(0, len(Z), len(pattern)):
+        row = Z[start : start + len(pattern)]
+        for n in range(len(row)):
+            z = row[n] + pattern[n]
+            if z < 0:
+                z = slope * z if slope != 0 else slope  # 0 * -inf would be NaN
+            row[n] = z
 
 
 @compiled
@@ -43,20 +45,23 @@ def times_derivative(dH: Array, H: Array, p: float, q: float, r: float, below: f
 
 
 @compiled
-def channel_sums(G: Array) -> Array:
+def channel_sums(G: Array, channels: int) -> Array:
     """Sum a gradient over positions and examples.
 
-    G (P, C, N) -> (C,) of float64
+    G (P, channels), flat -> (channels,) of float64
     """
-    sums = np.zeros(G.shape[1])
-    for position in range(G.shape[0]):
-        for channel in range(G.shape[1]):
-            row = G[position, channel]
-            total = row[0]
-            for n in range(1, len(row)):
-                total += row[n]
-            sums[channel] += total
-    return sums
+    length = -(-PATTERN // channels) * channels
+    sums = np.zeros(length)
+    part = np.zeros(length, G.dtype)
+    for begin in range(0, len(G), length * LONGEST_SUM):
+        part[:] = 0
+        for start in range(begin, min(begin + length * LONGEST_SUM, len(G)), length):
+            row = G[start : start + length]
+            for n in range(len(row)):
+                part[n] += row[n]
+        for n in range(length):
+            sums[n] += part[n]
+    return sums.reshape(-1, channels).sum(0)
 
 
 @compiled
@@ -65,20 +70,33 @@ def squared_error(
 ) -> float:
     """Return the sum of (R - x)**2; set E to scale * (R - x) times the activation's derivative.
 
-    E (P, C, N); R, x (P, C, N)
+    E (M,); R, x (M,)
     """
     J = 0.0
     is_constant = q == 0 and r == 0  # 0 * inf is not 0
-    for position in range(R.shape[0]):
-        for channel in range(R.shape[1]):
-            new, output = E[position, channel], R[position, channel]
-            target = x[position, channel]
-            total = 0 * scale
-            for n in range(len(new)):
-                y = output[n]
-                error = y - target[n]
-                total += error * error
-                slope = p if is_constant else p + q * y + r * y * y
-                new[n] = scale * error * (slope if y > 0 else below * slope)
-            J += total
+    for start in range(0, len(R), 4096):
+        total = 0 * scale
+        for n in range(start, min(start + 4096, len(R))):
+            y = R[n]
+            error = y - x[n]
+            total += error * error
+            slope = p if is_constant else p + q * y + r * y * y
+            E[n] = scale * error * (slope if y > 0 else below * slope)
+        J += total
     return J
+
+
+@compiled
+def follow_moments(
+    parameters: Array, gradients: Array, first: Array, second: Array, begin: int, end: int,
+    penalty: float, beta1: float, beta2: float, epsilon: float, rate: float, correction: float,
+    decay: float,
+) -> None:  # fmt: skip
+    """Do one step of Adam in place, on [begin, end); see `convae.engine.updates.Moments`."""
+    one = parameters.dtype.type(1)
+    for i in range(begin, end):
+        gradient = gradients[i] + penalty * parameters[i]
+        m = beta1 * first[i] + (one - beta1) * gradient
+        v = beta2 * second[i] + (one - beta2) * gradient * gradient
+        first[i], second[i] = m, v
+        parameters[i] = decay * parameters[i] - rate * m / (np.sqrt(v) * correction + epsilon)

@@ -29,11 +29,8 @@ Task = TypeVar("Task")
 CHUNK_WORK = 400_000_000
 """Multiply-accumulates that make a chunk worth handing to a thread."""
 
-SMALLEST_CHUNK, LARGEST_CHUNK, FEWEST_CHUNKS = 32, 64, 4
-"""Shortest and longest chunk, in examples; fewest chunks, unless they would be too short."""
-
-BLOCK_BYTES = 128
-"""A block: the bytes of examples that compiled code processes at a time."""
+LARGEST_CHUNK, FEWEST_CHUNKS = 64, 4
+"""Longest chunk, in examples; fewest chunks of a batch that is worth dividing."""
 
 ALIGNMENT = 64
 """Bytes of a cache line; vector loads are fastest when aligned to it."""
@@ -119,7 +116,7 @@ def contiguous(array: Array) -> Array:
 def divide(examples: int, work: int) -> list[slice]:
     """Split a batch into chunks for threads; `work` is multiply-accumulates per example."""
     length = min(CHUNK_WORK // max(work, 1), -(-examples // FEWEST_CHUNKS), LARGEST_CHUNK)
-    return cut(examples, max(length // SMALLEST_CHUNK, 1) * SMALLEST_CHUNK)
+    return cut(examples, max(length, 1))
 
 
 def cut(examples: int, length: int) -> list[slice]:
@@ -130,13 +127,6 @@ def cut(examples: int, length: int) -> list[slice]:
 def in_pool() -> bool:
     """Tell whether this is one of the pool's threads."""
     return getattr(_local, "busy", False)
-
-
-def spread(examples: int) -> list[slice]:
-    """Split the batch of a single operation, unless called from a pool thread."""
-    if in_pool():
-        return [slice(0, examples)]
-    return cut(examples, LARGEST_CHUNK if examples > LARGEST_CHUNK else SMALLEST_CHUNK)
 
 
 def cores() -> int:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from convae.engine import biases, edges
 from convae.engine.arrays import Array
-from convae.engine.backend import Backend, Elementwise, filters_first
+from convae.engine.backend import Backend, Elementwise, channels_second, filters_first
 from convae.engine.geometry import Geometry
 from convae.engine.program.nodes import Problem
 
@@ -125,10 +125,19 @@ def mean_activation(backend: Backend, H: Array, mean: Array) -> None:
 
 
 def code_penalty(
-    backend: Backend, H: Array, extra: Array, J: Array, penalty: Any, mean: Array | None = None
+    backend: Backend,
+    H: Array,
+    extra: Array,
+    J: Array,
+    penalty: Any,
+    count: int,
+    mean: Array | None = None,
 ) -> None:
-    """Add the penalty of the code H to J, and write its gradient to `extra`."""
-    value, dH = penalty.of_code(channels_second(H), mean, H.size)
+    """Add the penalty of the code H to J, and write its gradient to `extra`.
+
+    It is a mean over `count` elements, of H or a batch of which H is a part.
+    """
+    value, dH = penalty.of_code(channels_second(H), mean, count)
     J += value if mean is None else value + penalty.divergence(mean)
     channels_second(extra)[...] = dH
 
@@ -239,11 +248,6 @@ OPERATIONS = PRODUCTS | {function.__name__: function for function in PASSES}
 """All operations by name."""
 
 
-def channels_second(array: Array) -> Array:
-    """View (N, *size, C) as (N, C, *size)."""
-    return array.transpose(0, array.ndim - 1, *range(1, array.ndim - 1))
-
-
 def first(K: Array, geometry: Geometry) -> Array:
-    """View a kernel's memory with the filters first; only shared kernels have them last."""
-    return filters_first(K) if K.ndim == geometry.axes + 2 else K
+    """View a kernel's memory with the filters first."""
+    return filters_first(K, geometry.axes)

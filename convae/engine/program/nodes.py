@@ -1,7 +1,7 @@
 """Programs: named arrays, and nodes that compute some of them from others.
 
 Arrays lie in memory as a program says: batches are examples first and channels last,
-``(N, *size, C)``, and shared kernels filters last, ``(*kernel, C, O)``.
+``(N, *size, C)``, and kernels filters last, ``(*tile, *kernel, C, O)``.
 """
 
 from __future__ import annotations

@@ -23,29 +23,6 @@ def any_number_of_threads() -> Iterator[None]:
     engine.set_num_threads(threads.cores())
 
 
-OPERATIONS = {  # examples, channels, filters, stride
-    "direct": (224, 3, 5, 2),
-    "matrix products": (200, 2, 4, 2),
-    "winograd": (128, 64, 64, 1),
-}
-
-
-@pytest.mark.parametrize("algorithm", OPERATIONS)
-@pytest.mark.usefixtures("any_number_of_threads")
-def test_bits_do_not_depend_on_the_number_of_threads(rng, algorithm: str) -> None:
-    examples, channels, filters, stride = OPERATIONS[algorithm]
-    K = rng.standard_normal((filters, channels, 3, 3), dtype="float32")
-    V = rng.standard_normal((examples, channels, 8, 8), dtype="float32")
-    G = rng.standard_normal((examples, filters, 8 // stride, 8 // stride), dtype="float32")
-    how = {"stride": stride, "padding": "same"}
-    results = set()
-    for workers in (1, 2, 5, 5):
-        engine.set_num_threads(workers)
-        Z, R = engine.c(K, V, **how), engine.h(K, G, size=8, **how)
-        results.add((Z.tobytes(), R.tobytes(), engine.g(G, V, kernel=3, **how).tobytes()))
-    assert len(results) == 1
-
-
 @pytest.mark.parametrize("examples", [100, 128])
 @pytest.mark.usefixtures("any_number_of_threads")
 def test_gradients_do_not_depend_on_the_number_of_threads(rng, examples: int) -> None:

@@ -1,0 +1,180 @@
+"""Contestants in processes of their own that take turns, and what else keeps the machine busy.
+
+In one process the threads of PyTorch, JAX and convae would disturb each other, and with another
+process at work a table would show how libraries bear that, not how fast they are. So load is
+looked for before and while measuring, and a table of a busy machine is not written.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+BUSIEST = 0.1
+"""The part of the machine's time that others may take before and while it is measured."""
+
+WIDEST = 0.25
+"""The distance of a contestant's quartiles, relative to its median, from which on it is noise."""
+
+REST_SECONDS = 0.25
+"""Between turns, so that the last contestant's waiting threads have gone to sleep."""
+
+TURN_SECONDS, ROUNDS = 0.25, 9
+
+PATIENCE_SECONDS = 120.0
+"""The longest that making a contestant, or one turn, may take."""
+
+Make = Callable[..., Callable[[], object]]
+
+
+class BusyError(RuntimeError):
+    """The machine was not idle enough to measure on."""
+
+
+class Times(NamedTuple):
+    """Seconds per call of each turn."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """The median over the turns."""
+        return statistics.median(self.seconds)
+
+    @property
+    def least(self) -> float:
+        """The smallest."""
+        return min(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """The distance of the quartiles, relative to the median."""
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return (high - low) / self.median
+
+
+def serve(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
+    """Be a contestant: make the call, then for every number received do so many and say how long."""
+    try:
+        call = make(*arguments)
+        call()
+        start = time.perf_counter()
+        call()
+        connection.send(time.perf_counter() - start)
+        while count := connection.recv():
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            connection.send((time.perf_counter() - start) / count)
+    except EOFError:
+        return
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+
+
+class Contestant:
+    """A process that does a call as often as it is told."""
+
+    def __init__(self, name: str, make: Make, *arguments: Any) -> None:
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, make, arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._count = max(1, round(TURN_SECONDS / self._receive()))
+
+    def turn(self) -> float:
+        """Take a turn; seconds per call."""
+        self._connection.send(self._count)
+        return self._receive()
+
+    def _receive(self) -> float:
+        if not self._connection.poll(PATIENCE_SECONDS):
+            raise TimeoutError(f"{self.name}: no answer within {PATIENCE_SECONDS:.0f} s")
+        answer = self._connection.recv()
+        if isinstance(answer, str):
+            raise RuntimeError(f"{self.name}: {answer}")
+        return float(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.join()
+
+
+@contextmanager
+def contestants(makers: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Contestant]]:
+    """Start contestants, one after the other; those that cannot be made are told of and left out."""
+    found: dict[str, Contestant] = {}
+    try:
+        for name, (make, *arguments) in makers.items():
+            try:
+                found[name] = Contestant(name, make, *arguments)
+            except (RuntimeError, TimeoutError, EOFError) as error:
+                print(f"left out: {error}")
+        yield found
+    finally:
+        for contestant in found.values():
+            contestant.close()
+
+
+def take_turns(makers: Mapping[str, tuple[Any, ...]]) -> dict[str, Times]:
+    """Time contestants, given as a function that makes the call and its arguments, in turns.
+
+    Raises BusyError if others took more than `BUSIEST` of the machine meanwhile, or a contestant's
+    turns differ by more than `WIDEST`.
+    """
+    with contestants(makers) as found:
+        times: dict[str, list[float]] = {name: [] for name in found}
+        begun = others_seconds(found)
+        for _ in range(ROUNDS):
+            for name, contestant in found.items():
+                time.sleep(REST_SECONDS)
+                times[name].append(contestant.turn())
+        part = busy_part(begun, others_seconds(found))
+    measured = {name: Times(seconds) for name, seconds in times.items()}
+    if part > BUSIEST:
+        raise BusyError(f"others took {part:.0%} of the machine while it was measured")
+    for name, result in measured.items():
+        if not result.spread <= WIDEST:
+            raise BusyError(f"{name}: its turns differ by {result.spread:.0%}")
+    return measured
+
+
+def check_idle(seconds: float = 2.0) -> None:
+    """Refuse a machine on which something else is at work."""
+    begun = others_seconds({})
+    time.sleep(seconds)
+    part = busy_part(begun, others_seconds({}))
+    if part > BUSIEST:
+        raise BusyError(f"the machine is {part:.0%} busy with something else")
+
+
+def others_seconds(ours: Mapping[str, Contestant]) -> tuple[float, float]:
+    """Return the time, and the processor time that others than ours and idling have taken."""
+    stat = Path("/proc/stat")
+    if not stat.exists():  # not Linux: only the spread of the turns tells
+        return time.perf_counter(), 0.0
+    tick = os.sysconf("SC_CLK_TCK")
+    counts = [int(word) for word in stat.read_text().splitlines()[0].split()[1:9]]
+    del counts[3:5]  # idling, and waiting for a disk
+    own = sum(_processor_seconds(c.process.pid, tick) for c in ours.values())
+    return time.perf_counter(), sum(counts) / tick - own - time.process_time()
+
+
+def busy_part(begun: tuple[float, float], ended: tuple[float, float]) -> float:
+    """Return the part of all cores that was taken between two moments."""
+    return (ended[1] - begun[1]) / (ended[0] - begun[0]) / (os.cpu_count() or 1)
+
+
+def _processor_seconds(pid: int | None, tick: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / tick

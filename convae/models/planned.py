@@ -1,0 +1,151 @@
+"""A model's programs on the CPU: chunks of a batch, each computed by a thread on memory of its own.
+
+A batch of few examples is one chunk, whose nodes the threads share. How a batch is divided depends
+on the problem alone, and what chunks give is added in order, so results do not depend on the number
+of threads, to the bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from convae.engine import Array
+from convae.engine.backend import channels_second
+from convae.engine.program import Memory, Program
+from convae.models.backpropagation import training_work
+from convae.models.penalties import Penalty
+from convae.models.plans import Plan, Plans
+from convae.models.programs import GradientProgram, ReconstructionProgram
+
+if TYPE_CHECKING:
+    from convae.models.autoencoder import Autoencoder
+
+SUMS_BYTES = 64 << 20
+"""Memory for sums of gradients: each of several threads adds to one of them at a time."""
+
+FEWEST_SUMS, MOST_SUMS = 4, 16
+
+
+class _OfThread(threading.local):
+    """What a thread keeps for a model."""
+
+    plans: Plans | None = None
+    gradients: Array | None = None
+
+
+class Planned:
+    """Gradients, codes and reconstructions of a model by programs.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model; its backend runs programs.
+    """
+
+    def __init__(self, model: Autoencoder) -> None:
+        self._model, self._own = model, _OfThread()
+        self._sums: list[Array] = []
+
+    def gradients(self, x: Array, target: Array, penalty: Penalty) -> Array:
+        """Leave the gradients in the model's `flat_gradients`; returns the loss.
+
+        The kernels' decay is left to the caller. x, target (N, C, *size)
+        """
+        model, N = self._model, len(x)
+        penalty = replace(penalty, weight_decay=0.0)
+        chunks = [slice(0, N)]
+        if not penalty.kl:  # which is of the mean over the whole batch
+            chunks = model.backend.divide(N, training_work(model.layers))
+        bytes_of_sum = max(model.flat_gradients.nbytes, 1)
+        count = min(len(chunks), max(FEWEST_SUMS, min(MOST_SUMS, SUMS_BYTES // bytes_of_sum)))
+        while len(self._sums) < count - 1:
+            self._sums.append(model.xp.empty_like(model.flat_gradients))
+        sums = [model.flat_gradients, *self._sums]
+        ends = [len(chunks) * part // count for part in range(count + 1)]
+
+        def compute(part: slice) -> Array:
+            """Do some chunks one after the other, and add to one of the sums."""
+            J, total = 0.0, sums[ends.index(part.start)]
+            for chunk in chunks[part]:
+                plan = self._gradient_plan(chunk, target is not x, penalty, N)
+                plan.load(x[chunk], target[chunk])
+                plan.run()
+                J = J + plan.arrays["J"]
+                if chunk is chunks[part.start]:
+                    total[...] = plan.arrays["gradients"]
+                else:
+                    total += plan.arrays["gradients"]
+            return J
+
+        parts = [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
+        J = sum(model.backend.map(compute, parts))
+        for total in sums[1:count]:
+            model.flat_gradients += total
+        return J
+
+    def encode(self, x: Array, levels: Sequence[int]) -> list[Array]:
+        """Return the codes of some levels, 1 that above the lowest layer. x (N, C, *size)"""
+        wanted = {f"H{k}": self._model.layers[k - 1].output_shape for k in levels}
+        return self._infer(x, "x", wanted, up=True, down=False)
+
+    def decode(self, H: Array) -> Array:
+        """Return the reconstructions of codes. H (N, O, *output)"""
+        top = f"H{len(self._model.layers)}"
+        return self._infer(H, top, {"D0": self._model.input_shape}, up=False, down=True)[0]
+
+    def reconstruct(self, x: Array) -> Array:
+        """Return reconstructions, or what goes into the output activation if the loss is of that.
+
+        x (N, C, *size)
+        """
+        return self._infer(x, "x", {"D0": self._model.input_shape}, up=True, down=True)[0]
+
+    def _infer(
+        self, given: Array, name: str, wanted: dict[str, tuple[int, ...]], up: bool, down: bool
+    ) -> list[Array]:
+        """Run chunks of a reconstruction's program, and collect some of its arrays."""
+        model, N = self._model, len(given)
+        results = [model.backend.empty_batch((N, *shape), model.dtype) for shape in wanted.values()]
+
+        def compute(chunk: slice) -> None:
+            def build() -> tuple[Program, Mapping[str, Array]]:
+                program = ReconstructionProgram(model, chunk.stop - chunk.start, up, down)
+                return program.program, program.given
+
+            plan = self._plans().get((up, down, chunk.stop - chunk.start), build)
+            channels_second(plan.arrays[name])[...] = given[chunk]
+            plan.run()
+            for array, result in zip(wanted, results, strict=True):
+                result[chunk] = channels_second(plan.arrays[array])
+
+        work = training_work(model.layers) // 5 * (up + down)
+        model.backend.map(compute, model.backend.divide(N, work))
+        return results
+
+    def _gradient_plan(self, chunk: slice, has_target: bool, penalty: Penalty, whole: int) -> Plan:
+        """Return this thread's plan for the gradients of a chunk."""
+        n = chunk.stop - chunk.start
+
+        def build() -> tuple[Program, Mapping[str, Array]]:
+            gradients = self._gradients()
+            program = GradientProgram(self._model, n, penalty, has_target, whole, gradients)
+            return program.program, program.given
+
+        return self._plans().get((n, has_target, penalty, whole), build)
+
+    def _plans(self) -> Plans:
+        """Return this thread's plans."""
+        if self._own.plans is None:
+            backend = self._model.backend
+            memory = Memory(self._model.xp)
+            self._own.plans = Plans(lambda program: backend.way, lambda bound: bound, memory)
+        return self._own.plans
+
+    def _gradients(self) -> Array:
+        """Return this thread's buffer of gradients."""
+        if self._own.gradients is None:
+            self._own.gradients = self._model.xp.zeros_like(self._model.flat_gradients)
+        return self._own.gradients

@@ -1,0 +1,211 @@
+"""The compiled c, h and g: every kind of kernel, division into blocks, and way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convae import engine
+from convae.engine import definition, gemm
+from convae.engine.cpu import convolution, offsets, threads
+from tests.helpers import by_pytorch, error
+from tests.problems import Problem, part_of_examples, problems
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+
+@contextmanager
+def changed(**constants: int) -> Iterator[None]:
+    """Plan with other constants of the modules `offsets` and `convolution`."""
+    caches = offsets.plan_for, offsets.narrow_plan_for
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in constants.items():
+            patch.setattr(offsets if hasattr(offsets, name) else convolution, name, value)
+        for cache in caches:
+            cache.cache_clear()
+        yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+WAYS = {
+    "as it is": {},
+    "never along positions": {"NARROW": 0},
+    "along positions wherever possible": {"NARROW": 1000},
+    "blocks of few rows": {"BLOCK_BYTES": 1},
+    "blocks of some rows": {"BLOCK_BYTES": 300, "WORTH_DIVIDING": 1},
+    "blocks of one example": {"WORTH_DIVIDING": 1, "FEWEST_BLOCKS": 1000},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@part_of_examples(0.5)
+@given(problem=problems())
+def test_every_way_gives_the_sums_that_define_them(way: str, problem: Problem) -> None:
+    with changed(**WAYS[way]), pytest.MonkeyPatch.context() as patch:
+        for name in ("c", "h", "g"):
+            patch.delattr(gemm, name)  # whoever calls them fails
+        for dtype in TOLERANCE:
+            K, V, G = problem.arrays(dtype)
+            backend = engine.backend_for("cpu")
+            found = (
+                backend.c(K, V, problem.geometry),
+                backend.h(K, G, problem.geometry),
+                backend.g(G, V, K.shape, problem.geometry),
+            )
+            for actual, expected in zip(found, problem.by_definition(dtype), strict=True):
+                assert actual.shape == expected.shape
+                assert actual.dtype == dtype
+                assert error(actual, expected) < TOLERANCE[dtype]
+
+
+@st.composite
+def cases(draw: st.DrawFn):
+    """Shapes of K, V and G with more channels, stride and padding, dtype and seed."""
+    axes = draw(st.integers(1, 3))
+    size = [draw(st.integers(1, (20, 9, 5)[axes - 1])) for _ in range(axes)]
+    padding = tuple((draw(st.integers(0, 4)), draw(st.integers(0, 4))) for _ in range(axes))
+    largest = [min(6, n + sum(sides)) for n, sides in zip(size, padding, strict=True)]
+    kernel = [draw(st.integers(1, n)) for n in largest]
+    stride = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    channels, filters = draw(st.integers(1, 19)), draw(st.integers(1, 80))
+    examples = draw(st.integers(1, 40))
+    output = engine.resolve(size=size, kernel=kernel, stride=stride, padding=padding).output
+    shapes = (
+        (filters, channels, *kernel),
+        (examples, channels, *size),
+        (examples, filters, *output),
+    )
+    dtype = draw(st.sampled_from(["float32", "float64"]))
+    return shapes, stride, padding, dtype, draw(st.integers(0, 2**32 - 1))
+
+
+@part_of_examples(0.5)
+@given(case=cases())
+def test_operations_equal_pytorch(case) -> None:
+    shapes, stride, padding, dtype, seed = case
+    rng = np.random.default_rng(seed)
+    K, V, G = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    how = {"stride": stride, "padding": padding}
+    Z = engine.c(K, V, **how)
+    R = engine.h(K, G, size=V.shape[2:], **how)
+    dK = engine.g(G, V, kernel=K.shape[2:], **how)
+    for actual, expected in zip((Z, R, dK), by_pytorch(K, V, G, stride, padding), strict=True):
+        assert actual.shape == expected.shape
+        assert actual.dtype == dtype
+        assert error(actual, expected) < TOLERANCE[dtype]
+
+
+WORKLOADS = [(1, 28, 32, 5, 2), (32, 14, 64, 3, 2), (3, 32, 64, 5, 2), (256, 16, 128, 3, 2)]
+
+
+@pytest.mark.parametrize(("channels", "side", "filters", "kernel", "stride"), WORKLOADS)
+def test_single_precision_is_as_good_as_can_be(
+    rng, channels: int, side: int, filters: int, kernel: int, stride: int
+) -> None:
+    K = rng.standard_normal((filters, channels, kernel, kernel), dtype="float32")
+    V = rng.standard_normal((32, channels, side, side), dtype="float32")
+    reach = kernel - 1
+    padding = ((reach // 2, reach - reach // 2),) * 2
+    how = {"stride": (stride, stride), "padding": padding}
+    Z = engine.c(K, V, **how)
+    results = (Z, engine.h(K, Z, size=side, **how), engine.g(Z, V, kernel=kernel, **how))
+    for actual, expected in zip(results, by_pytorch(K, V, Z, **how), strict=True):
+        assert error(actual, expected) < 1e-6
+
+
+def test_small_integers_are_exact(rng) -> None:
+    K, V = (rng.integers(-8, 9, shape) for shape in ((64, 64, 3, 3), (32, 64, 12, 12)))
+    Z = engine.c(K.astype("float32"), V.astype("float32"), padding="same")
+    padded = np.pad(V, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    assert (np.einsum("nlyxab,olab->noyx", windows, K) == Z).all()
+
+
+@pytest.mark.parametrize("value", [1e6, np.nan, np.inf])
+@pytest.mark.parametrize("channels", [2, 64])
+def test_an_outlier_changes_only_outputs_that_depend_on_it(
+    rng, value: float, channels: int
+) -> None:
+    K = rng.standard_normal((40, channels, 3, 3), dtype="float32")
+    V = rng.standard_normal((5, channels, 16, 16), dtype="float32")
+    G = rng.standard_normal((5, 40, 16, 16), dtype="float32")
+
+    def both():
+        return engine.c(K, V, padding="same"), engine.h(K, G, size=16, padding="same")
+
+    before = both()
+    V[3, 1, 8, 8] = G[3, 5, 8, 8] = value
+    depends = np.zeros((5, 1, 16, 16), bool)
+    depends[3, :, 7:10, 7:10] = True
+    for old, new in zip(before, both(), strict=True):
+        is_same = (old == new).all(axis=1, keepdims=True)
+        assert (is_same == ~depends).all()
+
+
+def test_a_position_that_meets_padding_alone_is_zero() -> None:
+    K, V = np.ones((3, 2, 2, 2)), np.ones((16, 2, 1, 1))
+    how = {"stride": (1, 1), "padding": ((3, 3), (3, 3)), "dilation": (1, 1)}
+    Z = engine.c(K, V, **how)
+    assert (definition.c(K, V, **how) == Z).all()
+
+
+def test_what_no_output_reads_does_not_reach_a_tiled_gradient() -> None:
+    V, G = np.ones((2, 1, 7)), np.ones((2, 1, 3))
+    V[..., 6] = np.nan  # outputs at 0, 2, 4 read 0 to 5
+    dK = engine.g(G, V, stride=2, kernel=2, tile=2, padding=0)
+    assert (dK[0, :, 0, 0] == [4, 2]).all()
+
+
+@pytest.mark.parametrize("examples", [1, 3, 20, 64])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 48), (32, 48), (40, 3)])
+def test_bits_do_not_depend_on_the_number_of_threads(
+    rng, examples: int, channels: int, filters: int
+) -> None:
+    K = rng.standard_normal((filters, channels, 3, 3), dtype="float32")
+    V = rng.standard_normal((examples, channels, 24, 24), dtype="float32")
+    G = rng.standard_normal((examples, filters, 24, 24), dtype="float32")
+    found = set()
+    try:
+        for workers in (1, 2, 5, 5):
+            engine.set_num_threads(workers)
+            Z, R = engine.c(K, V, padding="same"), engine.h(K, G, padding="same")
+            dK = engine.g(G, V, padding="same", kernel=3)
+            found.add((Z.tobytes(), R.tobytes(), dK.tobytes()))
+    finally:
+        engine.set_num_threads(threads.cores())
+    assert len(found) == 1
+
+
+PEAK = """
+import numpy as np
+from convae import engine
+
+def memory(kind):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(kind)) / 1024
+
+rng = np.random.default_rng(0)
+K = rng.standard_normal((32, 32, 5, 5), dtype="float32")
+V = rng.standard_normal((4, 512, 512, 32), dtype="float32").transpose(0, 3, 1, 2)
+engine.c(K[:, :, :1, :1], V[:, :, :8, :8])
+before = memory("VmRSS")
+Z = engine.c(K, V, padding="same")
+print(memory("VmHWM") - before - Z.nbytes / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process as Linux has it")
+def test_large_pictures_take_little_more_than_their_result() -> None:
+    output = subprocess.run(
+        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True
+    )
+    assert float(output.stdout) < 32, "MiB"

@@ -20,7 +20,7 @@ from convae.engine.geometry import Geometry
 from convae.errors import DeviceError, check_choice
 
 if TYPE_CHECKING:
-    from convae.engine.program import Problem, Way
+    from convae.engine.program import Executable, Problem, Way
 
 Result = TypeVar("Result")
 
@@ -75,6 +75,9 @@ class Backend(Protocol):
     def way(self, problem: Problem) -> Way:
         """Return how a node of a program is computed."""
 
+    def runner(self, executable: Executable) -> Callable[[], None]:
+        """Return what runs a program that is bound to memory and to ways."""
+
     @property
     def tolerance(self) -> dict[str, float]:
         """Largest error of the trilinear identity, by dtype, that rounding can explain."""
@@ -124,8 +127,11 @@ class Backend(Protocol):
     def empty_batch(self, shape: tuple[int, ...], dtype: str) -> Array:
         """Make an uninitialised batch (N, C, *size) in that memory order."""
 
-    def divide(self, examples: int, work: int) -> list[slice]:
-        """Divide a batch into chunks; one example takes `work` multiply-accumulates."""
+    def divide(self, examples: int, work: int, parameters: int = 0) -> list[slice]:
+        """Divide a batch into chunks; one example takes `work` multiply-accumulates.
+
+        Every chunk also takes reading and writing the gradients of so many parameters.
+        """
 
     def map(self, function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
         """Call the function on each chunk, in parallel where that pays; results in order."""
@@ -152,6 +158,10 @@ class ArrayBackend:
         from convae.engine.program import Portable  # which knows backends
 
         return Portable(self)
+
+    def runner(self, executable: Executable) -> Callable[[], None]:
+        """See `Backend`; one node after the other."""
+        return executable
 
     @property
     def tolerance(self) -> dict[str, float]:
@@ -233,7 +243,7 @@ class ArrayBackend:
         N, C, *size = shape
         return channels_second(self.xp.empty((N, *size, C), dtype))
 
-    def divide(self, examples: int, work: int) -> list[slice]:
+    def divide(self, examples: int, work: int, parameters: int = 0) -> list[slice]:
         """See `Backend`; the batch stays whole."""
         return [slice(0, examples)]
 

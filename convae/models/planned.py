@@ -58,7 +58,8 @@ class Planned:
         penalty = replace(penalty, weight_decay=0.0)
         chunks = [slice(0, N)]
         if not penalty.kl:  # which is of the mean over the whole batch
-            chunks = model.backend.divide(N, training_work(model.layers))
+            size = model.flat_parameters.size
+            chunks = model.backend.divide(N, training_work(model.layers), size)
         bytes_of_sum = max(model.flat_gradients.nbytes, 1)
         count = min(len(chunks), max(FEWEST_SUMS, min(MOST_SUMS, SUMS_BYTES // bytes_of_sum)))
         while len(self._sums) < count - 1:
@@ -141,7 +142,7 @@ class Planned:
         if self._own.plans is None:
             backend = self._model.backend
             memory = Memory(self._model.xp)
-            self._own.plans = Plans(lambda program: backend.way, lambda bound: bound, memory)
+            self._own.plans = Plans(lambda program: backend.way, backend.runner, memory)
         return self._own.plans
 
     def _gradients(self) -> Array:

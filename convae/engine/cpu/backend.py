@@ -27,7 +27,7 @@ from convae.engine.backend import (
 from convae.engine.cpu import threads
 from convae.engine.cpu.threads import contiguous
 from convae.engine.geometry import Geometry
-from convae.engine.program import Problem, Way
+from convae.engine.program import Executable, Problem, Way
 from convae.engine.updates import Moments
 
 Result = TypeVar("Result")
@@ -48,6 +48,11 @@ class NumpyBackend(ArrayBackend):
         """See `convae.engine.backend.Backend`; compiled, where that suits the problem."""
         found: Way = compiled("ways").Compiled()
         return found if found.suits(problem) else super().way(problem)
+
+    def runner(self, executable: Executable) -> Callable[[], None]:
+        """See `convae.engine.backend.Backend`; consecutive compiled nodes are one call."""
+        run: Callable[[], None] = compiled("ways").fused(executable)
+        return run
 
     def c(self, K: Array, V: Array, geometry: Geometry) -> Array:
         """See `convae.engine.backend.Backend`."""
@@ -76,9 +81,7 @@ class NumpyBackend(ArrayBackend):
         return filters_first(dK, geometry.axes)
 
     def _compute(self, operation: str, arrays: tuple[Array, ...], geometry: Geometry) -> None:
-        module = compiled("convolution")
-        behind = () if operation == "g" else (module.nothing(arrays[-1].dtype),)
-        getattr(module, f"bind_{operation}")(*arrays, geometry, *behind)()
+        getattr(compiled("convolution"), operation)(*arrays, geometry)()
 
     def activate(self, Z: Array, b: Array | None, f: Elementwise) -> Array:
         """See `convae.engine.backend.Backend`; a single pass over Z if f is piecewise linear."""
@@ -146,9 +149,9 @@ class NumpyBackend(ArrayBackend):
         """See `convae.engine.backend.Backend`; memory order (N, *size, C)."""
         return channels_second(_batch(x))
 
-    def divide(self, examples: int, work: int) -> list[slice]:
+    def divide(self, examples: int, work: int, parameters: int = 0) -> list[slice]:
         """See `convae.engine.backend.Backend`; independent of the number of threads."""
-        return threads.divide(examples, work)
+        return threads.divide(examples, work, parameters)
 
     def map(self, function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
         """See `convae.engine.backend.Backend`."""

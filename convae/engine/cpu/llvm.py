@@ -78,6 +78,10 @@ class Emitter:
         limit = self.builder.shuffle_vector(one, zeros, self._lanes([0] * self.width))
         return self.builder.icmp_signed("<", numbers, limit)
 
+    def constant(self, number: float) -> Any:
+        """Return a vector of one number."""
+        return ir.Constant(self.vector, [number] * self.width)
+
     def everywhere(self, value: Any) -> Any:
         """Broadcast a scalar to a vector."""
         zeros = ir.Constant(self.vector, None)
@@ -172,42 +176,38 @@ def _emit_tile(
 @intrinsic
 def tiles(
     typing: Any,
-    D: Any,
+    M: Any,
+    T: Any,
     d: Any,
-    D_offsets: Any,
-    A: Any,
+    d_rows: Any,
     a: Any,
-    A_offsets: Any,
-    first: Any,
+    a_rows: Any,
     rows: Any,
     steps: Any,
     step: Any,
     depth: Any,
-    B: Any,
     b: Any,
     columns: Any,
     fresh: Any,
 ) -> Any:
-    """Sum products of elements of A and rows of B; overwrite the rows of D if `fresh`, else add.
+    """Sum products of numbers and rows of an array M; overwrite what is at d if `fresh`, else add.
 
-    ``D[d + D_offsets[r] + j] (+)= sum over q of A[a + A_offsets[r] + p] * B[b + m + j]`` with
-    ``p, m = steps[q]``, for `rows` rows r from `first`, `depth` steps q from `step`, and j below
-    `columns`, which are at most `MOST_VECTORS` vectors. Arrays are flat; rows and depth over 0.
+    ``M[d + T[d_rows + r] + j] (+)= sum over q of M[a + T[a_rows + r] + p] * M[b + m + j]`` with
+    ``p, m = steps[step + 2 * q], steps[step + 2 * q + 1]``, for `rows` rows r, `depth` steps q,
+    and j below `columns`, which are at most `MOST_VECTORS` vectors. Rows and depth are over 0.
     """
     integer, table = types.intp, types.Array(types.int64, 1, "C")
-    sides = (D, integer, table, A, integer, table)
-    ranges = (integer, integer, table, integer, integer)
-    signature = types.void(*sides, *ranges, B, integer, integer, types.boolean)
+    ranges = (integer,) * 5
+    signature = types.void(
+        M, table, *ranges, table, *(integer,) * 4, types.boolean
+    )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        D_, d, D_table, A_, a, A_table, first, rows, steps, step, depth, *others = arguments
-        B_, b, columns, fresh = others
-        emit = Emitter(context, builder, D.dtype)
-        corner_D, corner_A = emit.pointer(D_, D, d), emit.pointer(A_, A, a)
-        corner_B = emit.pointer(B_, B, b)
-        D_offsets = emit.pointer(D_table, table, first)
-        A_offsets = emit.pointer(A_table, table, first)
-        start = emit.pointer(steps, table, builder.mul(step, INTEGER(2)))
+        M_, T_, d, d_rows, a, a_rows, rows, steps, step, depth, b, columns, fresh = arguments
+        emit = Emitter(context, builder, M.dtype)
+        corner_D, corner_A, corner_B = (emit.pointer(M_, M, place) for place in (d, a, b))
+        D_offsets, A_offsets = (emit.pointer(T_, table, place) for place in (d_rows, a_rows))
+        start = emit.pointer(steps, table, step)
         last_row = builder.sub(rows, INTEGER(1))
 
         def tile(count: int, vectors: int, mask: Any, row: Any, is_rest: bool) -> None:
@@ -270,13 +270,13 @@ def _rowwise(emit: Emitter, count: Any, compute: Callable[[Any, Any], None]) -> 
 
 
 @intrinsic
-def copy_row(typing: Any, D: Any, d: Any, A: Any, a: Any, count: Any) -> Any:
-    """Copy `count` elements of A to D."""
+def copy_row(typing: Any, M: Any, d: Any, a: Any, count: Any) -> Any:
+    """Copy `count` elements from a to d."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        D_, d, A_, a, count = arguments
-        emit = Emitter(context, builder, D.dtype)
-        to, source = emit.pointer(D_, D, d), emit.pointer(A_, A, a)
+        M_, d, a, count = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, a)
 
         def copy(start: Any, mask: Any) -> None:
             value = emit.load(builder.gep(source, [start]), 0, mask)
@@ -285,17 +285,17 @@ def copy_row(typing: Any, D: Any, d: Any, A: Any, a: Any, count: Any) -> Any:
         _rowwise(emit, count, copy)
         return context.get_dummy_value()
 
-    return types.void(D, types.intp, A, types.intp, types.intp), codegen
+    return types.void(M, types.intp, types.intp, types.intp), codegen
 
 
 @intrinsic
-def add_row(typing: Any, D: Any, d: Any, A: Any, a: Any, count: Any) -> Any:
-    """Add `count` elements of A to D."""
+def add_row(typing: Any, M: Any, d: Any, a: Any, count: Any) -> Any:
+    """Add `count` elements at a to those at d."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        D_, d, A_, a, count = arguments
-        emit = Emitter(context, builder, D.dtype)
-        to, source = emit.pointer(D_, D, d), emit.pointer(A_, A, a)
+        M_, d, a, count = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, a)
 
         def add(start: Any, mask: Any) -> None:
             place = builder.gep(to, [start])
@@ -305,12 +305,12 @@ def add_row(typing: Any, D: Any, d: Any, A: Any, a: Any, count: Any) -> Any:
         _rowwise(emit, count, add)
         return context.get_dummy_value()
 
-    return types.void(D, types.intp, A, types.intp, types.intp), codegen
+    return types.void(M, types.intp, types.intp, types.intp), codegen
 
 
 @intrinsic
 def zero_row(typing: Any, D: Any, d: Any, count: Any) -> Any:
-    """Set `count` elements of D to zero."""
+    """Set `count` elements at d to zero."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         D_, d, count = arguments
@@ -328,16 +328,16 @@ def zero_row(typing: Any, D: Any, d: Any, count: Any) -> Any:
 
 @intrinsic
 def sum_rows(
-    typing: Any, D: Any, d: Any, T: Any, t: Any, offsets: Any, first: Any, terms: Any, count: Any
+    typing: Any, M: Any, T: Any, d: Any, a: Any, first: Any, terms: Any, count: Any
 ) -> Any:
-    """Set `count` elements of D to the sum of `terms` rows of T, at ``t + offsets[first + q]``."""
+    """Set `count` elements at d to the sum of `terms` rows, at ``a + T[first + q]``."""
     table, integer = types.Array(types.int64, 1, "C"), types.intp
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        D_, d, T_, t, table_, first, terms, count = arguments
-        emit = Emitter(context, builder, D.dtype)
-        to, source = emit.pointer(D_, D, d), emit.pointer(T_, T, t)
-        places = emit.pointer(table_, table, first)
+        M_, T_, d, a, first, terms, count = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, a)
+        places = emit.pointer(T_, table, first)
 
         def add(start: Any, mask: Any) -> None:
             column = builder.gep(source, [start])
@@ -353,24 +353,45 @@ def sum_rows(
         _rowwise(emit, count, add)
         return context.get_dummy_value()
 
-    return types.void(D, integer, T, integer, table, *(integer,) * 3), codegen
+    return types.void(M, table, *(integer,) * 5), codegen
+
+
+@intrinsic
+def scatter_row(typing: Any, M: Any, d: Any, step: Any, a: Any, count: Any) -> Any:
+    """Copy `count` elements at a to every `step`-th element from d on."""
+    integer = types.intp
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        M_, d, step, a, count = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, a)
+
+        def move(pointers: list[Any], sums: list[Any]) -> list[Any]:
+            builder.store(builder.load(pointers[1]), pointers[0])
+            return []
+
+        with builder.if_then(builder.icmp_signed(">", count, INTEGER(0))):
+            emit.loop(count, [(to, step), (source, INTEGER(1))], [], move)
+        return context.get_dummy_value()
+
+    return types.void(M, *(integer,) * 4), codegen
 
 
 @intrinsic
 def transpose(
-    typing: Any, D: Any, d: Any, ldd: Any, A: Any, a: Any, lda: Any, rows: Any, columns: Any
+    typing: Any, M: Any, d: Any, ldd: Any, a: Any, lda: Any, rows: Any, columns: Any
 ) -> Any:
-    """Transpose a square of A, one vector wide, into D; beyond `rows` of A, its last one again.
+    """Transpose a square at a, one vector wide, to d; beyond its `rows`, the last one again.
 
-    Beyond `columns` of A, D gets rows of zeros.
+    Beyond its `columns`, there will be rows of zeros.
     """
     integer = types.intp
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        D_, d, ldd, A_, a, lda, count, columns = arguments
-        emit = Emitter(context, builder, D.dtype)
+        M_, d, ldd, a, lda, count, columns = arguments
+        emit = Emitter(context, builder, M.dtype)
         width, mask = emit.width, emit.first(columns)
-        corner, last = emit.pointer(A_, A, a), builder.sub(count, INTEGER(1))
+        corner, last = emit.pointer(M_, M, a), builder.sub(count, INTEGER(1))
         rows = []
         for r in range(width):
             inside = builder.icmp_signed("<", INTEGER(r), last)
@@ -385,11 +406,11 @@ def transpose(
                     pair = rows[r], rows[r + half]
                     rows[r], rows[r + half] = emit.shuffle(*pair, low), emit.shuffle(*pair, high)
             half *= 2
-        for row, place in zip(rows, emit.rows(emit.pointer(D_, D, d), ldd, width), strict=True):
+        for row, place in zip(rows, emit.rows(emit.pointer(M_, M, d), ldd, width), strict=True):
             emit.store(row, place)
         return context.get_dummy_value()
 
-    return types.void(D, integer, integer, A, integer, integer, integer, integer), codegen
+    return types.void(M, *(integer,) * 6), codegen
 
 
 EXPONENT = {  # by the bytes of an element: bits of fraction, bias, range, ln 2 in two parts, terms
@@ -398,36 +419,141 @@ EXPONENT = {  # by the bytes of an element: bits of fraction, bias, range, ln 2 
 }
 
 
-@intrinsic
-def exponential(typing: Any, x: Any) -> Any:
-    """Compute e**x in operations that LLVM can vectorise, x limited to what does not overflow."""
+def _emit_exponential(emit: Emitter, value: Any) -> Any:
+    """Emit e**x of a vector, x limited to what does not overflow."""
     # e**x = 2**n * e**r with n = round(x / ln 2), and Taylor's polynomial for |r| <= ln(2) / 2
+    builder, bits = emit.builder, 8 * emit.bytes
+    fraction, bias, (low, high), (ln2, rest), terms = EXPONENT[emit.bytes]
+    whole_numbers = ir.VectorType(ir.IntType(bits), emit.width)
+
+    def call(name: str, result: Any, argument: Any) -> Any:
+        kind = ir.FunctionType(result, [argument.type])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [argument])
+
+    for limit, sign in ((low, "<"), (high, ">")):  # NaN stays
+        beyond = builder.fcmp_ordered(sign, value, emit.constant(limit))
+        value = builder.select(beyond, emit.constant(limit), value)
+    lanes = f"v{emit.width}f{bits}"
+    n = call(f"llvm.rint.{lanes}", emit.vector, builder.fmul(value, emit.constant(1 / log(2))))
+    for part in (ln2, rest):
+        term = builder.fmul(n, emit.constant(part), **FUSED)
+        value = builder.fsub(value, term, **FUSED)
+    total = emit.constant(1 / factorial(terms))
+    for power in reversed(range(terms)):
+        total = builder.fmul(total, value, **FUSED)
+        total = builder.fadd(total, emit.constant(1 / factorial(power)), **FUSED)
+    whole = call(f"llvm.fptosi.sat.v{emit.width}i{bits}.{lanes}", whole_numbers, n)
+    splat = ir.Constant(whole_numbers, [bias] * emit.width)
+    shift = ir.Constant(whole_numbers, [fraction] * emit.width)
+    scale = builder.shl(builder.add(whole, splat), shift)
+    return builder.fmul(total, builder.bitcast(scale, emit.vector))
+
+
+def _emit_slope(emit: Emitter, y: Any, derivative: Sequence[Any]) -> Any:
+    """Emit ``f' = p + q*y + r*y**2``, times `below` where y is not positive."""
+    builder = emit.builder
+    p, q, r, below = derivative
+    inner = builder.fadd(builder.fmul(r, y, **FUSED), q, **FUSED)
+    curved = builder.fadd(builder.fmul(inner, y, **FUSED), p, **FUSED)
+    zero = emit.constant(0.0)
+    is_constant = builder.and_(  # 0 * inf is not 0
+        builder.fcmp_ordered("==", q, zero), builder.fcmp_ordered("==", r, zero)
+    )
+    slope = builder.select(is_constant, p, curved)
+    is_positive = builder.fcmp_ordered(">", y, zero)
+    return builder.select(is_positive, slope, builder.fmul(below, slope))
+
+
+@intrinsic
+def activate_row(
+    typing: Any, M: Any, d: Any, b: Any, count: Any, slope: Any, is_sigmoid: Any
+) -> Any:
+    """Add biases at b to elements at d, then multiply negative ones by the slope, or squash all."""
+    integer = types.intp
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = arguments[0].type
-        bits = x.bitwidth
-        fraction, bias, (low, high), (ln2, rest), terms = EXPONENT[bits // 8]
-        integer = ir.IntType(bits)
+        M_, d, b, count, slope, is_sigmoid = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, b)
+        slopes, zero, one = emit.everywhere(slope), emit.constant(0.0), emit.constant(1.0)
+        is_flat = builder.fcmp_ordered("==", slopes, zero)
 
-        def intrinsic_of(name: str, result: Any, values: list[Any]) -> Any:
-            function = ir.FunctionType(result, [value.type for value in values])
-            found = cgutils.get_or_insert_function(builder.module, function, name)
-            return builder.call(found, values)
+        def rectify(start: Any, mask: Any) -> None:
+            place = builder.gep(to, [start])
+            z = emit.load(place, 0, mask)
+            z = builder.fadd(z, emit.load(builder.gep(source, [start]), 0, mask))
+            below = builder.select(is_flat, slopes, builder.fmul(slopes, z))  # 0 * -inf is NaN
+            is_negative = builder.fcmp_ordered("<", z, zero)
+            emit.store(builder.select(is_negative, below, z), place, 0, mask)
 
-        value = arguments[0]
-        for limit, sign in ((low, "<"), (high, ">")):  # NaN stays
-            beyond = builder.fcmp_ordered(sign, value, kind(limit))
-            value = builder.select(beyond, kind(limit), value)
-        times = builder.fmul(value, kind(1 / log(2)))
-        n = intrinsic_of(f"llvm.rint.f{bits}", kind, [times])
-        r = builder.fsub(value, builder.fmul(n, kind(ln2), **FUSED), **FUSED)
-        r = builder.fsub(r, builder.fmul(n, kind(rest), **FUSED), **FUSED)
-        total = kind(1 / factorial(terms))
-        for power in reversed(range(terms)):
-            total = builder.fmul(total, r, **FUSED)
-            total = builder.fadd(total, kind(1 / factorial(power)), **FUSED)
-        whole = intrinsic_of(f"llvm.fptosi.sat.i{bits}.f{bits}", integer, [n])
-        scale = builder.shl(builder.add(whole, integer(bias)), integer(fraction))
-        return builder.fmul(total, builder.bitcast(scale, kind))
+        def squash(start: Any, mask: Any) -> None:
+            place = builder.gep(to, [start])
+            z = emit.load(place, 0, mask)
+            z = builder.fadd(z, emit.load(builder.gep(source, [start]), 0, mask))
+            power = _emit_exponential(emit, builder.fsub(zero, z))
+            emit.store(builder.fdiv(one, builder.fadd(one, power)), place, 0, mask)
 
-    return x(x), codegen
+        with builder.if_else(is_sigmoid) as (sigmoid, linear):
+            with sigmoid:
+                _rowwise(emit, count, squash)
+            with linear:
+                _rowwise(emit, count, rectify)
+        return context.get_dummy_value()
+
+    return types.void(M, integer, integer, integer, slope, types.boolean), codegen
+
+
+@intrinsic
+def derive_row(typing: Any, M: Any, d: Any, h: Any, count: Any, derivative: Any) -> Any:
+    """Multiply elements at d by the derivative of an activation whose outputs are at h."""
+    integer = types.intp
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        M_, d, h, count, numbers = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, h)
+        found = [emit.everywhere(n) for n in cgutils.unpack_tuple(builder, numbers)]
+
+        def derive(start: Any, mask: Any) -> None:
+            place = builder.gep(to, [start])
+            slope = _emit_slope(emit, emit.load(builder.gep(source, [start]), 0, mask), found)
+            emit.store(builder.fmul(emit.load(place, 0, mask), slope), place, 0, mask)
+
+        _rowwise(emit, count, derive)
+        return context.get_dummy_value()
+
+    return types.void(M, integer, integer, integer, derivative), codegen
+
+
+@intrinsic
+def compare_row(
+    typing: Any, M: Any, d: Any, t: Any, count: Any, derivative: Any, scale: Any
+) -> Any:
+    """Sum ``(y - target)**2`` over elements y at d; they become ``scale * (y - target) * f'(y)``."""
+    integer = types.intp
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        M_, d, t, count, numbers, scale = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, t)
+        found = [emit.everywhere(n) for n in cgutils.unpack_tuple(builder, numbers)]
+        scales = emit.everywhere(scale)
+        total = cgutils.alloca_once_value(builder, emit.constant(0.0))
+
+        def compare(start: Any, mask: Any) -> None:
+            place = builder.gep(to, [start])
+            y = emit.load(place, 0, mask)
+            error = builder.fsub(y, emit.load(builder.gep(source, [start]), 0, mask))
+            square = builder.fmul(error, error, **FUSED)
+            builder.store(builder.fadd(builder.load(total), square, **FUSED), total)
+            slope = _emit_slope(emit, y, found)
+            emit.store(builder.fmul(builder.fmul(scales, error), slope), place, 0, mask)
+
+        _rowwise(emit, count, compare)
+        lanes = builder.load(total)
+        sum_ = builder.extract_element(lanes, ir.IntType(32)(0))
+        for lane in range(1, emit.width):
+            sum_ = builder.fadd(sum_, builder.extract_element(lanes, ir.IntType(32)(lane)))
+        return sum_
+
+    return M.dtype(M, integer, integer, integer, derivative, scale), codegen

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from math import floor, prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from convae.engine.cpu.rows import Field, Operation
 from convae.engine.geometry import Geometry, spans
 
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -36,7 +37,7 @@ Three: TypeAlias = tuple[int, int, int]
 VECTOR_BYTES = 64
 """Bytes of a vector, which a machine with shorter registers keeps in several."""
 
-BLOCK_BYTES = 256 << 10
+BLOCK_BYTES = 512 << 10
 """Memory that a block's part of A, and of D, may take."""
 
 FEWEST_BLOCKS = 8
@@ -45,57 +46,53 @@ FEWEST_BLOCKS = 8
 WORTH_DIVIDING = 1 << 21
 """Multiply-accumulates from which on a problem is divided."""
 
+PART_VECTORS = 4
+"""Vectors of positions that are multiplied at a time where they run along positions."""
+
+WORTH_GROUPING = 1.06
+"""Products with padding, relative to the others, from which on positions that meet it are apart."""
+
+PANEL_BYTES = 24 << 10
+"""Memory for the rows of B that a pass over the rows of A reuses: half an L1 cache."""
+
 LOCAL_EXAMPLES = 16
 """Examples of a block where every position has a kernel of its own."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A problem as `products.convolve` computes it.
+    """A problem, all but where its arrays lie, as a line of a list of calls.
 
     Parameters
     ----------
-    size, channels : tuple of int, int
-        Of an example of A.
-    whole : tuple of int
-        Extent of the box of A that the largest block copies.
-    examples : int
-        Examples of that block.
-    blocks : (M, 11) ndarray
-        Number along the divided axis; where A begins, examples; start of the box; its extent;
-        where D and B begin.
-    terms : (T, 6) ndarray
-        Offset in D, offset in A, first row, first step, offset in B, columns.
-    rows, depths : (T, longest number + 1) ndarray
-        Rows and steps of each term, by the number along the divided axis.
-    D_offsets, A_offsets : (R,) ndarray
-        Offsets of the rows.
-    steps : (2 Q,) ndarray
-        Offsets in A and B of the steps, in turn.
-    fresh : bool
-        Whether rows of D are overwritten; else they are added to.
-    span : int
-        Elements of D per number along the divided axis, where blocks divide D.
+    operation : Operation
+        CONVOLVE or SPREAD.
+    fields : mapping of Field to int
+        The line's numbers.
+    tables : mapping of Field to ndarray
+        The tables at whose beginnings other entries of the line point.
+    blocks : int
+        How many blocks there are.
+    scratch : int
+        Elements of scratch memory that it takes.
     """
 
-    size: Three
-    channels: int
-    whole: Three
-    examples: int
-    blocks: Table
-    terms: Table
-    rows: Table
-    depths: Table
-    D_offsets: Table
-    A_offsets: Table
-    steps: Table
-    fresh: bool
-    span: int
+    operation: Operation
+    fields: dict[int, int]
+    tables: dict[Field, Table]
+    blocks: int
+    scratch: int
 
-    @property
-    def room(self) -> int:
-        """Elements of the largest box of A."""
-        return self.examples * prod(self.whole) * self.channels
+    @cached_property
+    def table(self) -> Table:
+        """All tables, end to end."""
+        return np.concatenate([table.reshape(-1) for table in self.tables.values()])
+
+    @cached_property
+    def starts(self) -> dict[int, int]:
+        """Where in `table` each begins."""
+        lengths = [table.size for table in self.tables.values()]
+        return dict(zip(self.tables, np.cumsum([0, *lengths]).tolist(), strict=False))
 
 
 @dataclass(frozen=True)
@@ -134,18 +131,6 @@ class Axes:
     def is_local(self) -> tuple[bool, bool, bool]:
         """Whether every output position of an axis has a kernel of its own."""
         one, two, three = (t == n > 1 for t, n in zip(self.tile, self.output, strict=True))
-        return one, two, three
-
-
-    @property
-    def period(self) -> Three:
-        """Distance of input positions that meet the same kernel elements."""
-        one, two, three = (
-            s * (max(t, n // s + 1) if local else t)
-            for n, s, t, local in zip(
-                self.size, self.stride, self.tile, self.is_local, strict=True
-            )
-        )
         return one, two, three
 
 
@@ -224,24 +209,10 @@ def rounded(count: int, itemsize: int) -> int:
     return -(-count // vector) * vector
 
 
-def _grid(*counts: int) -> list[Table]:
-    """Return the coordinates of all places of a box, flat, the last axis fastest."""
-    return [axis.reshape(-1) for axis in np.meshgrid(*map(np.arange, counts), indexing="ij")]
-
-
 def _strides(extent: Three, channels: int) -> tuple[int, int, int, int]:
     """Elements from one example, plane, row and position to the next."""
     row = extent[2] * channels
     return extent[0] * extent[1] * row, extent[1] * row, row, channels
-
-
-def _dot(strides: tuple[int, ...], places: list[Table]) -> Table:
-    return np.asarray(sum(s * p for s, p in zip(strides, places, strict=True)), np.int64)
-
-
-def _numbered(coordinate: Table, chosen: Table, longest: int) -> Table:
-    """Count the chosen places whose coordinate along the divided axis is below each number."""
-    return np.searchsorted(coordinate[chosen], np.arange(longest + 1)).astype(np.int64)
 
 
 class _Builder:
@@ -285,23 +256,196 @@ class _Builder:
         self.rows.append(rows)
         self.depths.append(depths)
 
-    def plan(self, blocks: list[list[int]], fresh: bool, **box: Any) -> Plan:
+    def plan(
+        self, boxes: Boxes, channels: int, span: int, fresh: bool, itemsize: int
+    ) -> Plan:
         """Put the tables together."""
 
         def joined(parts: list[Table]) -> Table:
             return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
-        return Plan(
-            blocks=np.array(blocks, np.int64).reshape(-1, 11),
-            terms=np.array(self.terms, np.int64).reshape(-1, 6),
-            rows=np.array(self.rows, np.int64).reshape(len(self.terms), -1),
-            depths=np.array(self.depths, np.int64).reshape(len(self.terms), -1),
-            D_offsets=joined(self.D_offsets),
-            A_offsets=joined(self.A_offsets),
-            steps=joined(self.steps),
-            fresh=fresh,
-            **box,
+        room = boxes.examples * prod(boxes.whole) * channels
+        fields = boxes.fields(channels) | {
+            Field.SPAN: span,
+            Field.FRESH: int(fresh),
+            Field.ROOM: room,
+            Field.TERM_COUNT: len(self.terms),
+            Field.NUMBERS: self.longest + 1,
+        }
+        tables = {
+            Field.BLOCKS: boxes.table(11),
+            Field.TERMS: np.array(self.terms, np.int64),
+            Field.ROW_COUNTS: np.array(self.rows, np.int64),
+            Field.DEPTHS: np.array(self.depths, np.int64),
+            Field.D_ROWS: joined(self.D_offsets),
+            Field.A_ROWS: joined(self.A_offsets),
+            Field.STEPS: joined(self.steps),
+        }
+        scratch = PANEL_BYTES // itemsize + room
+        return Plan(Operation.CONVOLVE, fields, tables, len(boxes.blocks), scratch)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of A that blocks copy.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Positions of an example of A.
+    whole : tuple of int
+        Extent of the largest box.
+    examples : int
+        Examples of the largest.
+    blocks : list of list of int
+        Number along the divided axis; where A begins, examples; start of the box; its extent;
+        where D begins; where B begins, or D's planes and rows.
+    """
+
+    size: Three
+    whole: Three
+    examples: int
+    blocks: list[list[int]]
+
+    def fields(self, channels: int) -> dict[int, int]:
+        """The entries of a line about A."""
+        three = {Field.SIZE + n: size for n, size in enumerate(self.size)}
+        three |= {Field.WHOLE + n: extent for n, extent in enumerate(self.whole)}
+        return three | {Field.CHANNELS: channels}
+
+    def table(self, width: int) -> Table:
+        """The blocks as a table."""
+        return np.array(self.blocks, np.int64).reshape(-1, width)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Positions of an axis that meet the same kernel elements in the same way.
+
+    Parameters
+    ----------
+    places : tuple of int
+        The positions of D, or of G for g, that belong to it.
+    bases : tuple of int
+        For each, the position of the box from which `taps` count.
+    taps : tuple of (element, shift, tile)
+        The kernel elements, positions of the box from the base on, and the tile's kernel.
+    """
+
+    places: tuple[int, ...]
+    bases: tuple[int, ...]
+    taps: tuple[Three, ...]
+
+
+def _grouped(found: list[tuple[int, tuple[Three, ...]]]) -> list[Group]:
+    """Group positions, given in order by their bases and taps."""
+    members: dict[tuple[Three, ...], list[int]] = {}
+    for place, (_, taps) in enumerate(found):
+        members.setdefault(taps, []).append(place)
+    return [
+        Group(tuple(places), tuple(found[place][0] for place in places), taps)
+        for taps, places in members.items()
+    ]
+
+
+def output_groups(axes: Axes, axis: int, count: int, is_whole: bool) -> list[Group]:
+    """Group `count` output positions of an axis, for c and g.
+
+    Where they are all that there are, few, and some meet padding, that is left out.
+    """
+    k, s, d = axes.kernel[axis], axes.stride[axis], axes.dilation[axis]
+    before, size, tile = axes.before[axis], axes.size[axis], axes.tile[axis]
+
+    def taps(j: int, is_exact: bool) -> tuple[Three, ...]:
+        inside = (m for m in range(k) if not is_exact or 0 <= j * s - before + m * d < size)
+        return tuple((m, m * d, j % tile) for m in inside)
+
+    exact = [taps(j, True) for j in range(count)]
+    is_exact = is_whole and sum(map(len, exact)) * WORTH_GROUPING < count * k
+    return _grouped([(j * s, taps(j, is_exact)) for j in range(count)])
+
+
+def input_groups(axes: Axes, axis: int, count: int, reach: int, is_whole: bool) -> list[Group]:
+    """Group `count` input positions of an axis, for h, the first a multiple of stride and tile."""
+    k, s, d = axes.kernel[axis], axes.stride[axis], axes.dilation[axis]
+    before, output, tile = axes.before[axis], axes.output[axis], axes.tile[axis]
+
+    def taps(y: int, is_exact: bool) -> tuple[Three, ...]:
+        met = ((m, (y + before - m * d) // s) for m in range(k) if (y + before - m * d) % s == 0)
+        return tuple(
+            (m, j - y // s - reach, j % tile) for m, j in met if not is_exact or 0 <= j < output
         )
+
+    exact, every = ([taps(y, is_exact) for y in range(count)] for is_exact in (True, False))
+    is_exact = is_whole and sum(map(len, exact)) * WORTH_GROUPING < sum(map(len, every))
+    is_exact |= axes.is_local[axis]
+    return _grouped([(y // s, taps(y, is_exact)) for y in range(count)])
+
+
+@dataclass(frozen=True)
+class Class:
+    """Positions that meet the same kernel elements in the same way: a group of every axis.
+
+    Parameters
+    ----------
+    bases, places : (P,) ndarray
+        Where in the box, and in D or G, the positions of a block's examples begin.
+    numbers : (P,) ndarray
+        Their coordinate along the divided axis.
+    shifts, elements : (Q,) ndarray
+        Where in the box, counted from the bases, the kernel elements meet, and which they are:
+        ``tile * prod(kernel) + element``.
+    """
+
+    bases: Table
+    places: Table
+    numbers: Table
+    shifts: Table
+    elements: Table
+
+    def counts(self, longest: int) -> Table:
+        """How many positions have a coordinate below each number."""
+        return np.searchsorted(self.numbers, np.arange(longest + 1)).astype(np.int64)
+
+
+def _classes(
+    axes: Axes, groups: list[list[Group]], division: Division,
+    box: tuple[int, int, int, int], whole: tuple[int, int, int, int],
+) -> Iterator[Class]:  # fmt: skip
+    """List the classes; `box` and `whole` are the strides of the box, and of D or G."""
+    examples = np.arange(division.box[0])
+    for chosen in product(*groups):
+        coordinates = [examples, *(np.array(group.places, np.int64) for group in chosen)]
+        bases = [examples, *(np.array(group.bases, np.int64) for group in chosen)]
+        shifts, elements = [np.zeros(1, np.int64)], [np.zeros(1, np.int64)]
+        tiles = [np.zeros(1, np.int64)]
+        for axis, group in enumerate(chosen):
+            taps = np.array(group.taps, np.int64).reshape(-1, 3)
+            shifts.append(taps[:, 1] * box[1 + axis])
+            elements.append(taps[:, 0] * prod(axes.kernel[axis + 1 :]))
+            tiles.append(taps[:, 2] * prod(axes.tile[axis + 1 :]))
+        numbered = [np.zeros_like(c) for c in coordinates]
+        numbered[division.axis] = coordinates[division.axis]
+        yield Class(
+            bases=_sums([b * stride for b, stride in zip(bases, box, strict=True)]),
+            places=_sums([c * stride for c, stride in zip(coordinates, whole, strict=True)]),
+            numbers=_sums(numbered),
+            shifts=_sums(shifts),
+            elements=_sums(tiles) * prod(axes.kernel) + _sums(elements),
+        )
+
+
+def _sums(parts: list[Table]) -> Table:
+    """Sum one entry of each part, for all combinations, flat, the last fastest."""
+    total = np.zeros(1, np.int64)
+    for part in parts:
+        total = (total[:, None] + part).reshape(-1)
+    return total
+
+
+def _outer(positions: Table, step: int, channels: int, stride: int = 1) -> Table:
+    """Offsets of all channels at all positions."""
+    return (positions[:, None] * step + np.arange(channels) * stride).reshape(-1)
 
 
 @lru_cache(maxsize=512)
@@ -309,118 +453,69 @@ def plan_for(
     operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int
 ) -> Plan:
     """Plan c, h or g of C channels and O filters."""
-    make = {"c": _plan_c, "h": _plan_h, "g": _plan_g}[operation]
-    return make(geometry, C, O, examples, itemsize)
+    make = {"c": _plan_outputs, "g": _plan_outputs, "h": _plan_h}[operation]
+    return make(operation, geometry, C, O, examples, itemsize)
 
 
-def _elements(axes: Axes, channels: int) -> list[Table]:
-    """Coordinates (m0, m1, m2, channel) of a kernel's elements."""
-    return _grid(*axes.kernel, channels)
-
-
-def _tiles(axes: Axes) -> list[Three]:
-    return list(product(*map(range, axes.tile)))
-
-
-def _division_of_outputs(
-    geometry: Geometry, axes: Axes, C: int, O: int, examples: int, itemsize: int
-) -> Division:
-    """Divide the output positions, for c and g."""
-    padded = prod((n - 1) * s + k for n, s, k in zip(axes.output, axes.stride, axes.span, strict=True))
-    example_bytes = max(padded * C, prod(axes.output) * O) * itemsize
+def _plan_outputs(
+    operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int
+) -> Plan:
+    """Plan c, whose rows are output positions and whose steps kernel elements, or g, the reverse."""
+    axes, groups = Axes.of(geometry), geometry.groups
+    padded = ((n - 1) * s + k for n, s, k in zip(axes.output, axes.stride, axes.span, strict=True))
+    example_bytes = max(prod(padded) * C, prod(axes.output) * O) * itemsize
     is_tiled = any(t > 1 for t in axes.tile)
-    return divide(axes.output, axes.tile, examples, example_bytes, geometry.macs(C, O), is_tiled)
+    division = divide(
+        axes.output, axes.tile, examples, example_bytes, geometry.macs(C, O), is_tiled
+    )
+    boxes = _visible_boxes(axes, division, C, O, examples)
+    builder, channels, filters = _Builder(division.number), C // groups, O // groups
+    along = [
+        output_groups(axes, axis, count, division.axis != axis + 1 and count == axes.output[axis])
+        for axis, count in enumerate(division.box[1:])
+    ]
+    strides = _strides(boxes.whole, C), _strides(axes.output, O)
+    for found in _classes(axes, along, division, *strides):
+        places = found.bases, found.places
+        elements = (
+            _outer(found.shifts, 1, channels),
+            _outer(found.elements, channels * O, channels, O),
+        )
+        if operation == "c":
+            row, step = builder.add_rows(*reversed(places)), builder.add_steps(*elements)
+            rows, depths = found.counts(division.number), builder.always(len(elements[0]))
+        else:
+            row, step = builder.add_rows(*reversed(elements)), builder.add_steps(*places)
+            rows, depths = builder.always(len(elements[0])), found.counts(division.number)
+        for group in range(groups):
+            builder.term(
+                rows, depths, row, step,
+                D=group * filters, A=group * channels, B=group * filters, columns=filters,
+            )  # fmt: skip
+    if operation == "g":
+        for block in boxes.blocks:
+            block[9], block[10] = 0, block[9]
+    return builder.plan(boxes, C, division.span(O), operation == "c", itemsize)
 
 
-def _visible_boxes(axes: Axes, division: Division, C: int, O: int, examples: int) -> Any:
-    """Return the extent of the largest box of V, and for every block where its box is.
+def _visible_boxes(axes: Axes, division: Division, C: int, O: int, examples: int) -> Boxes:
+    """Return the boxes of V that blocks of output positions read; D is Z."""
 
-    The blocks are [number, offset in V, examples, start x 3, extent x 3, offset in Z].
-    """
-
-    def extent(counts: Any) -> Three:
+    def extent(counts: tuple[int, ...]) -> Three:
         one, two, three = (
             (n - 1) * s + k for n, s, k in zip(counts, axes.stride, axes.span, strict=True)
         )
         return one, two, three
 
-    full = division.box
     blocks = []
     for e, j0, j1, n in division.origins(examples):
-        counts = list(full)
+        counts = list(division.box)
         counts[division.axis] = n
         start = [j * s - b for j, s, b in zip((j0, j1, 0), axes.stride, axes.before, strict=True)]
-        output = ((e * axes.output[0] + j0) * axes.output[1] + j1) * axes.output[2]
+        place = ((e * axes.output[0] + j0) * axes.output[1] + j1) * axes.output[2] * O
         v = e * prod(axes.size) * C
-        blocks.append([n, v, counts[0], *start, *extent(counts[1:]), output * O])
-    return extent(full[1:]), blocks
-
-
-def _plan_c(geometry: Geometry, C: int, O: int, examples: int, itemsize: int) -> Plan:
-    axes, groups = Axes.of(geometry), geometry.groups
-    division = _division_of_outputs(geometry, axes, C, O, examples, itemsize)
-    whole, blocks = _visible_boxes(axes, division, C, O, examples)
-    builder = _Builder(division.number)
-    box = division.box
-    places = _grid(*box)
-    strides = _strides(whole, C)
-    scaled = (strides[0], *(s * a for s, a in zip(axes.stride, strides[1:], strict=True)))
-    A_rows = _dot(scaled, places)
-    D_rows = _dot(_strides(axes.output, O), places)
-    *m, channel = _elements(axes, C // groups)
-    A_steps = _dot(strides[1:], [x * d for x, d in zip(m, axes.dilation, strict=True)]) + channel
-    step = builder.add_steps(A_steps, np.arange(len(channel), dtype=np.int64) * O)
-    depth, K_size = len(channel), len(channel) * O
-    for number, tile in enumerate(_tiles(axes)):
-        chosen = np.all(
-            [p % t == r for p, t, r in zip(places[1:], axes.tile, tile, strict=True)], axis=0
-        )
-        row = builder.add_rows(D_rows[chosen], A_rows[chosen])
-        rows = _numbered(places[division.axis], chosen, division.number)
-        for group in range(groups):
-            builder.term(
-                rows, builder.always(depth), row, step,
-                D=group * O // groups, A=group * C // groups,
-                B=number * K_size + group * O // groups, columns=O // groups,
-            )  # fmt: skip
-    return builder.plan(
-        [[*block, 0] for block in blocks], True,
-        size=axes.size, channels=C, whole=whole, examples=box[0],
-        span=division.span(O),
-    )  # fmt: skip
-
-
-def _plan_g(geometry: Geometry, C: int, O: int, examples: int, itemsize: int) -> Plan:
-    axes, groups = Axes.of(geometry), geometry.groups
-    division = _division_of_outputs(geometry, axes, C, O, examples, itemsize)
-    whole, blocks = _visible_boxes(axes, division, C, O, examples)
-    builder = _Builder(division.number)
-    box = division.box
-    places = _grid(*box)
-    strides = _strides(whole, C)
-    scaled = (strides[0], *(s * a for s, a in zip(axes.stride, strides[1:], strict=True)))
-    A_steps, B_steps = _dot(scaled, places), _dot(_strides(axes.output, O), places)
-    *m, channel = _elements(axes, C // groups)
-    A_rows = _dot(strides[1:], [x * d for x, d in zip(m, axes.dilation, strict=True)]) + channel
-    row = builder.add_rows(np.arange(len(channel), dtype=np.int64) * O, A_rows)
-    K_size = len(channel) * O
-    for number, tile in enumerate(_tiles(axes)):
-        chosen = np.all(
-            [p % t == r for p, t, r in zip(places[1:], axes.tile, tile, strict=True)], axis=0
-        )
-        step = builder.add_steps(A_steps[chosen], B_steps[chosen])
-        depths = _numbered(places[division.axis], chosen, division.number)
-        for group in range(groups):
-            builder.term(
-                builder.always(len(channel)), depths, row, step,
-                D=number * K_size + group * O // groups, A=group * C // groups,
-                B=group * O // groups, columns=O // groups,
-            )  # fmt: skip
-    return builder.plan(
-        [[*block[:-1], 0, block[-1]] for block in blocks], False,
-        size=axes.size, channels=C, whole=whole, examples=box[0],
-        span=division.span(O),
-    )  # fmt: skip
+        blocks.append([n, v, counts[0], *start, *extent(tuple(counts[1:])), place, 0])
+    return Boxes(axes.size, extent(division.box[1:]), division.box[0], blocks)
 
 
 def _reach(axes: Axes) -> Three:
@@ -441,169 +536,110 @@ def _met(axes: Axes, reach: Three, counts: tuple[int, ...]) -> Three:
     return one, two, three
 
 
-def _hidden_boxes(
-    axes: Axes, reach: Three, division: Division, C: int, O: int, examples: int
-) -> tuple[Three, list[Any]]:
-    """Return the extent of the largest box of G, and for every block where its box is.
-
-    The blocks are [number, offset in G, examples, start x 3, extent x 3, offset in V', its planes
-    and rows].
-    """
-    box = division.box
-    blocks: list[Any] = []
+def _hidden_boxes(axes: Axes, division: Division, C: int, O: int, examples: int) -> Boxes:
+    """Return the boxes of G that blocks of input positions read; D is V'."""
+    reach, blocks = _reach(axes), []
     for e, y0, y1, n in division.origins(examples):
-        counts = list(box)
+        counts = list(division.box)
         counts[division.axis] = n
         start = [y // s + q for y, s, q in zip((y0, y1, 0), axes.stride, reach, strict=True)]
         place = ((e * axes.size[0] + y0) * axes.size[1] + y1) * axes.size[2] * C
         extent = _met(axes, reach, tuple(counts[1:]))
         g = e * prod(axes.output) * O
-        blocks.append([n, g, counts[0], *start, *extent, place, counts[1:3]])
-    return _met(axes, reach, box[1:]), blocks
+        blocks.append([n, g, counts[0], *start, *extent, place, *counts[1:3]])
+    whole = _met(axes, reach, division.box[1:])
+    return Boxes(axes.output, whole, division.box[0], blocks)
 
 
-def _taps(axes: Axes, phase: tuple[int, ...]) -> Iterator[tuple[int, Three]]:
-    """List the kernel elements that meet positions of a phase: number, position of G."""
-    for number, m in enumerate(product(*map(range, axes.kernel))):
-        sides = zip(phase, axes.before, m, axes.dilation, strict=True)
-        met = [r + b - x * d for r, b, x, d in sides]
-        if not any(y % s for y, s in zip(met, axes.stride, strict=True)):
-            j0, j1, j2 = (y // s for y, s in zip(met, axes.stride, strict=True))
-            yield number, (j0, j1, j2)
-
-
-def _plan_h(geometry: Geometry, C: int, O: int, examples: int, itemsize: int) -> Plan:
+def _plan_h(
+    operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int
+) -> Plan:
+    """Plan h: rows are input positions, steps filters at the kernel elements that they meet."""
     axes, groups = Axes.of(geometry), geometry.groups
-    period, reach = axes.period, _reach(axes)
+    reach = _reach(axes)
+    one, two, three = (s * t for s, t in zip(axes.stride, axes.tile, strict=True))
     example_bytes = max(prod(_met(axes, reach, axes.size)) * O, prod(axes.size) * C) * itemsize
     is_tiled = any(t > 1 for t in axes.tile)
-    division = divide(axes.size, period, examples, example_bytes, geometry.macs(C, O), is_tiled)
-    box = division.box
-    whole, blocks = _hidden_boxes(axes, reach, division, C, O, examples)
-    builder = _Builder(division.number)
-    strides = _strides(whole, O)
-    elements, per_group, channels = prod(axes.kernel), O // groups, C // groups
+    division = divide(
+        axes.size, (one, two, three), examples, example_bytes, geometry.macs(C, O), is_tiled
+    )
+    boxes = _hidden_boxes(axes, division, C, O, examples)
+    for block in boxes.blocks:
+        block[10:] = [0]
+    builder, channels, filters = _Builder(division.number), C // groups, O // groups
     width = rounded(channels, itemsize)
-    filters = np.arange(per_group, dtype=np.int64)
-    kernel_size = elements * O * width
-    for phase in product(*(range(min(p, n)) for p, n in zip(period, box[1:], strict=True))):
-        steps_A, steps_B = [], []
-        for number, j in _taps(axes, phase):
-            local = zip(j, axes.output, axes.is_local, strict=True)
-            if any(is_local and not 0 <= x < n for x, n, is_local in local):
-                continue
-            tile = 0
-            for x, t in zip(j, axes.tile, strict=True):
-                tile = tile * t + x % t
-            place = sum(s * (x - q) for s, x, q in zip(strides[1:], j, reach, strict=True))
-            steps_A.append(place + filters)
-            steps_B.append(tile * kernel_size + (number * O + filters) * width)
-        empty = np.zeros(0, np.int64)
-        A_steps, B_steps = (np.concatenate([empty, *part]) for part in (steps_A, steps_B))
-        step = builder.add_steps(A_steps, B_steps)
-        counts = [-(-(n - r) // p) for n, r, p in zip(box[1:], phase, period, strict=True)]
-        e, *turns = _grid(box[0], *counts)
-        y = [r + p * x for r, p, x in zip(phase, period, turns, strict=True)]
-        j_rows = [(v - r) // s for v, r, s in zip(y, phase, axes.stride, strict=True)]
-        row = builder.add_rows(_dot(_strides(axes.size, C), [e, *y]), _dot(strides, [e, *j_rows]))
-        everywhere = np.ones(len(e), bool)
-        rows = _numbered([e, *y][division.axis], everywhere, division.number)
+    along = [
+        input_groups(
+            axes, axis, n, reach[axis], division.axis != axis + 1 and n == axes.size[axis]
+        )
+        for axis, n in enumerate(division.box[1:])
+    ]
+    strides = _strides(boxes.whole, O), _strides(axes.size, C)
+    for found in _classes(axes, along, division, *strides):
+        row = builder.add_rows(found.places, found.bases)
+        A_steps = _outer(found.shifts, 1, filters)
+        step = builder.add_steps(A_steps, _outer(found.elements, O * width, filters, width))
         for group in range(groups):
             builder.term(
-                rows, builder.always(len(A_steps)), row, step,
-                D=group * channels, A=group * per_group, B=group * per_group * width,
+                found.counts(division.number), builder.always(len(A_steps)), row, step,
+                D=group * channels, A=group * filters, B=group * filters * width,
                 columns=channels,
             )  # fmt: skip
-    return builder.plan(
-        [[*block[:-1], 0] for block in blocks], True,
-        size=axes.output, channels=O, whole=whole, examples=box[0],
-        span=division.span(C),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class NarrowPlan:
-    """h to few channels, as `products.spread` computes it.
-
-    With few channels the vectors run along positions: the product ``M = K @ G^T`` has a row for
-    every element of the kernel, and each row of V' is a sum of shifted parts of its rows.
-
-    Parameters
-    ----------
-    size, filters : tuple of int, int
-        Of an example of G.
-    whole, examples : tuple of int, int
-        Extent and examples of the largest box of G.
-    blocks : (M, 12) ndarray
-        Number, where G begins, examples; start of the box; its extent; where V' begins, planes and
-        rows of V'.
-    K_offsets, M_offsets : (R,) ndarray
-        Where the rows of K and M begin.
-    steps : (2 O,) ndarray
-        Offsets of the filters in K and G^T.
-    width : int
-        Elements of a row of M and of G^T.
-    sums : (phases, 2) ndarray
-        First of its taps and their number, of each phase of the stride.
-    taps : (Q,) ndarray
-        Offsets in M of what is summed.
-    span : int
-        Elements of V' per number along the divided axis.
-    """
-
-    size: Three
-    filters: int
-    whole: Three
-    examples: int
-    blocks: Table
-    K_offsets: Table
-    M_offsets: Table
-    steps: Table
-    width: int
-    channels: int
-    stride: Three
-    positions: int
-    sums: Table
-    taps: Table
-    span: int
-
-    @property
-    def room(self) -> int:
-        """Elements of the largest box of G."""
-        return self.examples * prod(self.whole) * self.filters
+    return builder.plan(boxes, O, division.span(C), True, itemsize)
 
 
 @lru_cache(maxsize=256)
 def narrow_plan_for(
     geometry: Geometry, C: int, O: int, examples: int, itemsize: int
-) -> NarrowPlan:
-    """Plan h of a shared kernel to few channels C."""
-    axes = Axes.of(geometry)
+) -> Plan:
+    """Plan h of a shared kernel to few channels, with the vectors along positions.
+
+    The product ``M = K @ G^T`` has a row for every element of the kernel, and each row of V' is a
+    sum of shifted parts of its rows.
+    """
+    axes, elements = Axes.of(geometry), prod(geometry.kernel)
     reach = _reach(axes)
-    elements = prod(axes.kernel)
-    example_bytes = prod(_met(axes, reach, axes.size)) * max(O, elements * C) * itemsize
-    division = divide(
-        axes.size, axes.stride, examples, example_bytes, geometry.macs(C, O), False
-    )  # fmt: skip
-    box = division.box
-    whole, blocks = _hidden_boxes(axes, reach, division, C, O, examples)
-    positions = box[0] * prod(whole)
-    width = rounded(positions, itemsize)
-    row, plane = whole[2], whole[1] * whole[2]
+    example_bytes = prod(_met(axes, reach, axes.size)) * (O + elements * C) * itemsize
+    division = divide(axes.size, axes.stride, examples, example_bytes, geometry.macs(C, O), False)
+    boxes = _hidden_boxes(axes, division, C, O, examples)
+    part = PART_VECTORS * VECTOR_BYTES // itemsize
+    width = rounded(boxes.examples * prod(boxes.whole), itemsize)
+    _, plane, row, _ = _strides(boxes.whole, 1)
+    phases = [
+        input_groups(axes, axis, stride, reach[axis], False)
+        for axis, stride in enumerate(axes.stride)
+    ]
+    by_phase = [
+        sorted(((p, group.taps) for group in groups for p in group.places)) for groups in phases
+    ]
     sums, taps = [], []
-    for phase in product(*map(range, axes.stride)):
+    for (_, one), (_, two), (_, three) in product(*by_phase):
         begin = len(taps)
-        for number, j in _taps(axes, phase):
-            place = [x - q for x, q in zip(j, reach, strict=True)]
-            taps.append(number * C * width + place[0] * plane + place[1] * row + place[2])
+        for (m0, j0, _), (m1, j1, _), (m2, j2, _) in product(one, two, three):
+            number = (m0 * axes.kernel[1] + m1) * axes.kernel[2] + m2
+            taps.append(number * C * width + j0 * plane + j1 * row + j2)
         sums.append((begin, len(taps) - begin))
-    filters = np.arange(O, dtype=np.int64)
-    rows = np.arange(elements * C, dtype=np.int64)
-    return NarrowPlan(
-        size=axes.output, filters=O, whole=whole, examples=box[0],
-        blocks=np.array([[*block[:-1], *block[-1]] for block in blocks], np.int64).reshape(-1, 12),
-        K_offsets=rows * O, M_offsets=rows * width,
-        steps=np.stack([filters, filters * width], axis=1).reshape(-1),
-        width=width, channels=C, stride=axes.stride, positions=axes.size[2],
-        sums=np.array(sums, np.int64), taps=np.array(taps, np.int64), span=division.span(C),
-    )  # fmt: skip
+    filters, rows = np.arange(O, dtype=np.int64), np.arange(elements * C, dtype=np.int64)
+    room = boxes.examples * prod(boxes.whole) * O
+    fields = boxes.fields(O) | {
+        Field.SPAN: division.span(C),
+        Field.ROOM: room,
+        Field.ROWS: elements * C,
+        Field.WIDTH: width,
+        Field.PART: part,
+        Field.COLUMNS: C,
+        Field.POSITIONS: axes.size[2],
+    }
+    fields |= {Field.STRIDE + n: stride for n, stride in enumerate(axes.stride)}
+    tables = {
+        Field.BLOCKS: boxes.table(12),
+        Field.D_ROWS: rows * width,
+        Field.A_ROWS: rows * O,
+        Field.STEPS: np.stack([filters, filters * part], axis=1),
+        Field.SUMS: np.array(sums, np.int64),
+        Field.TAPS: np.array(taps, np.int64),
+    }
+    turned = rounded(O, itemsize) * part
+    scratch = PANEL_BYTES // itemsize + rounded(room, itemsize) + turned
+    scratch += elements * C * width + rounded(axes.size[2], itemsize)
+    return Plan(Operation.SPREAD, fields, tables, len(boxes.blocks), scratch)

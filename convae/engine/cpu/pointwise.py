@@ -12,7 +12,7 @@ import numpy as np
 from convae.engine.arrays import Array
 from convae.engine.cpu.jit import compiled
 
-PATTERN = 64
+PATTERN = 512
 """Elements of a pattern, at least."""
 
 LONGEST_SUM = 256

@@ -1,252 +1,270 @@
-"""Sums of products by tables of offsets: the one loop of which c, h and g are instances."""
+"""Sums of products by tables of offsets, and what is behind them: the loops of all operations.
+
+All memory is one array M, in which every array lies at some offset (`calls.Anchor`). T is an array
+of tables of offsets, and `row` a line of a list of calls, whose entries `rows` names.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-
 from convae.engine.arrays import Array
 from convae.engine.cpu.jit import compiled
-from convae.engine.cpu.offsets import VECTOR_BYTES
 from convae.engine.cpu.llvm import (
     MOST_VECTORS,
+    activate_row,
+    add_row,
+    compare_row,
     copy_row,
-    exponential,
+    derive_row,
+    scatter_row,
     sum_rows,
     tiles,
     transpose,
     zero_row,
 )
+from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES
+from convae.engine.cpu.rows import Field, Kind, Number, Operation
 
-NOTHING, LINEAR, SIGMOID, SLOPE, ERROR, SIGMOID_ERROR = range(6)
-"""Kinds of what may be behind a product."""
+ERRORS = 4096
+"""Squared errors that are summed before they are added in float64."""
 
+FEWEST_ROWS = 32
+"""Rows of A for which it is worth copying rows of B."""
 
-class Behind(NamedTuple):
-    """What is done with the elements of D when they have just been written.
-
-    LINEAR and SIGMOID add the bias and apply an activation: piecewise linear, or the sigmoid. ERROR
-    and SIGMOID_ERROR do so, and then replace y by ``scale * (y - target) * f'(y)``. SLOPE adds
-    `extra` and multiplies by f'(H). Arrays are flat, those of no use of one element.
-
-    Parameters
-    ----------
-    kind : int
-        One of these.
-    bias : (L,) ndarray
-        Biases of the elements of D, again and again.
-    slope : float
-        Slope of the activation below zero.
-    H, extra, target : ndarray
-        As D.
-    derivative : tuple of four floats
-        (p, q, r, below): ``f' = p + q*y + r*y**2``, times below where y is not positive.
-    scale : float
-        Factor on the error.
-    """
-
-    kind: int
-    bias: Array
-    slope: float
-    H: Array
-    extra: Array
-    target: Array
-    derivative: tuple[float, float, float, float]
-    scale: float
-
-ROW = 1024
-"""Elements that a pass takes at a time."""
-
-L1_BYTES = 24 << 10
-"""Memory for the rows of B that a pass over the rows of A reuses."""
+SUM_LENGTH = 256
+"""Rows that are summed before they are added in float64."""
 
 
 @compiled
 def multiply(
-    D: Array, d: int, D_offsets: Array, A: Array, a: int, A_offsets: Array, first: int, rows: int,
-    steps: Array, step: int, depth: int, B: Array, b: int, columns: int, fresh: bool,
+    M: Array, T: Array, d: int, d_rows: int, a: int, a_rows: int, rows: int, step: int, depth: int,
+    b: int, columns: int, fresh: bool, panel: int, panel_steps: Array,
 ) -> None:  # fmt: skip
-    """Do what `llvm.tiles` does for any depth and number of columns."""
+    """Do what `llvm.tiles` does, with the steps in T, for any depth and number of columns.
+
+    Rows of B that lie far apart, and would displace each other in the L1 cache, are copied to
+    `panel` where enough rows of A meet them.
+    """
     if rows == 0:
         return
     if depth == 0 and fresh:
-        for r in range(first, first + rows):
-            zero_row(D, d + D_offsets[r], columns)
-    block = VECTOR_BYTES // D.itemsize
-    parts = -(-columns // (MOST_VECTORS * block))
-    width = -(-columns // (parts * block)) * block if parts > 0 else block
-    length = max(32, L1_BYTES // (width * D.itemsize))
+        for r in range(rows):
+            zero_row(M, d + T[d_rows + r], columns)
+    vector = VECTOR_BYTES // M.itemsize
+    parts = -(-columns // (MOST_VECTORS * vector))
+    width = -(-columns // (parts * vector)) * vector
+    length = PANEL_BYTES // M.itemsize // width
+    is_apart = depth > 1 and T[step + 3] - T[step + 1] > width and rows >= FEWEST_ROWS
     for j in range(0, columns, width):
+        wide = min(width, columns - j)
         for q in range(0, depth, length):
-            tiles(
-                D, d + j, D_offsets, A, a, A_offsets, first, rows,
-                steps, step + q, min(length, depth - q), B, b + j, min(width, columns - j),
-                fresh and q == 0,
-            )  # fmt: skip
+            count, now = min(length, depth - q), step + 2 * q
+            renew = fresh and q == 0
+            if is_apart:
+                for i in range(count):
+                    copy_row(M, panel + i * width, b + j + T[now + 2 * i + 1], wide)
+                    panel_steps[2 * i] = T[now + 2 * i]
+                    panel_steps[2 * i + 1] = i * width
+                tiles(
+                    M, T, d + j, d_rows, a, a_rows, rows, panel_steps, 0, count, panel, wide, renew
+                )  # fmt: skip
+            else:
+                tiles(M, T, d + j, d_rows, a, a_rows, rows, T, now, count, b + j, wide, renew)
 
 
 @compiled
-def surround(
-    P: Array, V: Array, v: int, examples: int, size: tuple[int, int, int], C: int,
-    start: tuple[int, int, int], extent: tuple[int, int, int], whole: tuple[int, int, int],
-) -> None:  # fmt: skip
-    """Copy a box of V, zeros beyond its edge, into P, which has room for a `whole` box.
+def surround(M: Array, T: Array, row: Array, block: int, p: int) -> None:
+    """Copy the box of A that a block reads, with zeros beyond A's edge, to offset p.
 
-    V (N, *size, C) from offset v -> P (examples, *whole, C)
+    A (N, *size, C) -> (examples, *whole, C)
     """
-    left = min(max(-start[2], 0), extent[2])
-    inside = max(min(extent[2], size[2] - start[2]) - left, 0)
-    right = extent[2] - left - inside
-    row = whole[2] * C
+    C, size2 = row[Field.CHANNELS], row[Field.SIZE + 2]
+    examples, start2, extent2 = T[block + 2], T[block + 5], T[block + 8]
+    left = min(max(-start2, 0), extent2)
+    inside = max(min(extent2, size2 - start2) - left, 0)
+    right = extent2 - left - inside
     for e in range(examples):
-        for a0 in range(extent[0]):
-            y0 = start[0] + a0
-            for a1 in range(extent[1]):
-                y1 = start[1] + a1
-                p = ((e * whole[0] + a0) * whole[1] + a1) * row
-                if y0 < 0 or y0 >= size[0] or y1 < 0 or y1 >= size[1]:
-                    zero_row(P, p, extent[2] * C)
+        for a0 in range(T[block + 6]):
+            y0 = T[block + 3] + a0
+            for a1 in range(T[block + 7]):
+                y1 = T[block + 4] + a1
+                to = (e * row[Field.WHOLE] + a0) * row[Field.WHOLE + 1] + a1
+                to = p + to * row[Field.WHOLE + 2] * C
+                is_beyond = y0 < 0 or y0 >= row[Field.SIZE] or y1 < 0 or y1 >= row[Field.SIZE + 1]
+                if is_beyond:
+                    zero_row(M, to, extent2 * C)
                     continue
-                source = v + (((e * size[0] + y0) * size[1] + y1) * size[2] + start[2] + left) * C
-                zero_row(P, p, left * C)
-                copy_row(P, p + left * C, V, source, inside * C)
-                zero_row(P, p + (left + inside) * C, right * C)
+                place = (e * row[Field.SIZE] + y0) * row[Field.SIZE + 1] + y1
+                source = row[Field.A] + T[block + 1] + (place * size2 + start2 + left) * C
+                zero_row(M, to, left * C)
+                copy_row(M, to + left * C, source, inside * C)
+                zero_row(M, to + (left + inside) * C, right * C)
 
 
 @compiled
-def finish(D: Array, first: int, count: int, behind: Behind) -> float:
+def finish(M: Array, row: Array, numbers: Array, first: int, count: int) -> float:
     """Do what is behind a product, on elements of D that have just been written.
 
-    See `Behind`; returns the sum of squared errors, 0 where there are none.
+    Returns the sum of squared errors, 0 where there are none.
     """
-    kind, bias, slope, H, extra, target, (p, q, r, below), scale = behind
-    is_constant = q == 0 and r == 0  # 0 * inf is not 0
-    J, one = 0.0, D.dtype.type(1)
-    if kind == NOTHING:
+    kind, J = row[Field.KIND], 0.0
+    d = row[Field.D] + first
+    end = d + count
+    p = Number.DERIVATIVE
+    derivative = numbers[p], numbers[p + 1], numbers[p + 2], numbers[p + 3]
+    if kind == Kind.NOTHING:
         return J
-    if kind == SLOPE:
-        for start in range(first, first + count, ROW):
-            stop = min(start + ROW, first + count)
-            if len(extra) > 1:
-                for i in range(start, stop):
-                    D[i] += extra[i]
-            for i in range(start, stop):
-                y = H[i]
-                factor = p if is_constant else p + q * y + r * y * y
-                D[i] *= factor if y > 0 else below * factor
+    if kind == Kind.SLOPE:
+        if row[Field.EXTRA] != 0:
+            add_row(M, d, row[Field.EXTRA] + first, count)
+        derive_row(M, d, row[Field.H] + first, count, derivative)
         return J
-    length, i = len(bias), first
-    while i < first + count:
-        place = i % length
-        n = min(length - place, first + count - i)
-        row, shift = D[i : i + n], bias[place : place + n]
-        if kind == SIGMOID or kind == SIGMOID_ERROR:
-            for j in range(n):
-                row[j] = one / (one + exponential(-(row[j] + shift[j])))
-        else:
-            for j in range(n):
-                z = row[j] + shift[j]
-                if z < 0:
-                    z = slope * z if slope != 0 else slope  # 0 * -inf would be NaN
-                row[j] = z
-        if kind >= ERROR:
-            wanted, total = target[i : i + n], one - one
-            for j in range(n):
-                y = row[j]
-                error = y - wanted[j]
-                total += error * error
-                factor = p if is_constant else p + q * y + r * y * y
-                row[j] = scale * error * (factor if y > 0 else below * factor)
-            J += total
+    is_sigmoid = kind == Kind.SIGMOID or kind == Kind.SIGMOID_ERROR
+    length, i = row[Field.BIAS_LENGTH], d
+    while i < end:
+        place = (i - row[Field.D]) % length
+        n = min(length - place, end - i)
+        activate_row(M, i, row[Field.BIAS] + place, n, numbers[Number.SLOPE], is_sigmoid)
         i += n
+    if kind == Kind.ERROR or kind == Kind.SIGMOID_ERROR:
+        target = row[Field.TARGET] + first
+        for i in range(0, count, ERRORS):
+            n = min(ERRORS, count - i)
+            J += compare_row(M, d + i, target + i, n, derivative, numbers[Number.SCALE])
     return J
 
 
 @compiled
 def convolve(
-    D: Array, A: Array, B: Array, P: Array, first: int, last: int, size: tuple[int, int, int],
-    channels: int, whole: tuple[int, int, int], blocks: Array, terms: Array, rows: Array,
-    depths: Array, D_offsets: Array, A_offsets: Array, steps: Array, fresh: bool, span: int,
-    behind: Behind,
-) -> float:  # fmt: skip
-    """Do the terms of the blocks [first, last), each on a box of A, and what is behind them.
+    M: Array, T: Array, row: Array, numbers: Array, scratch: int, panel_steps: Array
+) -> float:
+    """Do the terms of a product's blocks, each on a box of A, and what is behind them.
 
     See `offsets.Plan`; returns the sum of what `finish` returns.
     """
-    J = 0.0
-    for block in range(first, last):
-        number = blocks[block, 0]
-        start = blocks[block, 3], blocks[block, 4], blocks[block, 5]
-        extent = blocks[block, 6], blocks[block, 7], blocks[block, 8]
-        surround(P, A, blocks[block, 1], blocks[block, 2], size, channels, start, extent, whole)
-        for term in range(len(terms)):
+    J, panel = 0.0, scratch
+    box = scratch + PANEL_BYTES // M.itemsize
+    fresh = row[Field.FRESH] != 0
+    for number in range(row[Field.FIRST], row[Field.LAST]):
+        block = row[Field.BLOCKS] + 11 * number
+        surround(M, T, row, block, box)
+        d, b = row[Field.D] + T[block + 9], row[Field.B] + T[block + 10]
+        for index in range(row[Field.TERM_COUNT]):
+            term = row[Field.TERMS] + 6 * index
+            entry = index * row[Field.NUMBERS] + T[block]
             multiply(
-                D, blocks[block, 9] + terms[term, 0], D_offsets, P, terms[term, 1], A_offsets,
-                terms[term, 2], rows[term, number], steps, terms[term, 3], depths[term, number],
-                B, blocks[block, 10] + terms[term, 4], terms[term, 5], fresh,
+                M, T, d + T[term], row[Field.D_ROWS] + T[term + 2], box + T[term + 1],
+                row[Field.A_ROWS] + T[term + 2], T[row[Field.ROW_COUNTS] + entry],
+                row[Field.STEPS] + 2 * T[term + 3], T[row[Field.DEPTHS] + entry],
+                b + T[term + 4], T[term + 5], fresh, panel, panel_steps,
             )  # fmt: skip
-        J += finish(D, blocks[block, 9], number * span, behind)
+        J += finish(M, row, numbers, T[block + 9], T[block] * row[Field.SPAN])
     return J
 
 
 @compiled
-def turn(T: Array, A: Array, a: int, rows: int, columns: int, width: int) -> None:
-    """Transpose a matrix; what T has beyond it is filled up.
+def turn(M: Array, t: int, a: int, rows: int, columns: int, width: int) -> None:
+    """Transpose a matrix; what lies beyond it up to whole vectors is filled up.
 
-    A (rows, columns) from offset a -> T (columns rounded up to a vector, width)
+    (rows, columns) at a -> (columns rounded up to a vector, width) at t
     """
-    vector = VECTOR_BYTES // A.itemsize
+    vector = VECTOR_BYTES // M.itemsize
     for r in range(0, rows, vector):
         for j in range(0, columns, vector):
             there = min(vector, rows - r), min(vector, columns - j)
-            transpose(T, j * width + r, width, A, a + r * columns + j, columns, there[0], there[1])
-
-
-@compiled
-def turn_all(T: Array, A: Array, count: int, rows: int, columns: int, width: int) -> None:
-    """Transpose matrices, A (count, rows, columns) -> T (count, columns, width) and some room."""
-    for number in range(count):
-        turn(T[number * columns * width :], A, number * rows * columns, rows, columns, width)
+            transpose(M, t + j * width + r, width, a + r * columns + j, columns, there[0], there[1])
 
 
 @compiled
 def spread(
-    D: Array, G: Array, K: Array, P: Array, T: Array, M: Array, first: int, last: int,
-    size: tuple[int, int, int], O: int, whole: tuple[int, int, int], blocks: Array,
-    K_offsets: Array, M_offsets: Array, steps: Array, width: int, C: int,
-    stride: tuple[int, int, int], positions: int, sums: Array, taps: Array, span: int,
-    behind: Behind,
-) -> float:  # fmt: skip
-    """Compute the blocks [first, last) of h to few channels; see `offsets.NarrowPlan`."""
-    J, row = 0.0, np.empty(positions, D.dtype)
-    box = whole[0] * whole[1] * whole[2]
-    for block in range(first, last):
-        start = blocks[block, 3], blocks[block, 4], blocks[block, 5]
-        extent = blocks[block, 6], blocks[block, 7], blocks[block, 8]
-        examples, d = blocks[block, 2], blocks[block, 9]
-        surround(P, G, blocks[block, 1], examples, size, O, start, extent, whole)
-        columns = (examples - 1) * box + ((extent[0] - 1) * whole[1] + extent[1]) * whole[2]
-        turn(T, P, 0, columns, O, width)
-        multiply(
-            M, 0, M_offsets, K, 0, K_offsets, 0, len(K_offsets), steps, 0, O, T, 0, columns, True
-        )  # fmt: skip
+    M: Array, T: Array, row: Array, numbers: Array, scratch: int, panel_steps: Array
+) -> float:
+    """Compute the blocks of h to few channels; see `offsets.NarrowPlan`."""
+    O, C, width, part = row[Field.CHANNELS], row[Field.COLUMNS], row[Field.WIDTH], row[Field.PART]
+    positions = row[Field.POSITIONS]
+    stride = row[Field.STRIDE], row[Field.STRIDE + 1], row[Field.STRIDE + 2]
+    vector = VECTOR_BYTES // M.itemsize
+    panel, J = scratch, 0.0
+    box = panel + PANEL_BYTES // M.itemsize
+    turned = box + -(-row[Field.ROOM] // vector) * vector
+    products = turned + -(-O // vector) * vector * part
+    line = products + row[Field.ROWS] * width
+    plane = row[Field.WHOLE + 1] * row[Field.WHOLE + 2]
+    for number in range(row[Field.FIRST], row[Field.LAST]):
+        block = row[Field.BLOCKS] + 12 * number
+        surround(M, T, row, block, box)
+        examples, d = T[block + 2], row[Field.D] + T[block + 9]
+        columns = (examples - 1) * row[Field.WHOLE] * plane
+        columns += ((T[block + 6] - 1) * row[Field.WHOLE + 1] + T[block + 7]) * row[Field.WHOLE + 2]
+        for j in range(0, columns, part):
+            n = min(part, columns - j)
+            turn(M, turned, box + j * O, n, O, part)
+            multiply(
+                M, T, products + j, row[Field.D_ROWS], row[Field.B], row[Field.A_ROWS],
+                row[Field.ROWS], row[Field.STEPS], O, turned, n, True, panel, panel_steps,
+            )  # fmt: skip
         for e in range(examples):
-            for y0 in range(blocks[block, 10]):
-                for y1 in range(blocks[block, 11]):
-                    t = e * box + (y0 // stride[0] * whole[1] + y1 // stride[1]) * whole[2]
+            for y0 in range(T[block + 10]):
+                for y1 in range(T[block + 11]):
+                    t = (e * row[Field.WHOLE] + y0 // stride[0]) * plane
+                    t += products + y1 // stride[1] * row[Field.WHOLE + 2]
                     phase = (y0 % stride[0] * stride[1] + y1 % stride[1]) * stride[2]
                     for x in range(min(stride[2], positions)):
                         count = -(-(positions - x) // stride[2])
-                        begin, terms = sums[phase + x, 0], sums[phase + x, 1]
+                        begin = row[Field.TAPS] + T[row[Field.SUMS] + 2 * (phase + x)]
+                        terms = T[row[Field.SUMS] + 2 * (phase + x) + 1]
                         for c in range(C):
                             if terms > 0:
-                                sum_rows(row, 0, M, t + c * width, taps, begin, terms, count)
+                                sum_rows(M, T, line, t + c * width, begin, terms, count)
                             else:
-                                zero_row(row, 0, count)
-                            place = d + x * C + c
-                            for a in range(count):
-                                D[place + a * stride[2] * C] = row[a]
+                                zero_row(M, line, count)
+                            scatter_row(M, d + x * C + c, stride[2] * C, line, count)
                     d += positions * C
-        J += finish(D, blocks[block, 9], blocks[block, 0] * span, behind)
+        J += finish(M, row, numbers, T[block + 9], T[block] * row[Field.SPAN])
     return J
+
+
+@compiled
+def sum_columns(M: Array, d: int, a: int, count: int, columns: int, line: int) -> None:
+    """Sum `count` rows at a, to d; `line` has room for whole vectors of a row."""
+    # few columns are repeated, so that inner loops are long
+    length = max(1, 64 // columns) * columns
+    zero_row(M, d, columns)  # and never M[d]: offsets may be negative
+    total = count * columns
+    for begin in range(0, total, length * SUM_LENGTH):
+        zero_row(M, line, length)
+        end = min(begin + length * SUM_LENGTH, total)
+        for i in range(begin, end, length):
+            add_row(M, line, a + i, min(length, end - i))
+        for j in range(0, length, columns):
+            add_row(M, d, line + j, columns)
+
+
+@compiled
+def run(
+    M: Array, T: Array, rows: Array, numbers: Array, sums: Array, first: int, last: int,
+    scratch: int, panel_steps: Array,
+) -> None:  # fmt: skip
+    """Do the calls [first, last) of a list; `sums` get their sums of squared errors."""
+    for n in range(first, last):
+        row = rows[n]
+        operation = row[Field.OPERATION]
+        if operation == Operation.CONVOLVE:
+            if row[Field.FRESH] == 0 and row[Field.COUNT] > 0:
+                zero_row(M, row[Field.D], row[Field.COUNT])
+            sums[n] = convolve(M, T, row, numbers[n], scratch, panel_steps)
+        elif operation == Operation.SPREAD:
+            sums[n] = spread(M, T, row, numbers[n], scratch, panel_steps)
+        elif operation == Operation.TURN:
+            lines, columns = row[Field.ROWS], row[Field.COLUMNS]
+            for index in range(row[Field.FIRST], row[Field.LAST]):
+                to = row[Field.D] + index * columns * row[Field.WIDTH]
+                turn(M, to, row[Field.A] + index * lines * columns, lines, columns, row[Field.WIDTH])
+        elif operation == Operation.REPEAT:
+            for i in range(0, row[Field.COUNT], row[Field.COLUMNS]):
+                copy_row(M, row[Field.D] + i, row[Field.A], row[Field.COLUMNS])
+        elif operation == Operation.ADD:
+            add_row(M, row[Field.D], row[Field.A], row[Field.COUNT])
+        elif operation == Operation.SUM:
+            sum_columns(
+                M, row[Field.D], row[Field.A], row[Field.COUNT], row[Field.COLUMNS], scratch
+            )

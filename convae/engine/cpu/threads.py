@@ -29,6 +29,9 @@ Task = TypeVar("Task")
 CHUNK_WORK = 400_000_000
 """Multiply-accumulates that make a chunk worth handing to a thread."""
 
+WORK_PER_PARAMETER = 3000
+"""Multiply-accumulates per parameter that make reading and writing gradients a small part."""
+
 LARGEST_CHUNK, FEWEST_CHUNKS = 64, 4
 """Longest chunk, in examples; fewest chunks of a batch that is worth dividing."""
 
@@ -113,9 +116,14 @@ def contiguous(array: Array) -> Array:
     return copy
 
 
-def divide(examples: int, work: int) -> list[slice]:
-    """Split a batch into chunks for threads; `work` is multiply-accumulates per example."""
-    length = min(CHUNK_WORK // max(work, 1), -(-examples // FEWEST_CHUNKS), LARGEST_CHUNK)
+def divide(examples: int, work: int, parameters: int = 0) -> list[slice]:
+    """Split a batch into chunks for threads.
+
+    `work` is multiply-accumulates per example; with the gradients of so many parameters, which
+    every chunk reads and writes, chunks are longer.
+    """
+    length = max(CHUNK_WORK, WORK_PER_PARAMETER * parameters) // max(work, 1)
+    length = min(length, -(-examples // FEWEST_CHUNKS), LARGEST_CHUNK)
     return cut(examples, max(length, 1))
 
 

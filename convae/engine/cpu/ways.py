@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 
 import numpy as np
 
 from convae.engine import biases
 from convae.engine.arrays import Array
 from convae.engine.backend import Elementwise
-from convae.engine.cpu import pointwise, products
-from convae.engine.cpu.convolution import bind_c, bind_g, bind_h, nothing
-from convae.engine.cpu.products import Behind
-from convae.engine.geometry import Geometry
-from convae.engine.program import Problem
+from convae.engine.cpu import convolution, pointwise
+from convae.engine.cpu.calls import Calls, Line, joined
+from convae.engine.cpu.convolution import NOTHING, Behind
+from convae.engine.cpu.rows import Field, Kind, Number, Operation
+from convae.engine.program import Executable, Problem
 from convae.engine.program.arithmetic import Arrays, Run
 
 UNCHANGED = (1.0, 0.0, 0.0, 1.0)
@@ -50,109 +49,111 @@ class Compiled:
         return build(problem, arrays)
 
     def _c(self, problem: Problem, arrays: Arrays) -> Run:
-        Z, geometry = arrays["Z"], problem.geometry
-        prepare, behind = _behind(problem, arrays, Z)
-        bound = bind_c(arrays["K"], arrays["V"], Z, geometry, behind)
-        return _in_order(prepare, bound, _unfused(problem, Z))
+        Z = arrays["Z"]
+        behind, repeat = _behind(problem, arrays, Z)
+        product = convolution.c(arrays["K"], arrays["V"], Z, problem.geometry, behind)
+        return _whole(problem, repeat, product, Z)
 
     def _h(self, problem: Problem, arrays: Arrays) -> Run:
-        V, geometry = arrays["V"], problem.geometry
-        prepare, behind = _behind(problem, arrays, V)
-        bound = bind_h(arrays["K"], arrays["G"], V, geometry, behind)
-        return _in_order(prepare, bound, _unfused(problem, V))
+        V = arrays["V"]
+        behind, repeat = _behind(problem, arrays, V)
+        product = convolution.h(arrays["K"], arrays["G"], V, problem.geometry, behind)
+        return _whole(problem, repeat, product, V)
 
     def _error(self, problem: Problem, arrays: Arrays) -> Run:
         E, J, count = arrays["E"], arrays["J"], problem["count"]
-        prepare, behind = _behind(problem, arrays, E)
-        bound = bind_h(arrays["K"], arrays["G"], E, problem.geometry, behind)
+        behind, repeat = _behind(problem, arrays, E)
+        product = convolution.h(arrays["K"], arrays["G"], E, problem.geometry, behind)
 
-        def compare() -> None:
-            J[...] = bound() / count
+        def compare(sums: Array) -> None:
+            J[...] = sums.sum() / count
 
-        return _in_order(prepare, compare, None)
+        product.after.append(compare)
+        return _whole(problem, repeat, product, E)
 
     def _g(self, problem: Problem, arrays: Arrays) -> Run:
-        return _in_order(None, bind_g(arrays["G"], arrays["V"], arrays["dK"], problem.geometry), None)
+        return convolution.g(arrays["G"], arrays["V"], arrays["dK"], problem.geometry)
 
     def _bias_gradient(self, problem: Problem, arrays: Arrays) -> Run:
-        G, db = arrays["G"].reshape(-1), arrays["db"]
-
-        def run() -> None:
-            db[...] = pointwise.channel_sums(G, len(db))
-
-        return run
+        G, db = arrays["G"], arrays["db"]
+        fields = {Field.COUNT: G.size // len(db), Field.COLUMNS: len(db)}
+        where = {Field.D: db, Field.A: G}
+        line = Line(Operation.SUM, where, fields, scratch=len(db) + pointwise.PATTERN)
+        return Calls(G.dtype, [[line]])
 
 
 def _is_fused(f: Elementwise) -> bool:
     return f.slope is not None or f.name == "sigmoid"
 
 
-def _behind(problem: Problem, arrays: Arrays, D: Array) -> tuple[Run | None, Behind]:
-    """Return what is behind a product, and what has to be done before every run."""
-    dtype = D.dtype
-    number = dtype.type
-    none = nothing(dtype)
+def _behind(problem: Problem, arrays: Arrays, D: Array) -> tuple[Behind, Calls | None]:
+    """Return what is behind a product, and what repeats its biases before every run."""
     if "H" in arrays or "extra" in arrays:
         slope = problem["slope"]
-        derivative = UNCHANGED if slope is None or slope.derivative is None else slope.quadratic
-        found = none._replace(kind=products.SLOPE, derivative=tuple(map(number, derivative)))
-        H = arrays["H"] if "H" in arrays else D
-        return None, found._replace(
-            H=H.reshape(-1), extra=arrays["extra"].reshape(-1) if "extra" in arrays else none.extra
-        )
+        is_identity = slope is None or slope.derivative is None
+        where = {Field.H: arrays.get("H", D)}
+        if "extra" in arrays:
+            where[Field.EXTRA] = arrays["extra"]
+        derivative = UNCHANGED if is_identity else slope.quadratic
+        return Behind(Kind.SLOPE, where, {Number.DERIVATIVE: derivative}), None
     f = problem["activation"]
     if f is None:
-        return None, none
+        return NOTHING, None
     is_sigmoid = f.name == "sigmoid"
-    kind = products.SIGMOID if is_sigmoid else products.LINEAR
+    buffer, repeat = _repeated(arrays.get("bias"), D)
+    where, numbers = {Field.BIAS: buffer}, {Number.SLOPE: 1.0 if f.slope is None else f.slope}
+    kind = Kind.SIGMOID if is_sigmoid else Kind.LINEAR
     if problem.operation == "error":
-        kind = products.SIGMOID_ERROR if is_sigmoid else products.ERROR
-    repeated, prepare = _repeated(arrays.get("bias"), D)
-    found = none._replace(kind=kind, bias=repeated, slope=number(1 if f.slope is None else f.slope))
-    if problem.operation == "error":
-        scale = 2 * (problem["scale"] or 1) / problem["count"]
-        found = found._replace(
-            target=arrays["target"].reshape(-1),
-            derivative=tuple(map(number, f.quadratic)),
-            scale=number(scale),
-        )
-    return prepare, found
+        kind = Kind.SIGMOID_ERROR if is_sigmoid else Kind.ERROR
+        where[Field.TARGET] = arrays["target"]
+        numbers[Number.DERIVATIVE] = f.quadratic
+        numbers[Number.SCALE] = 2 * (problem["scale"] or 1) / problem["count"]
+    return Behind(kind, where, numbers), repeat
 
 
-def _repeated(bias: Array | None, D: Array) -> tuple[Array, Run | None]:
+def _repeated(bias: Array | None, D: Array) -> tuple[Array, Calls | None]:
     """Return a buffer with the biases of consecutive elements of D, and what fills it."""
     C, size = D.shape[-1], D.shape[1:-1]
     if bias is None:
         return np.zeros(pointwise.PATTERN, D.dtype), None
     if bias.ndim == 1:
-        buffer = np.empty((-(-pointwise.PATTERN // C), C), D.dtype)
+        buffer = np.empty(-(-pointwise.PATTERN // C) * C, D.dtype)
+        fields = {Field.COUNT: buffer.size, Field.COLUMNS: C}
+        line = Line(Operation.REPEAT, {Field.D: buffer, Field.A: bias}, fields)
+        return buffer, Calls(D.dtype, [[line]])
+    buffer = np.empty((*size, C), D.dtype)
 
-        def fill() -> None:
-            buffer[...] = bias
+    def fill() -> None:
+        buffer[...] = np.moveaxis(biases.spread(bias, size), 0, -1)
 
-    else:
-        buffer = np.empty((*size, C), D.dtype)
-
-        def fill() -> None:
-            buffer[...] = np.moveaxis(biases.spread(bias, size), 0, -1)
-
-    return buffer.reshape(-1), fill
+    return buffer, Calls(D.dtype, [], before=[fill])
 
 
-def _unfused(problem: Problem, D: Array) -> Run | None:
-    """Return what applies an activation that no compiled pass has."""
+def _whole(problem: Problem, repeat: Calls | None, product: Calls, D: Array) -> Run:
+    """Put together what a node has to do."""
     f = problem["activation"]
+    calls = product if repeat is None else joined([repeat, product])
     if f is None or _is_fused(f):
-        return None
-    return lambda: f.function(np, D)
-
-
-def _in_order(*parts: Callable[[], object] | None) -> Run:
-    """Do one after the other what there is."""
-    steps = [part for part in parts if part is not None]
+        return calls
 
     def run() -> None:
+        calls()
+        f.function(np, D)
+
+    return run
+
+
+def fused(executable: Executable) -> Run:
+    """Join the calls of consecutive nodes, so that Python has nothing to do between them."""
+    steps: list[Run] = []
+    for _, _, run in executable.calls:
+        if steps and isinstance(run, Calls) and isinstance(steps[-1], Calls):
+            steps[-1] = joined([steps[-1], run])
+        else:
+            steps.append(run)
+
+    def run_all() -> None:
         for step in steps:
             step()
 
-    return run if len(steps) > 1 else steps[0]
+    return run_all if len(steps) > 1 else steps[0]

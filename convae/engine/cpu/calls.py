@@ -1,0 +1,158 @@
+"""Lists of calls: what a node, or a whole program, has to do, as lines that compiled code reads.
+
+A list is written once. To do it takes one call of a compiled function, which needs no Python, and
+so no lock, until the whole list is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+
+from convae.engine.arrays import Array
+from convae.engine.cpu import products
+from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan, Table
+from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Number, Operation
+from convae.engine.cpu.threads import in_pool, map_tasks, scratch
+
+Run = Callable[[], None]
+
+
+@cache
+def anchor(dtype: np.dtype[np.generic]) -> Array:
+    """Return the array in which compiled code finds all others, by offsets that leave it."""
+    return np.zeros(VECTOR_BYTES, dtype)
+
+
+def place(array: Array) -> int:
+    """Return the offset of a contiguous array from the anchor of its type."""
+    assert array.flags.c_contiguous
+    distance = array.ctypes.data - anchor(array.dtype).ctypes.data
+    offset, rest = divmod(distance, array.itemsize)
+    assert rest == 0, "an array that is not aligned"
+    return offset
+
+
+@dataclass
+class Line:
+    """A call.
+
+    Parameters
+    ----------
+    operation : Operation
+        What is done.
+    arrays : mapping of Field to ndarray
+        Where D, A and others lie.
+    fields : mapping of Field to int
+        Other whole numbers.
+    numbers : mapping of Number to float
+        Numbers that are not whole.
+    plan : Plan, optional
+        A product's.
+    scratch : int
+        Elements of scratch memory that it takes, if it has no plan.
+    """
+
+    operation: Operation
+    arrays: Mapping[Field, Array]
+    fields: Mapping[int, int] = field(default_factory=dict)
+    numbers: Mapping[Number, float | Sequence[float]] = field(default_factory=dict)
+    plan: Plan | None = None
+    scratch: int = 0
+
+    def write(self, row: Table, numbers: Array, start: int) -> None:
+        """Write itself to a row of a list, whose tables begin at `start`."""
+        row[Field.OPERATION] = self.operation
+        if self.plan is not None:
+            for name, value in self.plan.fields.items():
+                row[name] = value
+            for name, value in self.plan.starts.items():
+                row[name] = start + value
+        for name, value in self.fields.items():
+            row[name] = value
+        for name, array in self.arrays.items():
+            row[name] = place(array)
+        for number, found in self.numbers.items():
+            values = np.atleast_1d(np.asarray(found))
+            numbers[number : number + len(values)] = values
+
+
+@dataclass
+class Calls:
+    """Lines in stages: those of a stage may be done at the same time, by several threads.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Of all arrays.
+    stages : list of list of Line
+        What is done.
+    before, after : list of callable
+        What Python does first and last; `after` may read `sums`.
+    """
+
+    dtype: np.dtype[np.generic]
+    stages: list[list[Line]]
+    before: list[Run] = field(default_factory=list)
+    after: list[Callable[[Array], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        lines = [line for stage in self.stages for line in stage]
+        self._rows = np.zeros((len(lines), FIELDS), np.int64)
+        self._numbers = np.zeros((len(lines), NUMBERS), self.dtype)
+        self._sums = np.zeros(len(lines))
+        tables: dict[int, tuple[int, Table]] = {}  # by the plan
+        length = 0
+        for line, row, numbers in zip(lines, self._rows, self._numbers, strict=True):
+            if line.plan is not None and id(line.plan) not in tables:
+                tables[id(line.plan)] = length, line.plan.table
+                length += len(line.plan.table)
+            start = tables[id(line.plan)][0] if line.plan is not None else 0
+            line.write(row, numbers, start)
+        parts = [table for _, table in tables.values()] or [np.zeros(1, np.int64)]
+        self._table = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        scratches = (line.plan.scratch if line.plan else line.scratch for line in lines)
+        self._scratch = max(scratches, default=0)
+        ends = np.cumsum([0, *map(len, self.stages)]).tolist()
+        self._ranges = list(zip(ends, ends[1:], strict=False))
+
+    def __call__(self) -> None:
+        """Do all of it; one line after the other in a thread of the pool."""
+        for run in self.before:
+            run()
+        if in_pool():
+            self._do((0, len(self._rows)))
+        else:
+            for first, last in self._ranges:
+                if last - first == 1:
+                    self._do((first, last))
+                else:
+                    map_tasks(self._do, [(n, n + 1) for n in range(first, last)])
+        for finish in self.after:
+            finish(self._sums)
+
+    def _do(self, part: tuple[int, int]) -> None:
+        """Do some lines in this thread."""
+        memory = scratch("calls", (self._scratch,), self.dtype)
+        steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), np.dtype(np.int64))
+        products.run(
+            anchor(self.dtype), self._table, self._rows, self._numbers, self._sums, *part,
+            place(memory), steps,
+        )  # fmt: skip
+
+
+def joined(parts: Sequence[Calls]) -> Calls:
+    """Join lists that are done one after the other, and have nothing for Python to do between."""
+    stages = [stage for part in parts for stage in part.stages]
+    after: list[Callable[[Array], None]] = []
+    begin = 0
+    for part in parts:
+        count = sum(map(len, part.stages))
+        for finish in part.after:
+            after.append(lambda sums, f=finish, a=begin, b=begin + count: f(sums[a:b]))
+        begin += count
+    before = [run for part in parts for run in part.before]
+    return Calls(parts[0].dtype, stages, before, after)

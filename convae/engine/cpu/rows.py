@@ -1,0 +1,94 @@
+"""What a line of a list of calls says; `calls` writes them and `products` reads them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Operation(IntEnum):
+    """What is done."""
+
+    CONVOLVE = 0
+    SPREAD = 1
+    TURN = 2
+    REPEAT = 3
+    ADD = 4
+    SUM = 5
+
+
+class Kind(IntEnum):
+    """What is behind a product, done with the elements of D when they have just been written.
+
+    LINEAR and SIGMOID add a bias and apply an activation: piecewise linear, or the sigmoid. ERROR
+    and SIGMOID_ERROR do so, and replace each y by ``scale * (y - target) * f'(y)``. SLOPE adds
+    `EXTRA`, if there is any, and multiplies by f'(H).
+    """
+
+    NOTHING = 0
+    LINEAR = 1
+    SIGMOID = 2
+    SLOPE = 3
+    ERROR = 4
+    SIGMOID_ERROR = 5
+
+
+class Field(IntEnum):
+    """The entries of a line: numbers, offsets in M, and, where marked T, offsets in T."""
+
+    OPERATION = 0
+    D = 1  # what is written
+    A = 2  # the numbers of a product, or what is read
+    B = 3  # the rows of a product
+    # products: blocks, and the boxes of A that they copy
+    BLOCKS = 4  # T
+    FIRST = 5
+    LAST = 6
+    SIZE = 7  # three: of an example of A
+    CHANNELS = 10
+    WHOLE = 11  # three: room for a box
+    ROOM = 14  # elements of the boxes of a block
+    SPAN = 15  # elements of D per number along the divided axis
+    FRESH = 16
+    # CONVOLVE: its terms
+    TERMS = 17  # T
+    TERM_COUNT = 18
+    ROW_COUNTS = 19  # T
+    DEPTHS = 20  # T
+    NUMBERS = 21  # entries of a term in these two
+    D_ROWS = 22  # T
+    A_ROWS = 23  # T
+    STEPS = 24  # T
+    # SPREAD
+    ROWS = 25
+    WIDTH = 26
+    PART = 27
+    COLUMNS = 28
+    STRIDE = 29  # three
+    POSITIONS = 32
+    SUMS = 33  # T
+    TAPS = 34  # T
+    # what is behind a product
+    KIND = 35
+    BIAS = 36
+    BIAS_LENGTH = 37
+    H = 38
+    EXTRA = 39  # 0 for none
+    TARGET = 40
+    # TURN: COUNT matrices of ROWS by COLUMNS to rows of WIDTH; the others: COUNT elements
+    COUNT = 41
+
+
+FIELDS = Field.COUNT + 1
+"""Entries of a line."""
+
+
+class Number(IntEnum):
+    """The entries of a line that are not whole."""
+
+    SLOPE = 0  # of a piecewise linear activation, below zero
+    DERIVATIVE = 1  # four: f' = p + q*y + r*y**2, times the fourth where y is not positive
+    SCALE = 5  # on the error
+
+
+NUMBERS = 6
+"""Such entries of a line."""

@@ -70,10 +70,10 @@ class Backend(Protocol):
 
     @property
     def runs_programs(self) -> bool:
-        """Whether models compute by `way`; otherwise by the operations below, one by one."""
+        """Whether models compute by `ways`; otherwise by the operations below, one by one."""
 
-    def way(self, problem: Problem) -> Way:
-        """Return how a node of a program is computed."""
+    def ways(self) -> Callable[[Problem], Way]:
+        """Return what chooses how the nodes of a program are computed."""
 
     def runner(self, executable: Executable) -> Callable[[], None]:
         """Return what runs a program that is bound to memory and to ways."""
@@ -153,11 +153,12 @@ class ArrayBackend:
         """Let the copies of a model share its backend."""
         return self
 
-    def way(self, problem: Problem) -> Way:
+    def ways(self) -> Callable[[Problem], Way]:
         """See `Backend`; by its operations."""
         from convae.engine.program import Portable  # which knows backends
 
-        return Portable(self)
+        portable = Portable(self)
+        return lambda problem: portable
 
     def runner(self, executable: Executable) -> Callable[[], None]:
         """See `Backend`; one node after the other."""

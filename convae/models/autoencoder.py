@@ -341,7 +341,10 @@ class Autoencoder:
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        R = self.decode(self.encode(x))
+        if self._planned is None or self.loss.of_logits or not len(x):
+            R = self.decode(self.encode(x))
+        else:
+            R = self._planned.reconstruct(self._check("x", x, self.input_shape))
         self.compare_range("x", x)
         return R
 

@@ -142,7 +142,7 @@ class Planned:
         if self._own.plans is None:
             backend = self._model.backend
             memory = Memory(self._model.xp)
-            self._own.plans = Plans(lambda program: backend.way, backend.runner, memory)
+            self._own.plans = Plans(lambda program: backend.ways(), backend.runner, memory)
         return self._own.plans
 
     def _gradients(self) -> Array:

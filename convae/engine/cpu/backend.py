@@ -44,10 +44,10 @@ class NumpyBackend(ArrayBackend):
         """See `convae.engine.backend.Backend`."""
         return compiles()
 
-    def way(self, problem: Problem) -> Way:
+    def ways(self) -> Callable[[Problem], Way]:
         """See `convae.engine.backend.Backend`; compiled, where that suits the problem."""
-        found: Way = compiled("ways").Compiled()
-        return found if found.suits(problem) else super().way(problem)
+        found, portable = compiled("ways").Compiled(), super().ways()
+        return lambda problem: found if found.suits(problem) else portable(problem)
 
     def runner(self, executable: Executable) -> Callable[[], None]:
         """See `convae.engine.backend.Backend`; consecutive compiled nodes are one call."""

@@ -5,9 +5,10 @@ Batches are ``(N, *size, C)`` and kernels filters last, ``(*tile, *kernel, C/gro
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -36,6 +37,9 @@ class Behind:
 
 NOTHING = Behind()
 
+Turned: TypeAlias = dict[int, Array]
+"""Transposed kernels by the addresses of the kernels."""
+
 
 def c(K: Array, V: Array, Z: Array, geometry: Geometry, behind: Behind = NOTHING) -> Calls:
     """Write ``Z = c(K, V)``."""
@@ -44,8 +48,15 @@ def c(K: Array, V: Array, Z: Array, geometry: Geometry, behind: Behind = NOTHING
     return Calls(Z.dtype, [_lines(plan, {Field.D: Z, Field.A: V, Field.B: K}, behind)])
 
 
-def h(K: Array, G: Array, V: Array, geometry: Geometry, behind: Behind = NOTHING) -> Calls:
-    """Write ``V = h(K, G)``."""
+def h(
+    K: Array,
+    G: Array,
+    V: Array,
+    geometry: Geometry,
+    behind: Behind = NOTHING,
+    known: Turned | None = None,
+) -> Calls:
+    """Write ``V = h(K, G)``; kernels that are `known` have been transposed before."""
     K, V, G, geometry = _dense(K, V, G, geometry)
     C, O = K.shape[-2:]
     arrays = {Field.D: V, Field.A: G, Field.B: K}
@@ -54,10 +65,14 @@ def h(K: Array, G: Array, V: Array, geometry: Geometry, behind: Behind = NOTHING
         return Calls(V.dtype, [_lines(narrow, arrays, behind)])
     plan = plan_for("h", geometry, V.shape[-1], O, len(G), G.itemsize)
     count, width = prod(K.shape[:-2]), rounded(C, K.itemsize)
-    turned = np.empty((count * O + rounded(O, K.itemsize)) * width, K.dtype)
-    how = {Field.ROWS: C, Field.COLUMNS: O, Field.WIDTH: width, Field.LAST: count}
-    turn = Line(Operation.TURN, {Field.D: turned, Field.A: K}, how)
-    return Calls(V.dtype, [[turn], _lines(plan, arrays | {Field.B: turned}, behind)])
+    known, address = {} if known is None else known, K.ctypes.data
+    stages = []
+    if address not in known:
+        known[address] = np.empty((count * O + rounded(O, K.itemsize)) * width, K.dtype)
+        how = {Field.ROWS: C, Field.COLUMNS: O, Field.WIDTH: width, Field.LAST: count}
+        stages.append([Line(Operation.TURN, {Field.D: known[address], Field.A: K}, how)])
+    product = _lines(plan, arrays | {Field.B: known[address]}, behind)
+    return Calls(V.dtype, [*stages, product])
 
 
 def g(G: Array, V: Array, dK: Array, geometry: Geometry) -> Calls:

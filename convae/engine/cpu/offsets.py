@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from convae.engine.cpu.rows import Field, Operation
+from convae.engine.cpu.rows import Field, Fresh, Operation
 from convae.engine.geometry import Geometry, spans
 
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -49,11 +49,17 @@ WORTH_DIVIDING = 1 << 21
 PART_VECTORS = 4
 """Vectors of positions that are multiplied at a time where they run along positions."""
 
+FEWEST_STEPS = 64
+"""Channels of A from which on each element of a kernel has a term of its own."""
+
+FEWEST_CHANNELS = 24
+"""The same for g, whose rows they are."""
+
 WORTH_GROUPING = 1.06
 """Products with padding, relative to the others, from which on positions that meet it are apart."""
 
-PANEL_BYTES = 24 << 10
-"""Memory for the rows of B that a pass over the rows of A reuses: half an L1 cache."""
+PANEL_BYTES = 32 << 10
+"""Memory for the rows of B that a pass over the rows of A reuses, of an L1 cache."""
 
 LOCAL_EXAMPLES = 16
 """Examples of a block where every position has a kernel of its own."""
@@ -257,7 +263,7 @@ class _Builder:
         self.depths.append(depths)
 
     def plan(
-        self, boxes: Boxes, channels: int, span: int, fresh: bool, itemsize: int
+        self, boxes: Boxes, channels: int, span: int, fresh: Fresh, itemsize: int
     ) -> Plan:
         """Put the tables together."""
 
@@ -337,21 +343,22 @@ class Group:
     taps: tuple[Three, ...]
 
 
-def _grouped(found: list[tuple[int, tuple[Three, ...]]]) -> list[Group]:
-    """Group positions, given in order by their bases and taps."""
+def _grouped(found: list[tuple[int, tuple[Three, ...]]], apart: bool) -> list[Group]:
+    """Group positions, given in order by their bases and taps; of each tap, if they are `apart`."""
     members: dict[tuple[Three, ...], list[int]] = {}
     for place, (_, taps) in enumerate(found):
-        members.setdefault(taps, []).append(place)
+        for some in ([(tap,) for tap in taps] if apart else [taps]):
+            members.setdefault(some, []).append(place)
     return [
         Group(tuple(places), tuple(found[place][0] for place in places), taps)
         for taps, places in members.items()
     ]
 
 
-def output_groups(axes: Axes, axis: int, count: int, is_whole: bool) -> list[Group]:
+def output_groups(axes: Axes, axis: int, count: int, whole: bool, apart: bool) -> list[Group]:
     """Group `count` output positions of an axis, for c and g.
 
-    Where they are all that there are, few, and some meet padding, that is left out.
+    Where they are the `whole` axis, padding is left out if taps are `apart`, or much of it is met.
     """
     k, s, d = axes.kernel[axis], axes.stride[axis], axes.dilation[axis]
     before, size, tile = axes.before[axis], axes.size[axis], axes.tile[axis]
@@ -361,11 +368,13 @@ def output_groups(axes: Axes, axis: int, count: int, is_whole: bool) -> list[Gro
         return tuple((m, m * d, j % tile) for m in inside)
 
     exact = [taps(j, True) for j in range(count)]
-    is_exact = is_whole and sum(map(len, exact)) * WORTH_GROUPING < count * k
-    return _grouped([(j * s, taps(j, is_exact)) for j in range(count)])
+    is_exact = whole and (apart or sum(map(len, exact)) * WORTH_GROUPING < count * k)
+    return _grouped([(j * s, taps(j, is_exact)) for j in range(count)], apart)
 
 
-def input_groups(axes: Axes, axis: int, count: int, reach: int, is_whole: bool) -> list[Group]:
+def input_groups(
+    axes: Axes, axis: int, count: int, reach: int, whole: bool, apart: bool
+) -> list[Group]:
     """Group `count` input positions of an axis, for h, the first a multiple of stride and tile."""
     k, s, d = axes.kernel[axis], axes.stride[axis], axes.dilation[axis]
     before, output, tile = axes.before[axis], axes.output[axis], axes.tile[axis]
@@ -377,9 +386,9 @@ def input_groups(axes: Axes, axis: int, count: int, reach: int, is_whole: bool) 
         )
 
     exact, every = ([taps(y, is_exact) for y in range(count)] for is_exact in (True, False))
-    is_exact = is_whole and sum(map(len, exact)) * WORTH_GROUPING < sum(map(len, every))
-    is_exact |= axes.is_local[axis]
-    return _grouped([(y // s, taps(y, is_exact)) for y in range(count)])
+    needless = sum(map(len, exact)) * WORTH_GROUPING < sum(map(len, every))
+    is_exact = axes.is_local[axis] or (whole and (apart or needless))
+    return _grouped([(y // s, taps(y, is_exact)) for y in range(count)], apart)
 
 
 @dataclass(frozen=True)
@@ -470,9 +479,12 @@ def _plan_outputs(
     )
     boxes = _visible_boxes(axes, division, C, O, examples)
     builder, channels, filters = _Builder(division.number), C // groups, O // groups
+    apart = channels >= (FEWEST_STEPS if operation == "c" else FEWEST_CHANNELS)
     along = [
-        output_groups(axes, axis, count, division.axis != axis + 1 and count == axes.output[axis])
-        for axis, count in enumerate(division.box[1:])
+        output_groups(
+            axes, axis, n, division.axis != axis + 1 and n == axes.output[axis], apart
+        )
+        for axis, n in enumerate(division.box[1:])
     ]
     strides = _strides(boxes.whole, C), _strides(axes.output, O)
     for found in _classes(axes, along, division, *strides):
@@ -495,7 +507,12 @@ def _plan_outputs(
     if operation == "g":
         for block in boxes.blocks:
             block[9], block[10] = 0, block[9]
-    return builder.plan(boxes, C, division.span(O), operation == "c", itemsize)
+    fresh = Fresh.BLOCK if apart else Fresh.ROWS
+    if operation == "g":
+        every = prod(axes.tile) * prod(axes.kernel) * channels
+        is_each_once = builder.row_count == every == len(np.unique(np.concatenate(builder.D_offsets)))
+        fresh = Fresh.FIRST if is_each_once else Fresh.ALL
+    return builder.plan(boxes, C, division.span(O), fresh, itemsize)
 
 
 def _visible_boxes(axes: Axes, division: Division, C: int, O: int, examples: int) -> Boxes:
@@ -568,9 +585,10 @@ def _plan_h(
         block[10:] = [0]
     builder, channels, filters = _Builder(division.number), C // groups, O // groups
     width = rounded(channels, itemsize)
+    apart = filters >= FEWEST_STEPS
     along = [
         input_groups(
-            axes, axis, n, reach[axis], division.axis != axis + 1 and n == axes.size[axis]
+            axes, axis, n, reach[axis], division.axis != axis + 1 and n == axes.size[axis], apart
         )
         for axis, n in enumerate(division.box[1:])
     ]
@@ -585,7 +603,8 @@ def _plan_h(
                 D=group * channels, A=group * filters, B=group * filters * width,
                 columns=channels,
             )  # fmt: skip
-    return builder.plan(boxes, O, division.span(C), True, itemsize)
+    fresh = Fresh.BLOCK if apart else Fresh.ROWS
+    return builder.plan(boxes, O, division.span(C), fresh, itemsize)
 
 
 @lru_cache(maxsize=256)
@@ -606,7 +625,7 @@ def narrow_plan_for(
     width = rounded(boxes.examples * prod(boxes.whole), itemsize)
     _, plane, row, _ = _strides(boxes.whole, 1)
     phases = [
-        input_groups(axes, axis, stride, reach[axis], False)
+        input_groups(axes, axis, stride, reach[axis], False, False)
         for axis, stride in enumerate(axes.stride)
     ]
     by_phase = [

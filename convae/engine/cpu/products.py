@@ -22,7 +22,7 @@ from convae.engine.cpu.llvm import (
     zero_row,
 )
 from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES
-from convae.engine.cpu.rows import Field, Kind, Number, Operation
+from convae.engine.cpu.rows import Field, Fresh, Kind, Number, Operation
 
 ERRORS = 4096
 """Squared errors that are summed before they are added in float64."""
@@ -53,6 +53,7 @@ def multiply(
     parts = -(-columns // (MOST_VECTORS * vector))
     width = -(-columns // (parts * vector)) * vector
     length = PANEL_BYTES // M.itemsize // width
+    length = max(1, -(-depth // max(1, -(-depth // length))))
     is_apart = depth > 1 and T[step + 3] - T[step + 1] > width and rows >= FEWEST_ROWS
     for j in range(0, columns, width):
         wide = min(width, columns - j)
@@ -62,8 +63,7 @@ def multiply(
             if is_apart:
                 for i in range(count):
                     copy_row(M, panel + i * width, b + j + T[now + 2 * i + 1], wide)
-                    panel_steps[2 * i] = T[now + 2 * i]
-                    panel_steps[2 * i + 1] = i * width
+                    panel_steps[2 * i], panel_steps[2 * i + 1] = T[now + 2 * i], i * width
                 tiles(
                     M, T, d + j, d_rows, a, a_rows, rows, panel_steps, 0, count, panel, wide, renew
                 )  # fmt: skip
@@ -143,11 +143,14 @@ def convolve(
     """
     J, panel = 0.0, scratch
     box = scratch + PANEL_BYTES // M.itemsize
-    fresh = row[Field.FRESH] != 0
     for number in range(row[Field.FIRST], row[Field.LAST]):
         block = row[Field.BLOCKS] + 11 * number
         surround(M, T, row, block, box)
         d, b = row[Field.D] + T[block + 9], row[Field.B] + T[block + 10]
+        mode = row[Field.FRESH]
+        fresh = mode == Fresh.ROWS or (mode == Fresh.FIRST and number == row[Field.FIRST])
+        if mode == Fresh.BLOCK:
+            zero_row(M, d, T[block] * row[Field.SPAN])
         for index in range(row[Field.TERM_COUNT]):
             term = row[Field.TERMS] + 6 * index
             entry = index * row[Field.NUMBERS] + T[block]
@@ -249,7 +252,7 @@ def run(
         row = rows[n]
         operation = row[Field.OPERATION]
         if operation == Operation.CONVOLVE:
-            if row[Field.FRESH] == 0 and row[Field.COUNT] > 0:
+            if row[Field.FRESH] == Fresh.ALL:
                 zero_row(M, row[Field.D], row[Field.COUNT])
             sums[n] = convolve(M, T, row, numbers[n], scratch, panel_steps)
         elif operation == Operation.SPREAD:

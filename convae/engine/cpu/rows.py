@@ -32,6 +32,15 @@ class Kind(IntEnum):
     SIGMOID_ERROR = 5
 
 
+class Fresh(IntEnum):
+    """What is done with what D held."""
+
+    ALL = 0  # the whole of it is set to zero first, and all terms add to it
+    ROWS = 1  # every row is overwritten by the one term that it has
+    BLOCK = 2  # each block is set to zero first, and its terms add to it
+    FIRST = 3  # the first block's terms overwrite all rows, others add to them
+
+
 class Field(IntEnum):
     """The entries of a line: numbers, offsets in M, and, where marked T, offsets in T."""
 

@@ -21,9 +21,15 @@ UNCHANGED = (1.0, 0.0, 0.0, 1.0)
 
 
 class Compiled:
-    """c, h and g with what is behind them in the same pass, and the sums of bias gradients."""
+    """c, h and g with what is behind them in the same pass, and the sums of bias gradients.
+
+    One of them serves the nodes of one program, in their order.
+    """
 
     name, tensor_cores = "compiled", False
+
+    def __init__(self) -> None:
+        self._turned: convolution.Turned = {}
 
     def suits(self, problem: Problem) -> bool:
         """Tell whether it can compute a problem."""
@@ -57,13 +63,15 @@ class Compiled:
     def _h(self, problem: Problem, arrays: Arrays) -> Run:
         V = arrays["V"]
         behind, repeat = _behind(problem, arrays, V)
-        product = convolution.h(arrays["K"], arrays["G"], V, problem.geometry, behind)
+        where = arrays["K"], arrays["G"], V
+        product = convolution.h(*where, problem.geometry, behind, self._turned)
         return _whole(problem, repeat, product, V)
 
     def _error(self, problem: Problem, arrays: Arrays) -> Run:
         E, J, count = arrays["E"], arrays["J"], problem["count"]
         behind, repeat = _behind(problem, arrays, E)
-        product = convolution.h(arrays["K"], arrays["G"], E, problem.geometry, behind)
+        where = arrays["K"], arrays["G"], E
+        product = convolution.h(*where, problem.geometry, behind, self._turned)
 
         def compare(sums: Array) -> None:
             J[...] = sums.sum() / count

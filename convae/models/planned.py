@@ -123,7 +123,7 @@ class Planned:
                 result[chunk] = channels_second(plan.arrays[array])
 
         work = training_work(model.layers) // 5 * (up + down)
-        model.backend.map(compute, model.backend.divide(N, work))
+        model.backend.map(compute, model.backend.divide(N, work, model.flat_parameters.size))
         return results
 
     def _gradient_plan(self, chunk: slice, has_target: bool, penalty: Penalty, whole: int) -> Plan:

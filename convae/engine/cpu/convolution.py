@@ -22,6 +22,9 @@ from convae.engine.geometry import Geometry, resolve
 NARROW = 8
 """Channels up to which h has its vectors along positions."""
 
+FEWEST_BLOCKS = 8
+"""Blocks of a problem that threads share, if it has so many examples and rows."""
+
 MOST_TASKS = 16
 """Tasks into which the blocks of a problem are divided; each of g's has sums of its own."""
 
@@ -44,7 +47,7 @@ Turned: TypeAlias = dict[int, Array]
 def c(K: Array, V: Array, Z: Array, geometry: Geometry, behind: Behind = NOTHING) -> Calls:
     """Write ``Z = c(K, V)``."""
     K, V, Z, geometry = _dense(K, V, Z, geometry)
-    plan = plan_for("c", geometry, V.shape[-1], K.shape[-1], len(V), V.itemsize)
+    plan = plan_for("c", geometry, V.shape[-1], K.shape[-1], len(V), V.itemsize, _blocks())
     return Calls(Z.dtype, [_lines(plan, {Field.D: Z, Field.A: V, Field.B: K}, behind)])
 
 
@@ -61,9 +64,9 @@ def h(
     C, O = K.shape[-2:]
     arrays = {Field.D: V, Field.A: G, Field.B: K}
     if V.shape[-1] <= NARROW and geometry.groups == 1 and {*geometry.tile} == {1}:
-        narrow = narrow_plan_for(geometry, C, O, len(G), G.itemsize)
+        narrow = narrow_plan_for(geometry, C, O, len(G), G.itemsize, _blocks())
         return Calls(V.dtype, [_lines(narrow, arrays, behind)])
-    plan = plan_for("h", geometry, V.shape[-1], O, len(G), G.itemsize)
+    plan = plan_for("h", geometry, V.shape[-1], O, len(G), G.itemsize, _blocks())
     count, width = prod(K.shape[:-2]), rounded(C, K.itemsize)
     known, address = {} if known is None else known, K.ctypes.data
     stages = []
@@ -78,7 +81,7 @@ def h(
 def g(G: Array, V: Array, dK: Array, geometry: Geometry) -> Calls:
     """Write ``dK = g(G, V)``; sums of several threads are added in order."""
     dK, V, G, geometry = _dense(dK, V, G, geometry)
-    plan = plan_for("g", geometry, V.shape[-1], G.shape[-1], len(V), V.itemsize)
+    plan = plan_for("g", geometry, V.shape[-1], G.shape[-1], len(V), V.itemsize, _blocks())
     lines, sums = [], []
     for number, blocks in enumerate(_parts(plan)):
         D = dK if number == 0 else np.empty_like(dK)
@@ -102,6 +105,11 @@ def _dense(
     N, one = len(V), (1,) * geometry.axes
     point = resolve(size=one, kernel=1)
     return K.reshape(*one, -1, O), V.reshape(N, *one, -1), Z.reshape(N, *one, O), point
+
+
+def _blocks() -> int:
+    """How many blocks a problem should have at least: one, in a thread that has it for itself."""
+    return 1 if in_pool() else FEWEST_BLOCKS
 
 
 def _parts(plan: Plan) -> list[dict[int, int]]:

@@ -37,11 +37,11 @@ Three: TypeAlias = tuple[int, int, int]
 VECTOR_BYTES = 64
 """Bytes of a vector, which a machine with shorter registers keeps in several."""
 
-BLOCK_BYTES = 512 << 10
-"""Memory that a block's part of A, and of D, may take."""
+LEAST_BYTES, MOST_BYTES = 160 << 10, 768 << 10
+"""Memory that a block's part of A, and of D, may take: as much as the kernel, within these bounds.
 
-FEWEST_BLOCKS = 8
-"""Blocks of a problem that is worth dividing, if it has so many examples and rows."""
+Small blocks stay in a cache; a large kernel has to be read again for every block.
+"""
 
 WORTH_DIVIDING = 1 << 21
 """Multiply-accumulates from which on a problem is divided."""
@@ -187,26 +187,33 @@ class Division:
 
 
 def divide(
-    positions: Three, steps: Three, examples: int, example_bytes: int, macs: int, whole: bool
+    positions: Three, steps: Three, examples: int, example_bytes: int, kernel_bytes: int,
+    wanted: int, whole: bool,
 ) -> Division:
     """Divide a problem: examples as long as they are small and many, else rows of positions.
 
-    `steps` are what numbers of positions must be multiples of; `whole` keeps examples undivided.
+    There will be as many blocks as `wanted`, if there are so many rows; `steps` are what numbers of positions must be multiples of; `whole` keeps examples undivided.
     """
     if whole:
         return Division(0, min(examples, LOCAL_EXAMPLES), examples, positions)
-    wanted = FEWEST_BLOCKS if macs * examples >= WORTH_DIVIDING else 1
-    if example_bytes <= BLOCK_BYTES and (examples >= wanted or prod(positions[:2]) == 1):
-        number = min(BLOCK_BYTES // example_bytes, -(-examples // wanted))
-        return Division(0, max(number, 1), examples, positions)
+    block_bytes = min(max(kernel_bytes, LEAST_BYTES), MOST_BYTES)
+    if example_bytes <= block_bytes and (examples >= wanted or prod(positions[:2]) == 1):
+        number = min(block_bytes // example_bytes, -(-examples // wanted))
+        return Division(0, _even(examples, number, 1), examples, positions)
     axis = 1 if positions[0] > 1 else 2
     total = positions[axis - 1]
     number = min(
-        total * BLOCK_BYTES // example_bytes if axis == 2 or positions[0] > 1 else total,
+        total * block_bytes // example_bytes if axis == 2 or positions[0] > 1 else total,
         -(-total // -(-wanted // examples)),
     )
-    number = max(number // steps[axis - 1], 1) * steps[axis - 1]
-    return Division(axis, min(number, total), total, positions)
+    return Division(axis, min(_even(total, number, steps[axis - 1]), total), total, positions)
+
+
+def _even(total: int, number: int, step: int) -> int:
+    """Reduce a number, to a multiple of the step, so that blocks are about equally long."""
+    number = max(number // step, 1) * step
+    equal = -(-total // -(-total // number))
+    return min(number, -(-equal // step) * step)
 
 
 def rounded(count: int, itemsize: int) -> int:
@@ -459,24 +466,24 @@ def _outer(positions: Table, step: int, channels: int, stride: int = 1) -> Table
 
 @lru_cache(maxsize=512)
 def plan_for(
-    operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int
+    operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int, blocks: int
 ) -> Plan:
-    """Plan c, h or g of C channels and O filters."""
+    """Plan c, h or g of C channels and O filters, in so many blocks, if it is large enough."""
     make = {"c": _plan_outputs, "g": _plan_outputs, "h": _plan_h}[operation]
-    return make(operation, geometry, C, O, examples, itemsize)
+    return make(operation, geometry, C, O, examples, itemsize, blocks)
 
 
 def _plan_outputs(
-    operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int
+    operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int, blocks: int
 ) -> Plan:
     """Plan c, whose rows are output positions and whose steps kernel elements, or g, the reverse."""
     axes, groups = Axes.of(geometry), geometry.groups
     padded = ((n - 1) * s + k for n, s, k in zip(axes.output, axes.stride, axes.span, strict=True))
     example_bytes = max(prod(padded) * C, prod(axes.output) * O) * itemsize
     is_tiled = any(t > 1 for t in axes.tile)
-    division = divide(
-        axes.output, axes.tile, examples, example_bytes, geometry.macs(C, O), is_tiled
-    )
+    kernel_bytes = prod(geometry.kernel) * C // geometry.groups * O * itemsize
+    wanted = blocks if geometry.macs(C, O) * examples >= WORTH_DIVIDING else 1
+    division = divide(axes.output, axes.tile, examples, example_bytes, kernel_bytes, wanted, is_tiled)
     boxes = _visible_boxes(axes, division, C, O, examples)
     builder, channels, filters = _Builder(division.number), C // groups, O // groups
     apart = channels >= (FEWEST_STEPS if operation == "c" else FEWEST_CHANNELS)
@@ -569,7 +576,7 @@ def _hidden_boxes(axes: Axes, division: Division, C: int, O: int, examples: int)
 
 
 def _plan_h(
-    operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int
+    operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int, blocks: int
 ) -> Plan:
     """Plan h: rows are input positions, steps filters at the kernel elements that they meet."""
     axes, groups = Axes.of(geometry), geometry.groups
@@ -577,9 +584,9 @@ def _plan_h(
     one, two, three = (s * t for s, t in zip(axes.stride, axes.tile, strict=True))
     example_bytes = max(prod(_met(axes, reach, axes.size)) * O, prod(axes.size) * C) * itemsize
     is_tiled = any(t > 1 for t in axes.tile)
-    division = divide(
-        axes.size, (one, two, three), examples, example_bytes, geometry.macs(C, O), is_tiled
-    )
+    kernel_bytes = prod(geometry.kernel) * C // geometry.groups * O * itemsize
+    wanted = blocks if geometry.macs(C, O) * examples >= WORTH_DIVIDING else 1
+    division = divide(axes.size, (one, two, three), examples, example_bytes, kernel_bytes, wanted, is_tiled)
     boxes = _hidden_boxes(axes, division, C, O, examples)
     for block in boxes.blocks:
         block[10:] = [0]
@@ -609,7 +616,7 @@ def _plan_h(
 
 @lru_cache(maxsize=256)
 def narrow_plan_for(
-    geometry: Geometry, C: int, O: int, examples: int, itemsize: int
+    geometry: Geometry, C: int, O: int, examples: int, itemsize: int, blocks: int
 ) -> Plan:
     """Plan h of a shared kernel to few channels, with the vectors along positions.
 
@@ -619,7 +626,9 @@ def narrow_plan_for(
     axes, elements = Axes.of(geometry), prod(geometry.kernel)
     reach = _reach(axes)
     example_bytes = prod(_met(axes, reach, axes.size)) * (O + elements * C) * itemsize
-    division = divide(axes.size, axes.stride, examples, example_bytes, geometry.macs(C, O), False)
+    kernel_bytes = prod(geometry.kernel) * C // geometry.groups * O * itemsize
+    wanted = blocks if geometry.macs(C, O) * examples >= WORTH_DIVIDING else 1
+    division = divide(axes.size, axes.stride, examples, example_bytes, kernel_bytes, wanted, False)
     boxes = _hidden_boxes(axes, division, C, O, examples)
     part = PART_VECTORS * VECTOR_BYTES // itemsize
     width = rounded(boxes.examples * prod(boxes.whole), itemsize)

@@ -27,7 +27,7 @@ def changed(**constants: int) -> Iterator[None]:
     caches = offsets.plan_for, offsets.narrow_plan_for
     with pytest.MonkeyPatch.context() as patch:
         for name, value in constants.items():
-            patch.setattr(offsets if hasattr(offsets, name) else convolution, name, value)
+            patch.setattr(convolution if hasattr(convolution, name) else offsets, name, value)
         for cache in caches:
             cache.cache_clear()
         yield
@@ -39,8 +39,8 @@ WAYS = {
     "as it is": {},
     "never along positions": {"NARROW": 0},
     "along positions wherever possible": {"NARROW": 1000},
-    "blocks of few rows": {"BLOCK_BYTES": 1},
-    "blocks of some rows": {"BLOCK_BYTES": 300, "WORTH_DIVIDING": 1},
+    "blocks of few rows": {"LEAST_BYTES": 1, "MOST_BYTES": 1},
+    "blocks of some rows": {"LEAST_BYTES": 300, "MOST_BYTES": 300, "WORTH_DIVIDING": 1},
     "blocks of one example": {"WORTH_DIVIDING": 1, "FEWEST_BLOCKS": 1000},
 }
 

@@ -61,7 +61,7 @@ class Times(NamedTuple):
 
 
 def serve(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
-    """Be a contestant: make the call, then for every number received do so many and say how long."""
+    """Be a contestant: make the call, then do as many as are asked for, and say how long."""
     try:
         call = make(*arguments)
         call()
@@ -112,7 +112,7 @@ class Contestant:
 
 @contextmanager
 def contestants(makers: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Contestant]]:
-    """Start contestants, one after the other; those that cannot be made are told of and left out."""
+    """Start contestants one after the other; say which cannot be made, and leave them out."""
     found: dict[str, Contestant] = {}
     try:
         for name, (make, *arguments) in makers.items():

@@ -58,15 +58,21 @@ EVERYDAY = [
     Workload(128, (1, 28, 28), "32@3/2 64@3/2", "TensorFlow's CVAE tutorial"),
     Workload(512, (1, 28, 28), "32@5/2 64@3/2", "large batches of MNIST"),
     Workload(512, (1, 8, 8), "16@3/1 32@3/2", "scikit-learn's digits"),
-    Workload(50, (2, 48, 48), "10@3/2 20@3/2 40@3/2", "two channels, widths that 16 does not divide"),
-    Workload(100, (3, 32, 32), "12@4/2 24@4/2 48@4/2", "PyTorch CIFAR-10 autoencoder of many copies"),
+    Workload(
+        50, (2, 48, 48), "10@3/2 20@3/2 40@3/2", "two channels, widths that 16 does not divide"
+    ),
+    Workload(
+        100, (3, 32, 32), "12@4/2 24@4/2 48@4/2", "PyTorch CIFAR-10 autoencoder of many copies"
+    ),
     Workload(64, (3, 32, 32), "32@3/1 64@3/2 128@3/2", "a first layer at full size"),
     Workload(64, (1, 64, 64), "32@4/2 32@4/2 32@4/2 32@4/2", "Burgess 2018, beta-VAE on dSprites"),
     Workload(32, (3, 64, 64), "32@4/2v 64@4/2v 128@4/2v 256@4/2v", "Ha 2018, World Models"),
     Workload(16, (3, 64, 64), "64@4/2 128@4/2 256@4/2", "Radford 2015, DCGAN's discriminator"),
     Workload(8, (3, 64, 64), "32@3/2 64@3/2", "small batches of thumbnails"),
     Workload(32, (3, 96, 96), LONG, "STL-10"),
-    Workload(16, (1, 128, 128), "32@4/2 32@4/2 64@4/2 128@4/2", "Bergmann 2018, textures of MVTec AD"),
+    Workload(
+        16, (1, 128, 128), "32@4/2 32@4/2 64@4/2 128@4/2", "Bergmann 2018, textures of MVTec AD"
+    ),
     Workload(16, (3, 128, 128), LONG, "photographs"),
     Workload(8, (3, 128, 128), "32@4/2 64@4/2 128@4/2 256@4/2", "Larsen 2015, faces"),
     Workload(4, (3, 224, 224), "32@7/4 64@3/2 128@3/2", "ImageNet's size"),

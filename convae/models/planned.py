@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from convae.engine import Array
@@ -81,19 +82,19 @@ class Planned:
                     total += plan.arrays["gradients"]
             return J
 
-        parts = [slice(*pair) for pair in zip(ends, ends[1:], strict=False)]
+        parts = [slice(*pair) for pair in pairwise(ends)]
         J = sum(model.backend.map(compute, parts))
         for total in sums[1:count]:
             model.flat_gradients += total
         return J
 
     def encode(self, x: Array, levels: Sequence[int]) -> list[Array]:
-        """Return the codes of some levels, 1 that above the lowest layer. x (N, C, *size)"""
+        """Return the codes of x (N, C, *size) at some levels, 1 that above the lowest layer."""
         wanted = {f"H{k}": self._model.layers[k - 1].output_shape for k in levels}
         return self._infer(x, "x", wanted, up=True, down=False)
 
     def decode(self, H: Array) -> Array:
-        """Return the reconstructions of codes. H (N, O, *output)"""
+        """Return the reconstructions of codes H (N, O, *output)."""
         top = f"H{len(self._model.layers)}"
         return self._infer(H, top, {"D0": self._model.input_shape}, up=False, down=True)[0]
 

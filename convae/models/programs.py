@@ -49,9 +49,7 @@ class StackProgram:
         The model's arrays, by the names under which the program declares them.
     """
 
-    def __init__(
-        self, model: Autoencoder, examples: int, gradients: Array | None = None
-    ) -> None:
+    def __init__(self, model: Autoencoder, examples: int, gradients: Array | None = None) -> None:
         self.model, self.N = model, examples
         self.program = Program()
         self.dtype = model.storage or model.dtype

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import convae
 from convae import Layer
 from convae.engine import ArrayBackend
-from convae.engine.program import Executable, Memory, Portable
 from convae.engine.backend import channels_second
+from convae.engine.program import Executable, Memory, Portable
 from convae.models.penalties import NONE, Penalty
 from convae.models.programs import GradientProgram, given_arrays
 from tests.problems import layers, part_of_examples

@@ -12,9 +12,9 @@ from convae import Adam, AdamW, Layer
 from convae.engine import ArrayBackend
 from convae.engine.program import Portable, Problem, Program, Way
 from convae.models.penalties import NONE, Penalty
+from convae.models.plans import MOST_PLANS
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
-from convae.models.plans import MOST_PLANS
 from convae.training.planned_step import PlannedEvaluation, PlannedStep
 
 LAYERS = [

@@ -1,7 +1,7 @@
-"""The NumPy backend: compiled convolutions and passes, and the division of work among threads.
+"""The NumPy backend: compiled convolutions and programs, and the division of work among threads.
 
 Batches are channels last in memory, ``(N, *size, C)``. Where Numba may not compile, with
-NUMBA_DISABLE_JIT, and for what has no compiled pass, array code computes.
+NUMBA_DISABLE_JIT, array code computes everything.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from convae.engine.arrays import Array
 from convae.engine.backend import (
     ArrayBackend,
-    Elementwise,
     channels_last,
     channels_second,
     filters_first,
@@ -25,7 +24,6 @@ from convae.engine.backend import (
     memory_order,
 )
 from convae.engine.cpu import threads
-from convae.engine.cpu.threads import contiguous
 from convae.engine.geometry import Geometry
 from convae.engine.program import Executable, Problem, Way
 from convae.engine.updates import Moments
@@ -37,7 +35,7 @@ UPDATE_ELEMENTS = 1 << 17
 
 
 class NumpyBackend(ArrayBackend):
-    """c, h and g on NumPy arrays, and compiled passes over arrays that they returned."""
+    """c, h and g on NumPy arrays, programs of compiled nodes, and a compiled update."""
 
     @property
     def runs_programs(self) -> bool:  # type: ignore[override]
@@ -83,46 +81,6 @@ class NumpyBackend(ArrayBackend):
     def _compute(self, operation: str, arrays: tuple[Array, ...], geometry: Geometry) -> None:
         getattr(compiled("convolution"), operation)(*arrays, geometry)()
 
-    def activate(self, Z: Array, b: Array | None, f: Elementwise) -> Array:
-        """See `convae.engine.backend.Backend`; a single pass over Z if f is piecewise linear."""
-        view = flat(Z) if b is not None and b.ndim == 1 else None
-        if view is None or b is None:
-            return super().activate(Z, b, f)
-        passes = compiled("pointwise")
-        pattern = np.tile(b, -(-passes.PATTERN // len(b)))
-        passes.add_bias(*view, pattern, Z.dtype.type(1 if f.slope is None else f.slope))
-        if f.slope is None:
-            f.function(np, Z)
-        return Z
-
-    def activation_gradient(self, dH: Array, H: Array, f: Elementwise) -> Array:
-        """See `convae.engine.backend.Backend`."""
-        view = flat(dH, H)
-        if f.derivative is None or f.quadratic is None or view is None:
-            return super().activation_gradient(dH, H, f)
-        compiled("pointwise").times_derivative(*view, *map(H.dtype.type, f.quadratic))
-        return dH
-
-    def squared_error(
-        self, R: Array, x: Array, f_out: Elementwise, count: int
-    ) -> tuple[Array, Array]:
-        """See `convae.engine.backend.Backend`."""
-        view = flat(R, x)
-        if view is None or f_out.quadratic is None:
-            return super().squared_error(R, x, f_out, count)
-        E = np.empty_like(R)
-        numbers = map(R.dtype.type, (2 / count, *f_out.quadratic))
-        J = compiled("pointwise").squared_error(*(flat(E) or ()), *view, *numbers) / count
-        return np.asarray(J), E
-
-    def bias_gradient(self, G: Array, by_position: bool) -> Array:
-        """See `convae.engine.backend.Backend`."""
-        view = None if by_position else flat(G)
-        if view is None:
-            return super().bias_gradient(G, by_position)
-        sums: Array = compiled("pointwise").channel_sums(*view, G.shape[1])
-        return sums.astype(G.dtype)
-
     def update(
         self,
         method: Callable[..., None],
@@ -141,7 +99,7 @@ class NumpyBackend(ArrayBackend):
         values = [parameters.dtype.type(v) for v in (*settings, decay if method.decays else 1)]
 
         def follow(part: slice) -> None:
-            compiled("pointwise").follow_moments(*arrays, part.start, part.stop, *values)
+            compiled("updating").follow_moments(*arrays, part.start, part.stop, *values)
 
         threads.map_tasks(follow, threads.cut(len(parameters), UPDATE_ELEMENTS))
 
@@ -174,24 +132,9 @@ def compiled(module: str) -> ModuleType:
 
 def _batch(array: Array) -> Array:
     """View (N, C, *size) as it lies in memory, (N, *size, C), copying only if it does not."""
-    return contiguous(channels_last(array))
+    return np.ascontiguousarray(channels_last(array))
 
 
 def _kernel(K: Array, geometry: Geometry) -> Array:
     """View a kernel as it lies in memory, copying only if it does not."""
-    return contiguous(filters_last(K, geometry.axes))
-
-
-def flat(*arrays: Array) -> list[np.ndarray[Any, Any]] | None:
-    """View batches in their memory order; None if one has another."""
-    views = []
-    if not compiles():
-        return None
-    for array in arrays:
-        if not isinstance(array, np.ndarray) or array.ndim < 3 or array.itemsize < 4:
-            return None
-        memory = channels_last(array)
-        if not memory.flags.c_contiguous:
-            return None
-        views.append(memory.reshape(-1))
-    return views
+    return np.ascontiguousarray(filters_last(K, geometry.axes))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from itertools import pairwise
 
 import numpy as np
 
 from convae.engine.arrays import Array
 from convae.engine.cpu import products
-from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan, Table
+from convae.engine.cpu.division import Table
+from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Number, Operation
 from convae.engine.cpu.threads import in_pool, map_tasks, scratch
 
@@ -31,9 +33,8 @@ def place(array: Array) -> int:
     """Return the offset of a contiguous array from the anchor of its type."""
     assert array.flags.c_contiguous
     distance = array.ctypes.data - anchor(array.dtype).ctypes.data
-    offset, rest = divmod(distance, array.itemsize)
-    assert rest == 0, "an array that is not aligned"
-    return offset
+    assert distance % array.itemsize == 0, "an array that is not aligned"
+    return int(distance // array.itemsize)
 
 
 @dataclass
@@ -100,6 +101,7 @@ class Calls:
     after: list[Callable[[Array], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        """Write the lines, with their plans' tables, as compiled code reads them."""
         lines = [line for stage in self.stages for line in stage]
         self._rows = np.zeros((len(lines), FIELDS), np.int64)
         self._numbers = np.zeros((len(lines), NUMBERS), self.dtype)
@@ -116,8 +118,7 @@ class Calls:
         self._table = parts[0] if len(parts) == 1 else np.concatenate(parts)
         scratches = (line.plan.scratch if line.plan else line.scratch for line in lines)
         self._scratch = max(scratches, default=0)
-        ends = np.cumsum([0, *map(len, self.stages)]).tolist()
-        self._ranges = list(zip(ends, ends[1:], strict=False))
+        self._ranges = list(pairwise(np.cumsum([0, *map(len, self.stages)]).tolist()))
 
     def __call__(self) -> None:
         """Do all of it; one line after the other in a thread of the pool."""
@@ -152,7 +153,11 @@ def joined(parts: Sequence[Calls]) -> Calls:
     for part in parts:
         count = sum(map(len, part.stages))
         for finish in part.after:
-            after.append(lambda sums, f=finish, a=begin, b=begin + count: f(sums[a:b]))
+            after.append(partial(_on_part, finish, begin, begin + count))
         begin += count
     before = [run for part in parts for run in part.before]
     return Calls(parts[0].dtype, stages, before, after)
+
+
+def _on_part(finish: Callable[[Array], None], first: int, last: int, sums: Array) -> None:
+    finish(sums[first:last])

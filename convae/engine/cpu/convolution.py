@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 from typing import TypeAlias
 
@@ -72,7 +73,8 @@ def h(
     stages = []
     if address not in known:
         known[address] = np.empty((count * O + rounded(O, K.itemsize)) * width, K.dtype)
-        how = {Field.ROWS: C, Field.COLUMNS: O, Field.WIDTH: width, Field.LAST: count}
+        how: dict[int, int] = {Field.ROWS: C, Field.COLUMNS: O, Field.WIDTH: width}
+        how[Field.LAST] = count
         stages.append([Line(Operation.TURN, {Field.D: known[address], Field.A: K}, how)])
     product = _lines(plan, arrays | {Field.B: known[address]}, behind)
     return Calls(V.dtype, [*stages, product])
@@ -116,7 +118,7 @@ def _parts(plan: Plan) -> list[dict[int, int]]:
     """Divide a plan's blocks among threads, unless this is one of them."""
     tasks = 1 if in_pool() else min(plan.blocks, MOST_TASKS)
     ends = [plan.blocks * task // tasks for task in range(tasks + 1)]
-    return [{Field.FIRST: a, Field.LAST: b} for a, b in zip(ends, ends[1:], strict=False)]
+    return [{Field.FIRST: first, Field.LAST: last} for first, last in pairwise(ends)]
 
 
 def _lines(plan: Plan, arrays: Mapping[Field, Array], behind: Behind) -> list[Line]:

@@ -229,9 +229,7 @@ def tiles(
             largest = LARGEST_TILE[vectors]
             rest = builder.srem(rows, INTEGER(largest))
             whole = builder.sub(rows, rest)
-            with cgutils.for_range_slice(
-                builder, INTEGER(0), whole, INTEGER(largest)
-            ) as (row, _):
+            with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(largest)) as (row, _):
                 tile(largest, vectors, mask, row, False)
             sizes = [size for size in (1, 2, 4) if size < largest] + [largest]
             for smaller, size in zip([0, *sizes], sizes, strict=False):
@@ -261,9 +259,7 @@ def _rowwise(emit: Emitter, count: Any, compute: Callable[[Any, Any], None]) -> 
     builder = emit.builder
     rest = builder.srem(count, INTEGER(emit.width))
     whole = builder.sub(count, rest)
-    with cgutils.for_range_slice(
-        builder, INTEGER(0), whole, INTEGER(emit.width)
-    ) as (start, _):
+    with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(emit.width)) as (start, _):
         compute(start, None)
     with builder.if_then(builder.icmp_signed(">", rest, INTEGER(0))):
         compute(whole, emit.first(rest))
@@ -529,7 +525,7 @@ def derive_row(typing: Any, M: Any, d: Any, h: Any, count: Any, derivative: Any)
 def compare_row(
     typing: Any, M: Any, d: Any, t: Any, count: Any, derivative: Any, scale: Any
 ) -> Any:
-    """Sum ``(y - target)**2`` over elements y at d; they become ``scale * (y - target) * f'(y)``."""
+    """Sum the squares of e = y - target over y at d, and replace y by ``scale * e * f'(y)``."""
     integer = types.intp
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

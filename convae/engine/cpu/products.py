@@ -7,6 +7,7 @@ of tables of offsets, and `row` a line of a list of calls, whose entries `rows` 
 from __future__ import annotations
 
 from convae.engine.arrays import Array
+from convae.engine.cpu.division import BLOCK_ENTRIES
 from convae.engine.cpu.jit import compiled
 from convae.engine.cpu.llvm import (
     MOST_VECTORS,
@@ -21,7 +22,7 @@ from convae.engine.cpu.llvm import (
     transpose,
     zero_row,
 )
-from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES
+from convae.engine.cpu.offsets import PANEL_BYTES, TERM_ENTRIES, VECTOR_BYTES
 from convae.engine.cpu.rows import Field, Fresh, Kind, Number, Operation
 
 ERRORS = 4096
@@ -144,7 +145,7 @@ def convolve(
     J, panel = 0.0, scratch
     box = scratch + PANEL_BYTES // M.itemsize
     for number in range(row[Field.FIRST], row[Field.LAST]):
-        block = row[Field.BLOCKS] + 11 * number
+        block = row[Field.BLOCKS] + BLOCK_ENTRIES * number
         surround(M, T, row, block, box)
         d, b = row[Field.D] + T[block + 9], row[Field.B] + T[block + 10]
         mode = row[Field.FRESH]
@@ -152,7 +153,7 @@ def convolve(
         if mode == Fresh.BLOCK:
             zero_row(M, d, T[block] * row[Field.SPAN])
         for index in range(row[Field.TERM_COUNT]):
-            term = row[Field.TERMS] + 6 * index
+            term = row[Field.TERMS] + TERM_ENTRIES * index
             entry = index * row[Field.NUMBERS] + T[block]
             multiply(
                 M, T, d + T[term], row[Field.D_ROWS] + T[term + 2], box + T[term + 1],
@@ -183,7 +184,6 @@ def spread(
 ) -> float:
     """Compute the blocks of h to few channels; see `offsets.NarrowPlan`."""
     O, C, width, part = row[Field.CHANNELS], row[Field.COLUMNS], row[Field.WIDTH], row[Field.PART]
-    positions = row[Field.POSITIONS]
     stride = row[Field.STRIDE], row[Field.STRIDE + 1], row[Field.STRIDE + 2]
     vector = VECTOR_BYTES // M.itemsize
     panel, J = scratch, 0.0
@@ -193,9 +193,10 @@ def spread(
     line = products + row[Field.ROWS] * width
     plane = row[Field.WHOLE + 1] * row[Field.WHOLE + 2]
     for number in range(row[Field.FIRST], row[Field.LAST]):
-        block = row[Field.BLOCKS] + 12 * number
+        block = row[Field.BLOCKS] + BLOCK_ENTRIES * number
         surround(M, T, row, block, box)
         examples, d = T[block + 2], row[Field.D] + T[block + 9]
+        positions = T[block + 13]
         columns = (examples - 1) * row[Field.WHOLE] * plane
         columns += ((T[block + 6] - 1) * row[Field.WHOLE + 1] + T[block + 7]) * row[Field.WHOLE + 2]
         for j in range(0, columns, part):
@@ -206,8 +207,8 @@ def spread(
                 row[Field.ROWS], row[Field.STEPS], O, turned, n, True, panel, panel_steps,
             )  # fmt: skip
         for e in range(examples):
-            for y0 in range(T[block + 10]):
-                for y1 in range(T[block + 11]):
+            for y0 in range(T[block + 11]):
+                for y1 in range(T[block + 12]):
                     t = (e * row[Field.WHOLE] + y0 // stride[0]) * plane
                     t += products + y1 // stride[1] * row[Field.WHOLE + 2]
                     phase = (y0 % stride[0] * stride[1] + y1 % stride[1]) * stride[2]
@@ -261,7 +262,9 @@ def run(
             lines, columns = row[Field.ROWS], row[Field.COLUMNS]
             for index in range(row[Field.FIRST], row[Field.LAST]):
                 to = row[Field.D] + index * columns * row[Field.WIDTH]
-                turn(M, to, row[Field.A] + index * lines * columns, lines, columns, row[Field.WIDTH])
+                turn(
+                    M, to, row[Field.A] + index * lines * columns, lines, columns, row[Field.WIDTH]
+                )
         elif operation == Operation.REPEAT:
             for i in range(0, row[Field.COUNT], row[Field.COLUMNS]):
                 copy_row(M, row[Field.D] + i, row[Field.A], row[Field.COLUMNS])

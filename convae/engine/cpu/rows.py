@@ -73,18 +73,17 @@ class Field(IntEnum):
     PART = 27
     COLUMNS = 28
     STRIDE = 29  # three
-    POSITIONS = 32
-    SUMS = 33  # T
-    TAPS = 34  # T
+    SUMS = 32  # T
+    TAPS = 33  # T
     # what is behind a product
-    KIND = 35
-    BIAS = 36
-    BIAS_LENGTH = 37
-    H = 38
-    EXTRA = 39  # 0 for none
-    TARGET = 40
+    KIND = 34
+    BIAS = 35
+    BIAS_LENGTH = 36
+    H = 37
+    EXTRA = 38  # 0 for none
+    TARGET = 39
     # TURN: COUNT matrices of ROWS by COLUMNS to rows of WIDTH; the others: COUNT elements
-    COUNT = 41
+    COUNT = 40
 
 
 FIELDS = Field.COUNT + 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -42,11 +41,10 @@ _local = threading.local()
 
 
 class _Kept:
-    """The memory that a thread keeps: buffers by name, and free memory by size."""
+    """The memory that a thread keeps: buffers by name."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, np.ndarray[Any, Any]] = {}
-        self.free: dict[int, list[memoryview]] = defaultdict(list)
 
 
 _all_kept: weakref.WeakSet[_Kept] = weakref.WeakSet()
@@ -71,7 +69,6 @@ def free_memory() -> None:
     with _all_kept_lock:
         for kept in _all_kept:
             kept.buffers.clear()
-            kept.free.clear()
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
@@ -84,36 +81,10 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> A
     return buffer[:size].view(dtype).reshape(shape)
 
 
-def empty(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-    """Make an uninitialised array for a result; in the pool's threads from recycled memory.
-
-    Allocating fresh memory costs the operating system about as much time as filling it. A pool
-    thread therefore keeps what it has allocated, and reuses it when the last view on it is gone.
-    """
-    if not in_pool():
-        return np.empty(shape, dtype)
-    size = prod(shape) * dtype.itemsize
-    room = 1 << (size - 1).bit_length()  # few sizes, so that other models reuse them
-    free = _kept().free[room]
-    memory = free.pop() if free else _aligned(room)
-    lent = np.frombuffer(memory, np.uint8)  # all views on it keep this array alive
-    weakref.finalize(lent, free.append, memory)
-    return lent[:size].view(dtype).reshape(shape)
-
-
 def _aligned(size: int) -> memoryview:
     memory = np.empty(size + ALIGNMENT, np.uint8)
     offset = -memory.ctypes.data % ALIGNMENT
     return memory[offset : offset + size].data
-
-
-def contiguous(array: Array) -> Array:
-    """Return an array in C order, copying only if necessary."""
-    if array.flags.c_contiguous:
-        return array
-    copy = empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy
 
 
 def divide(examples: int, work: int, parameters: int = 0) -> list[slice]:

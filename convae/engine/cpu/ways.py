@@ -8,13 +8,16 @@ import numpy as np
 
 from convae.engine import biases
 from convae.engine.arrays import Array
-from convae.engine.backend import Elementwise
-from convae.engine.cpu import convolution, pointwise
+from convae.engine.backend import Elementwise, channels_last
+from convae.engine.cpu import convolution
 from convae.engine.cpu.calls import Calls, Line, joined
 from convae.engine.cpu.convolution import NOTHING, Behind
 from convae.engine.cpu.rows import Field, Kind, Number, Operation
 from convae.engine.program import Executable, Problem
 from convae.engine.program.arithmetic import Arrays, Run
+
+PATTERN = 512
+"""Elements to which biases by channel are repeated, at least, so that passes have long rows."""
 
 UNCHANGED = (1.0, 0.0, 0.0, 1.0)
 """The derivative of the identity, as `Elementwise.quadratic` writes it."""
@@ -84,9 +87,9 @@ class Compiled:
 
     def _bias_gradient(self, problem: Problem, arrays: Arrays) -> Run:
         G, db = arrays["G"], arrays["db"]
-        fields = {Field.COUNT: G.size // len(db), Field.COLUMNS: len(db)}
+        fields: dict[int, int] = {Field.COUNT: G.size // len(db), Field.COLUMNS: len(db)}
         where = {Field.D: db, Field.A: G}
-        line = Line(Operation.SUM, where, fields, scratch=len(db) + pointwise.PATTERN)
+        line = Line(Operation.SUM, where, fields, scratch=len(db) + PATTERN)
         return Calls(G.dtype, [[line]])
 
 
@@ -123,16 +126,17 @@ def _repeated(bias: Array | None, D: Array) -> tuple[Array, Calls | None]:
     """Return a buffer with the biases of consecutive elements of D, and what fills it."""
     C, size = D.shape[-1], D.shape[1:-1]
     if bias is None:
-        return np.zeros(pointwise.PATTERN, D.dtype), None
+        return np.zeros(PATTERN, D.dtype), None
     if bias.ndim == 1:
-        buffer = np.empty(-(-pointwise.PATTERN // C) * C, D.dtype)
-        fields = {Field.COUNT: buffer.size, Field.COLUMNS: C}
+        buffer = np.empty(-(-PATTERN // C) * C, D.dtype)
+        fields: dict[int, int] = {Field.COUNT: buffer.size, Field.COLUMNS: C}
         line = Line(Operation.REPEAT, {Field.D: buffer, Field.A: bias}, fields)
         return buffer, Calls(D.dtype, [[line]])
     buffer = np.empty((*size, C), D.dtype)
 
     def fill() -> None:
-        buffer[...] = np.moveaxis(biases.spread(bias, size), 0, -1)
+        spread: Array = biases.spread(bias, size)
+        buffer[...] = channels_last(spread[None])[0]
 
     return buffer, Calls(D.dtype, [], before=[fill])
 

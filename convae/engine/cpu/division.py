@@ -1,0 +1,241 @@
+"""How a problem is divided into blocks, and the boxes of positions that blocks read.
+
+A block is a box of positions of D, for g of G, in one or several examples. What it reads is a box
+of A, with the padding around it, that is copied to where it lies alike for every block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from math import floor, prod
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from convae.engine.geometry import Geometry, spans
+
+Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
+Three: TypeAlias = tuple[int, int, int]
+Four: TypeAlias = tuple[int, int, int, int]
+
+LEAST_BYTES, MOST_BYTES = 160 << 10, 768 << 10
+"""Memory that a block's part of A, and of D, may take: as much as the kernel, within these bounds.
+
+Small blocks stay in a cache; a large kernel has to be read again for every block.
+"""
+
+LOCAL_EXAMPLES = 16
+"""Examples of a block where positions have kernels of their own."""
+
+BLOCK_ENTRIES = 14
+"""Entries of a block: its number along the divided axis; where A begins, and how many examples;
+start of the box, three; its extent, three; where D and B begin; positions of D, three."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A geometry with three axes, and where the positions of a padded input lie."""
+
+    size: Three
+    output: Three
+    kernel: Three
+    stride: Three
+    dilation: Three
+    tile: Three
+    before: Three
+    span: Three
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> Axes:
+        """Lift a geometry."""
+
+        def three(entries: Any, filling: int = 1) -> Three:
+            first, second, third = (filling,) * (3 - geometry.axes) + tuple(entries)
+            return first, second, third
+
+        return cls(
+            three(geometry.size),
+            three(geometry.output),
+            three(geometry.kernel),
+            three(geometry.stride),
+            three(geometry.dilation),
+            three(geometry.tile),
+            three((before for before, _ in geometry.padding), 0),
+            three(spans(geometry.kernel, geometry.dilation)),
+        )
+
+    @property
+    def is_local(self) -> tuple[bool, bool, bool]:
+        """Whether every output position of an axis has a kernel of its own."""
+        one, two, three = (t == n > 1 for t, n in zip(self.tile, self.output, strict=True))
+        return one, two, three
+
+    @property
+    def reach(self) -> Three:
+        """First position of G, along each axis, that meets position 0 of V, if there is one."""
+        sides = zip(self.before, self.span, self.stride, strict=True)
+        one, two, three = (floor((b - k + 1) / s) for b, k, s in sides)
+        return one, two, three
+
+    def read(self, counts: tuple[int, ...]) -> Three:
+        """Positions of the padded V that so many of Z read."""
+        sides = zip(counts, self.stride, self.span, strict=True)
+        one, two, three = ((n - 1) * s + k for n, s, k in sides)
+        return one, two, three
+
+    def met(self, counts: tuple[int, ...]) -> Three:
+        """Positions of G, from `reach` on, that may meet so many of V."""
+        sides = zip(counts, self.before, self.stride, self.reach, strict=True)
+        one, two, three = ((n - 1 + b) // s - q + 1 for n, b, s, q in sides)
+        return one, two, three
+
+
+@dataclass(frozen=True)
+class Division:
+    """How examples and positions are divided into blocks.
+
+    Parameters
+    ----------
+    axis : int
+        The divided axis: 0 for examples, 1 to 3 for an axis of positions. Blocks are a single
+        index along the axes before it, and the whole of those behind it.
+    number : int
+        How many along that axis are a block; the last may be shorter.
+    examples : int
+        Of the batch.
+    positions : tuple of int
+        Of an example.
+    """
+
+    axis: int
+    number: int
+    examples: int
+    positions: Three
+
+    @property
+    def box(self) -> Four:
+        """Examples and positions of the largest block."""
+        return self._box(self.number)
+
+    def is_whole(self, axis: int) -> bool:
+        """Whether blocks have all positions along an axis of positions."""
+        return self.box[axis + 1] == self.positions[axis]
+
+    def span(self, channels: int) -> int:
+        """Elements of an array with these positions, per number."""
+        return prod(self.positions[self.axis :]) * channels
+
+    def blocks(self) -> list[tuple[Four, Four]]:
+        """List where blocks begin, example and positions, and how many of each they have."""
+        shape = (self.examples, *self.positions)
+        places = [range(n) for n in shape[: self.axis]]
+        found = []
+        for before in product(*places):
+            for first in range(0, shape[self.axis], self.number):
+                e, j0, j1, j2 = [*before, first, 0, 0, 0][:4]
+                count = min(self.number, shape[self.axis] - first)
+                found.append(((e, j0, j1, j2), self._box(count)))
+        return found
+
+    def _box(self, count: int) -> Four:
+        shape = [self.examples, *self.positions]
+        shape[: self.axis + 1] = [*(1 for _ in range(self.axis)), count]
+        e, n0, n1, n2 = shape
+        return e, n0, n1, n2
+
+
+def divide(
+    positions: Three, steps: Three, examples: int, example_bytes: int, kernel_bytes: int,
+    wanted: int, is_tiled: bool,
+) -> Division:  # fmt: skip
+    """Divide a problem: into examples where they are small and many, else along positions.
+
+    There will be as many blocks as `wanted`, if there are so many positions. `steps` are what
+    numbers of positions must be multiples of; where kernels are tiled, examples stay whole.
+    """
+    if is_tiled:
+        return Division(0, min(examples, LOCAL_EXAMPLES), examples, positions)
+    most = min(max(kernel_bytes, LEAST_BYTES), MOST_BYTES)
+    if example_bytes <= most and (examples >= wanted or prod(positions) == 1):
+        number = min(most // example_bytes, -(-examples // wanted))
+        return Division(0, _even(examples, number, 1), examples, positions)
+    others, per = examples, example_bytes
+    for axis, total in enumerate(positions, start=1):
+        per = -(-per // total)
+        is_small = per <= most or steps[axis - 1] > 1  # single positions would be no multiples
+        if axis == 3 or (total > 1 and is_small):
+            break
+        others *= total
+    number = min(most // per, -(-total // -(-wanted // others)))
+    return Division(axis, _even(total, number, steps[axis - 1]), examples, positions)
+
+
+def _even(total: int, number: int, step: int) -> int:
+    """Reduce a number, a multiple of the step or all, so that blocks are about equally long."""
+    number = max(number // step, 1) * step
+    equal = -(-total // -(-total // number))
+    return min(number, -(-equal // step) * step, total)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of A that blocks copy.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Positions of an example of A.
+    whole : tuple of int
+        Extent of the largest box.
+    examples : int
+        Examples of the largest.
+    table : (M, BLOCK_ENTRIES) ndarray
+        The blocks.
+    """
+
+    size: Three
+    whole: Three
+    examples: int
+    table: Table
+
+    @property
+    def positions(self) -> int:
+        """Positions of the largest, in all examples."""
+        return self.examples * prod(self.whole)
+
+
+def visible_boxes(axes: Axes, division: Division, C: int, O: int) -> Boxes:
+    """Return the boxes of V that blocks of output positions read; D is Z."""
+    blocks = []
+    for (e, *j), (examples, *counts) in division.blocks():
+        start = [x * s - b for x, s, b in zip(j, axes.stride, axes.before, strict=True)]
+        place = _flat((e, *j), axes.output) * O
+        v = e * prod(axes.size) * C
+        number = (examples, *counts)[division.axis]
+        extent = axes.read(tuple(counts))
+        blocks.append([number, v, examples, *start, *extent, place, 0, *counts])
+    table = np.array(blocks, np.int64)
+    return Boxes(axes.size, axes.read(division.box[1:]), division.box[0], table)
+
+
+def hidden_boxes(axes: Axes, division: Division, C: int, O: int) -> Boxes:
+    """Return the boxes of G that blocks of input positions read; D is V'."""
+    blocks = []
+    for (e, *y), (examples, *counts) in division.blocks():
+        start = [x // s + q for x, s, q in zip(y, axes.stride, axes.reach, strict=True)]
+        place = _flat((e, *y), axes.size) * C
+        g = e * prod(axes.output) * O
+        number = (examples, *counts)[division.axis]
+        extent = axes.met(tuple(counts))
+        blocks.append([number, g, examples, *start, *extent, place, 0, *counts])
+    table = np.array(blocks, np.int64)
+    return Boxes(axes.output, axes.met(division.box[1:]), division.box[0], table)
+
+
+def _flat(place: tuple[int, ...], positions: Three) -> int:
+    """Return the number of a position in a batch."""
+    total, *others = place
+    for index, count in zip(others, positions, strict=True):
+        total = total * count + index
+    return total

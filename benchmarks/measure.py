@@ -45,6 +45,22 @@ def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     return float(median), float(low), float(high)
 
 
+def gemm_peak(seconds: float = 1.0) -> float:
+    """Measure the fastest large matrix product here, NumPy's or PyTorch's, in FLOP/s."""
+    side = 2048
+    a = np.random.default_rng(0).random((side, side), dtype="float32")
+    t = torch.tensor(a)
+    best = 0.0
+    for product in (lambda: a @ a, lambda: t @ t):
+        product()
+        end = time.perf_counter() + seconds / 2
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            product()
+            best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    return best
+
+
 def machine() -> str:
     """Describe the processor, its load over the last minute, and the versions."""
     model = platform.processor()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
 import torch
 
 import convae
@@ -68,32 +65,3 @@ def _decoded(H: torch.Tensor, K: torch.Tensor, a: torch.Tensor, geometry: Geomet
     rows, columns = geometry.size
     A = A[..., :rows, :columns]
     return A if a.ndim == 1 else A + a
-
-
-def training_steps(model: convae.Autoencoder, x: np.ndarray) -> dict[str, Callable[[], float]]:
-    """Return PyTorch's training step in each mode, each with its own copy of the model."""
-    torch._dynamo.reset()  # otherwise it would compile for dynamic shapes
-    modes: dict[str, Callable[[], float]] = {}
-    variants = [("eager", False, False), ("channels_last", True, False), ("compiled", False, True)]
-    for name, channels_last, compiled in variants:
-        peer = Peer(model)
-        images = torch.tensor(x)
-        if channels_last:
-            peer = peer.to(memory_format=torch.channels_last)
-            images = images.contiguous(memory_format=torch.channels_last)
-        forward = torch.compile(peer) if compiled else peer
-        optimizer = torch.optim.Adam(peer.parameters(), 1e-3, fused=True)
-
-        def step(
-            forward: Callable[[torch.Tensor], torch.Tensor] = forward,
-            images: torch.Tensor = images,
-            optimizer: torch.optim.Optimizer = optimizer,
-        ) -> float:
-            optimizer.zero_grad()
-            loss = torch.nn.functional.mse_loss(forward(images), images)
-            loss.backward()
-            optimizer.step()
-            return loss.item()
-
-        modes[name] = step
-    return modes

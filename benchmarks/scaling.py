@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 from tqdm import tqdm
 
-import convae
-from benchmarks.measure import interleaved
-from benchmarks.peers import training_steps
-from benchmarks.workloads import Workload, build
+from benchmarks.comparison import TINY
+from benchmarks.contestants import STEPS
+from benchmarks.turns import check_idle, take_turns
+from benchmarks.workloads import Workload
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "step_time.png"
 BATCH, SIDE, FILTERS = 128, 32, 32
@@ -24,18 +22,16 @@ def workload(batch: int = BATCH, side: int = SIDE, filters: int = FILTERS) -> Wo
 
 
 def milliseconds(work: Workload) -> dict[str, float]:
-    """Time both libraries alternately, PyTorch with the faster of its memory formats."""
-    model, x = build(work)
-    peers = training_steps(model, np.ascontiguousarray(x))
-    step = convae.TrainingStep(model, convae.Adam(1e-3))
-    eager = {mode: peers[mode] for mode in ("eager", "channels_last")}
-    times = interleaved({"convae": lambda: step(x), **eager}, rounds=7, seconds=0.1)
-    medians = {who: 1e3 * statistics.median(rounds) for who, rounds in times.items()}
+    """Time both libraries in turns, PyTorch with the faster of its memory formats."""
+    whos = ("convae", "eager", "channels_last")
+    times = take_turns({who: STEPS[who] for who in whos}, TINY, work)
+    medians = {who: 1e3 * found.median for who, found in times.items()}
     return {"convae": medians.pop("convae"), "PyTorch": min(medians.values())}
 
 
 def main() -> None:
     """Plot one panel per varied size."""
+    check_idle()
     sweeps = {"batch": [32, 64, 96, 128, 256], "side": [16, 24, 32, 48], "filters": [8, 16, 32, 64]}
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     for (name, values), panel in zip(tqdm(sweeps.items(), disable=None), panels, strict=True):

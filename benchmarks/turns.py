@@ -23,15 +23,18 @@ BUSIEST = 0.1
 WIDEST = 0.25
 """The distance of a contestant's quartiles, relative to its median, from which on it is noise."""
 
-REST_SECONDS = 0.25
+REST_SECONDS = 0.2
 """Between turns, so that the last contestant's waiting threads have gone to sleep."""
 
-TURN_SECONDS, ROUNDS = 0.25, 9
+TURN_SECONDS, ROUNDS = 0.2, 9
 
-PATIENCE_SECONDS = 120.0
+CHECKED = 3
+"""The first calls, whose results the contestants must agree about."""
+
+PATIENCE_SECONDS = 180.0
 """The longest that making a contestant, or one turn, may take."""
 
-Make = Callable[..., Callable[[], object]]
+Make = Callable[[Any], Callable[[], float]]
 
 
 class BusyError(RuntimeError):
@@ -39,9 +42,21 @@ class BusyError(RuntimeError):
 
 
 class Times(NamedTuple):
-    """Seconds per call of each turn."""
+    """What was measured of a contestant.
+
+    Parameters
+    ----------
+    seconds : list of float
+        Seconds per call of each turn.
+    megabytes : float
+        What making it and its first calls have added to the peak of its process's memory.
+    values : list of float
+        What the first calls returned.
+    """
 
     seconds: list[float]
+    megabytes: float
+    values: list[float]
 
     @property
     def median(self) -> float:
@@ -60,14 +75,19 @@ class Times(NamedTuple):
         return (high - low) / self.median
 
 
-def serve(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
-    """Be a contestant: make the call, then do as many as are asked for, and say how long."""
+def serve(connection: Connection, make: Make, first: Any, workload: Any) -> None:
+    """Be a contestant: make the call, then do as many as are asked for, and say how long.
+
+    `first` is a small workload that is done before, so that memory is not that of libraries.
+    """
     try:
-        call = make(*arguments)
-        call()
+        make(first)()
+        before = peak()
+        call = make(workload)
+        values = [call() for _ in range(CHECKED)]
         start = time.perf_counter()
         call()
-        connection.send(time.perf_counter() - start)
+        connection.send((time.perf_counter() - start, peak() - before, values))
         while count := connection.recv():
             start = time.perf_counter()
             for _ in range(count):
@@ -76,33 +96,45 @@ def serve(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> Non
     except EOFError:
         return
     except Exception as error:
-        connection.send(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        connection.send(f"{type(error).__name__}: {[*str(error).splitlines(), ''][0]}")
+
+
+def peak() -> float:
+    """Return the peak memory of this process so far, in MB; 0 where it cannot be told."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 class Contestant:
     """A process that does a call as often as it is told."""
 
-    def __init__(self, name: str, make: Make, *arguments: Any) -> None:
+    def __init__(self, name: str, make: Make, first: Any, workload: Any) -> None:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, make, arguments), daemon=True)
+        arguments = (theirs, make, first, workload)
+        self.process = context.Process(target=serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
-        self._count = max(1, round(TURN_SECONDS / self._receive()))
+        seconds, self.megabytes, self.values = self._receive()
+        self._count = max(1, round(TURN_SECONDS / seconds))
 
     def turn(self) -> float:
         """Take a turn; seconds per call."""
         self._connection.send(self._count)
-        return self._receive()
+        return float(self._receive())
 
-    def _receive(self) -> float:
+    def _receive(self) -> Any:
+        """Wait for an answer, not for ever."""
         if not self._connection.poll(PATIENCE_SECONDS):
             raise TimeoutError(f"{self.name}: no answer within {PATIENCE_SECONDS:.0f} s")
         answer = self._connection.recv()
         if isinstance(answer, str):
             raise RuntimeError(f"{self.name}: {answer}")
-        return float(answer)
+        return answer
 
     def close(self) -> None:
         """End the process."""
@@ -111,13 +143,15 @@ class Contestant:
 
 
 @contextmanager
-def contestants(makers: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Contestant]]:
+def contestants(
+    makers: Mapping[str, Make], first: Any, workload: Any
+) -> Iterator[dict[str, Contestant]]:
     """Start contestants one after the other; say which cannot be made, and leave them out."""
     found: dict[str, Contestant] = {}
     try:
-        for name, (make, *arguments) in makers.items():
+        for name, make in makers.items():
             try:
-                found[name] = Contestant(name, make, *arguments)
+                found[name] = Contestant(name, make, first, workload)
             except (RuntimeError, TimeoutError, EOFError) as error:
                 print(f"left out: {error}")
         yield found
@@ -126,27 +160,32 @@ def contestants(makers: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Con
             contestant.close()
 
 
-def take_turns(makers: Mapping[str, tuple[Any, ...]]) -> dict[str, Times]:
-    """Time contestants, given as a function that makes the call and its arguments, in turns.
+def take_turns(makers: Mapping[str, Make], first: Any, workload: Any) -> dict[str, Times]:
+    """Time contestants, by the functions that make their calls for a workload, in turns.
 
     Raises BusyError if others took more than `BUSIEST` of the machine meanwhile, or a contestant's
     turns differ by more than `WIDEST`.
     """
-    with contestants(makers) as found:
-        times: dict[str, list[float]] = {name: [] for name in found}
+    with contestants(makers, first, workload) as found:
+        seconds: dict[str, list[float]] = {name: [] for name in found}
         begun = others_seconds(found)
         for _ in range(ROUNDS):
             for name, contestant in found.items():
                 time.sleep(REST_SECONDS)
-                times[name].append(contestant.turn())
+                seconds[name].append(contestant.turn())
         part = busy_part(begun, others_seconds(found))
-    measured = {name: Times(seconds) for name, seconds in times.items()}
-    if part > BUSIEST:
+        times = {name: Times(seconds[name], c.megabytes, c.values) for name, c in found.items()}
+    refuse(part, times)
+    return times
+
+
+def refuse(part: float, times: Mapping[str, Times]) -> None:
+    """Raise BusyError if others took too much of the machine, or turns differ too much."""
+    if not part <= BUSIEST:
         raise BusyError(f"others took {part:.0%} of the machine while it was measured")
-    for name, result in measured.items():
+    for name, result in times.items():
         if not result.spread <= WIDEST:
             raise BusyError(f"{name}: its turns differ by {result.spread:.0%}")
-    return measured
 
 
 def check_idle(seconds: float = 2.0) -> None:
@@ -154,7 +193,7 @@ def check_idle(seconds: float = 2.0) -> None:
     begun = others_seconds({})
     time.sleep(seconds)
     part = busy_part(begun, others_seconds({}))
-    if part > BUSIEST:
+    if not part <= BUSIEST:
         raise BusyError(f"the machine is {part:.0%} busy with something else")
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 import convae
-from benchmarks import card, card_probe, quality
+from benchmarks import card, card_probe, comparison, measure, quality, turns, workloads
 from benchmarks.peers import Peer
 from convae import engine
 from tests.helpers import REPOSITORY
@@ -36,7 +39,7 @@ def test_the_workloads_of_a_gpu_are_large() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "says"), [("device=gpu", "CuPy"), ("gpu", "expected device=gpu")]
+    ("argument", "says"), [("device=gpu", "CuPy"), ("gpu", "in no workload; they are")]
 )
 def test_the_benchmark_says_what_is_missing(argument: str, says: str) -> None:
     if not engine.missing_gpu():
@@ -46,6 +49,91 @@ def test_the_benchmark_says_what_is_missing(argument: str, says: str) -> None:
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_workload_has_a_source_and_can_be_built() -> None:
+    assert len(workloads.WORKLOADS) >= 20
+    for workload in workloads.WORKLOADS.values():
+        assert workload.source
+        model = convae.Autoencoder(workload.shape, workload.build_layers())
+        assert model.code_size > 0
+
+
+def halves(first: float) -> Callable[[], float]:
+    return lambda: first / 2
+
+
+def doubled(first: float) -> Callable[[], float]:
+    return lambda: first * 2
+
+
+def failing(first: float) -> Callable[[], float]:
+    raise RuntimeError("no such luck")
+
+
+def sleeping(first: float) -> Callable[[], float]:
+    time.sleep(60)
+    return lambda: first
+
+
+def test_contestants_take_turns_and_those_that_cannot_are_named(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 1e-6)
+    monkeypatch.setattr(turns, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(turns, "BUSIEST", 1e9)
+    monkeypatch.setattr(turns, "WIDEST", 1e9)
+    makers = {"halves": halves, "failing": failing, "doubled": doubled}
+    times = turns.take_turns(makers, 1.0, 3.0)
+    assert {who: found.values for who, found in times.items()} == {
+        "halves": [1.5] * turns.CHECKED,
+        "doubled": [6.0] * turns.CHECKED,
+    }
+    assert all(len(found.seconds) == turns.ROUNDS for found in times.values())
+    assert "left out: failing: RuntimeError: no such luck" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="a stack: doubled and convae differ by 3"):
+        comparison.check("a stack", {"convae": times["halves"], "doubled": times["doubled"]})
+
+
+def test_a_contestant_that_does_not_answer_is_not_waited_for(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.01)
+    with turns.contestants({"sleeping": sleeping}, 1.0, 1.0) as found:
+        assert not found
+    assert "left out: sleeping: no answer within" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("part", "seconds", "says"),
+    [
+        (0.0, [1.0] * 9, ""),
+        (0.3, [1.0] * 9, "others took 30% of the machine"),
+        (float("nan"), [1.0] * 9, "others took nan%"),
+        (0.0, [1.0] * 4 + [1.6] * 5, "its turns differ by 38%"),
+        (0.0, [float("nan")] * 9, "its turns differ by nan%"),
+    ],
+)
+def test_a_busy_machine_is_refused(part: float, seconds: list[float], says: str) -> None:
+    times = {"convae": turns.Times(seconds, 0.0, [])}
+    if not says:
+        turns.refuse(part, times)
+        return
+    with pytest.raises(turns.BusyError, match=says):
+        turns.refuse(part, times)
+
+
+def test_a_table_of_a_busy_machine_is_not_written(monkeypatch, tmp_path) -> None:
+    def busy(seconds: float = 0.0) -> None:
+        raise turns.BusyError("the machine is 50% busy with something else")
+
+    monkeypatch.setattr(comparison, "check_idle", busy)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match="50% busy with something else; nothing was written"):
+        comparison.compare("step", "a command", {}, lambda model: 1, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_busy_part_is_what_others_took_of_all_cores() -> None:
+    cores = os.cpu_count() or 1
+    assert turns.busy_part((10.0, 5.0), (12.0, 5.0 + 2.0 * cores)) == 1.0
+    assert turns.busy_part((10.0, 5.0), (12.0, 5.0)) == 0.0
 
 
 @pytest.mark.slow

@@ -327,11 +327,18 @@ def export_model(run: Path, device: str, target: Path, overwrite: bool) -> None:
     help="PNG file for a picture of the first layer's filters.",
 )
 @click.option("--overwrite", is_flag=True, help=OVERWRITE)
-def show(run: Path, device: str, filters: Path | None, overwrite: bool) -> None:
+@click.option(
+    "--plan",
+    type=click.IntRange(1),
+    metavar="EXAMPLES",
+    help="Also how the CPU computes a training step of so many examples.",
+)
+def show(run: Path, device: str, filters: Path | None, overwrite: bool, plan: int | None) -> None:
     """Show a model: its layers, its configuration and the figures of its run.
 
     \b
     convae show outputs/RUN --filters filters.png
+    convae show outputs/RUN --plan 128
     """
     if filters is not None and filters.suffix.lower() != ".png":
         raise UserError(f"--filters: {filters} is not a .png file")
@@ -350,6 +357,8 @@ def show(run: Path, device: str, filters: Path | None, overwrite: bool) -> None:
         click.echo(f"trained with: {command(map(str, OmegaConf.load(overrides)))}")
     for name, value in read_figures(run).items():
         click.echo(f"{name}: {value:.5g}")
+    if plan is not None:
+        click.echo("\n".join(model.plan(plan)))
     if filters is not None:
         picture = filter_grid(model.parameters["0.kernel"], model.layers[0].geometry.axes)
         write_bytes(filters, png(picture))

@@ -495,6 +495,32 @@ class Autoencoder:
                 J = J + penalty.of_kernels(self.parameters, self._backpropagation.gradients)
             return self.xp.asarray(J)
 
+    def plan(self, examples: int) -> list[str]:
+        """Say how the gradients of a batch are computed.
+
+        Parameters
+        ----------
+        examples : int
+            Examples of the batch.
+
+        Returns
+        -------
+        list of str
+            Into how many chunks it is divided, then every node of a chunk's program and the way in
+            which it is computed.
+
+        Raises
+        ------
+        UserError
+            If there are no examples, or the model computes by array code.
+        """
+        (examples,) = per_axis("examples", examples, 1)
+        if self._planned is None:
+            raise UserError(
+                "plan: this model computes by array code; only one on the CPU has a plan"
+            )
+        return self._planned.describe(examples)
+
     def check_penalty(self, penalty: Penalty) -> None:
         """Refuse a penalty that cannot be computed for this model.
 

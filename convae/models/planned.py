@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from convae.engine import Array
 from convae.engine.backend import channels_second
 from convae.engine.program import Memory, Program
+from convae.errors import counted
 from convae.models.backpropagation import training_work
-from convae.models.penalties import Penalty
+from convae.models.penalties import NONE, Penalty
 from convae.models.plans import Plan, Plans
 from convae.models.programs import GradientProgram, ReconstructionProgram
 
@@ -57,10 +58,7 @@ class Planned:
         """
         model, N = self._model, len(x)
         penalty = replace(penalty, weight_decay=0.0)
-        chunks = [slice(0, N)]
-        if not penalty.kl:  # which is of the mean over the whole batch
-            size = model.flat_parameters.size
-            chunks = model.backend.divide(N, training_work(model.layers), size)
+        chunks = self._chunks(N, penalty)
         bytes_of_sum = max(model.flat_gradients.nbytes, 1)
         count = min(len(chunks), max(FEWEST_SUMS, min(MOST_SUMS, SUMS_BYTES // bytes_of_sum)))
         while len(self._sums) < count - 1:
@@ -87,6 +85,26 @@ class Planned:
         for total in sums[1:count]:
             model.flat_gradients += total
         return J
+
+    def describe(self, examples: int) -> list[str]:
+        """Say, in lines, how the gradients of a batch of so many examples are computed."""
+        chunks = self._chunks(examples, NONE)
+
+        def build(chunk: slice) -> list[str]:
+            return self._gradient_plan(chunk, False, NONE, examples).describe()
+
+        nodes = self._model.backend.map(build, chunks)[0]
+        length = chunks[0].stop
+        shared = "each by a thread" if len(chunks) > 1 else "shared by the threads"
+        return [f"{counted(len(chunks), 'chunk')} of {counted(length, 'image')}, {shared}", *nodes]
+
+    def _chunks(self, examples: int, penalty: Penalty) -> list[slice]:
+        """Divide a batch."""
+        if penalty.kl:  # which is of the mean over the whole batch
+            return [slice(0, examples)]
+        model = self._model
+        work, size = training_work(model.layers), model.flat_parameters.size
+        return model.backend.divide(examples, work, size)
 
     def encode(self, x: Array, levels: Sequence[int]) -> list[Array]:
         """Return the codes of x (N, C, *size) at some levels, 1 that above the lowest layer."""

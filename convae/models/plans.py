@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -9,6 +10,8 @@ from typing import TypeAlias
 from convae.engine import Array
 from convae.engine.backend import channels_second
 from convae.engine.program import Executable, Memory, Problem, Program, Way
+
+log = logging.getLogger("convae")
 
 Choose: TypeAlias = Callable[[Program], Callable[[Problem], Way]]
 Runner: TypeAlias = Callable[[Executable], Callable[[], None]]
@@ -46,6 +49,8 @@ class Plans:
             program, given = build()
             executable = Executable(program, given, self.choose(program), self.memory)
             plan = Plan(executable, self.runner(executable))
+            for line in plan.describe():
+                log.debug(line)
         self.kept[key] = plan
         if len(self.kept) > MOST_PLANS:
             self.kept.pop(next(iter(self.kept)))
@@ -58,6 +63,14 @@ class Plan:
     def __init__(self, executable: Executable, run: Callable[[], None]) -> None:
         self.executable, self.run = executable, run
         self.arrays = executable.arrays
+
+    def describe(self) -> list[str]:
+        """Say how every node is computed."""
+        lines = []
+        for problem, way, run in self.executable.calls:
+            how = run.describe() if hasattr(run, "describe") else ""
+            lines.append(f"{problem.title}: {way.name}{', ' if how else ''}{how}")
+        return lines
 
     def load(self, x: Array, target: Array) -> None:
         """Copy a batch to where the program reads it."""

@@ -122,6 +122,12 @@ def test_exports(trained, test_images, tmp_path) -> None:
         assert "maximal_difference" in file.metadata()
 
 
+def test_show_says_how_a_step_is_computed(trained) -> None:
+    done = use("show", trained, "--plan", "100")
+    assert "4 chunks of 25 images, each by a thread" in done.output
+    assert "error(" in done.output
+
+
 def test_show(trained, tmp_path) -> None:
     done = use("show", trained, "--filters", tmp_path / "filters.png")
     assert done.exit_code == 0, done.stderr

@@ -19,6 +19,7 @@ from convae.engine.cpu.division import Table
 from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Number, Operation
 from convae.engine.cpu.threads import in_pool, map_tasks, scratch
+from convae.errors import counted
 
 Run = Callable[[], None]
 
@@ -119,6 +120,19 @@ class Calls:
         scratches = (line.plan.scratch if line.plan else line.scratch for line in lines)
         self._scratch = max(scratches, default=0)
         self._ranges = list(pairwise(np.cumsum([0, *map(len, self.stages)]).tolist()))
+
+    def describe(self) -> str:
+        """Say how the products among them are computed."""
+        found = []
+        for line in (line for stage in self.stages for line in stage):
+            if line.plan is not None:
+                vectors = "positions" if line.plan.operation == Operation.SPREAD else "channels"
+                blocks = line.fields[Field.LAST] - line.fields[Field.FIRST]
+                terms = line.plan.fields.get(Field.TERM_COUNT, 1)
+                found.append(
+                    f"vectors of {vectors}, {counted(blocks, 'block')} of {counted(terms, 'term')}"
+                )
+        return "; ".join(found)
 
     def __call__(self) -> None:
         """Do all of it; one line after the other in a thread of the pool."""

@@ -1,0 +1,168 @@
+"""Programs on the CPU give what the recipe gives in array code, whatever divides the work."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import convae
+from convae import Layer
+from convae.engine import ArrayBackend
+from convae.engine.cpu import threads
+from convae.errors import UserError
+from convae.models.penalties import NONE, Penalty
+from tests.problems import layers, part_of_examples
+
+
+def pair(shape: tuple[int, ...], stack: list[Layer], **how) -> list[convae.Autoencoder]:
+    """The same model by compiled programs and by array code."""
+    compiled = convae.Autoencoder(shape, stack, **how)
+    plain = convae.Autoencoder(shape, stack, backend=ArrayBackend(), **how)
+    rng = np.random.default_rng(1)
+    for name, array in compiled.parameters.items():
+        array[...] = plain.parameters[name][...] = 0.3 * rng.standard_normal(array.shape)
+    return [compiled, plain]
+
+
+def compare(
+    shape: tuple[int, ...],
+    stack: list[Layer],
+    examples: int,
+    penalty: Penalty = NONE,
+    has_target: bool = False,
+    **how,
+) -> None:
+    models = pair(shape, stack, **how)
+    tolerance = 1e-11 if models[0].dtype == "float64" else 2e-5
+    rng = np.random.default_rng(0)
+    x = rng.random((examples, *shape)).astype(models[0].dtype)
+    target = rng.random(x.shape).astype(x.dtype) if has_target else None
+    (J, found), (J_plain, expected) = (m.loss_and_gradients(x, target, penalty) for m in models)
+    np.testing.assert_allclose(J, J_plain, rtol=tolerance)
+    for name, gradient in expected.items():
+        scale = np.abs(gradient).max() + 1e-9
+        assert np.abs(found[name] - gradient).max() < tolerance * scale, name
+    for use in (
+        lambda m: m.encode(x),
+        lambda m: m.decode(m.encode(x)),
+        lambda m: m.reconstruct(x),
+        lambda m: m.evaluate(x, target)[1],
+        lambda m: m.evaluate(x, target)[0],
+        lambda m: m.codes(x)[0],
+    ):
+        np.testing.assert_allclose(*map(use, models), rtol=tolerance, atol=tolerance)
+
+
+@part_of_examples(0.4)
+@given(data=st.data())
+def test_stacks_of_every_kind(data: st.DataObject) -> None:
+    axes = data.draw(st.integers(1, 3))
+    shape = (2, *(data.draw(st.integers(3, (8, 6, 4)[axes - 1])) for _ in range(axes)))
+    first = data.draw(layers(shape, groups=data.draw(st.integers(1, 2))))
+    lower = convae.Autoencoder(shape, [first], dtype="float64")
+    second = data.draw(layers(lower.code_shape))
+    loss = data.draw(st.sampled_from(["mse", "bce"]))
+    dtype = data.draw(st.sampled_from(["float32", "float64"]))
+    examples, has_target = data.draw(st.integers(1, 9)), data.draw(st.booleans())
+    compare(shape, [first, second], examples, has_target=has_target, loss=loss, dtype=dtype)
+
+
+STACK = [Layer(20, 5, stride=2, padding="same"), Layer(70, 3, stride=2, padding="same")]
+
+
+@pytest.mark.parametrize("examples", [1, 2, 3, 5, 64, 150])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 30, 17)])
+def test_any_number_of_examples(examples: int, shape: tuple[int, ...]) -> None:
+    compare(shape, STACK, examples)
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [Penalty(l1=0.3), Penalty(kl=0.3), Penalty(contractive=0.1), Penalty(weight_decay=0.1)],
+    ids=str,
+)
+def test_penalties_of_chunks_add_up(penalty: Penalty) -> None:
+    stack = [Layer(4, 3, stride=2, activation="sigmoid"), Layer(3, 2, activation="sigmoid")]
+    compare((2, 9, 8), stack, 40, penalty, has_target=True, dtype="float64")
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sigmoid", "tanh", "softplus"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_activations(activation: str, dtype: str) -> None:
+    stack = [Layer(18, 3, stride=2, activation=activation), Layer(5, 2, activation=activation)]
+    for output in ("identity", "sigmoid"):
+        compare((2, 9, 8), stack, 6, dtype=dtype, output_activation=output)
+
+
+@pytest.mark.parametrize("sharing", ["channel", "tiled", "position", "none"])
+def test_biases(sharing: str) -> None:
+    stack = [
+        Layer(4, 3, stride=2, sharing="tiled", tile=2, visible_bias=sharing, hidden_bias=sharing),
+        Layer(3, 2, visible_bias=sharing),
+    ]
+    compare((2, 9, 8), stack, 6, dtype="float64")
+
+
+def test_a_whole_image_as_a_kernel() -> None:
+    stack = [Layer(6, 3, stride=2), Layer(30, "input", activation="identity")]
+    compare((1, 15, 15), stack, 20)
+    compare((1, 9, 9), [Layer(17, "input")], 3)
+
+
+@pytest.mark.parametrize("examples", [1, 3, 64])
+def test_results_do_not_depend_on_the_number_of_threads(rng, examples: int) -> None:
+    x = rng.random((examples, 3, 40, 40), dtype="float32")
+    model = convae.Autoencoder((3, 40, 40), STACK)
+    found = set()
+    try:
+        for workers in (1, 2, 5, 5):
+            convae.engine.set_num_threads(workers)
+            J = float(model.accumulate_gradients(x))
+            found.add((J, model.flat_gradients.tobytes(), model.reconstruct(x).tobytes()))
+    finally:
+        convae.engine.set_num_threads(threads.cores())
+    assert len(found) == 1
+
+
+def test_nan_in_an_example_stays_in_it(rng) -> None:
+    model = convae.Autoencoder((3, 20, 20), STACK)
+    x = rng.random((37, 3, 20, 20), dtype="float32")
+    before = model.encode(x), model.evaluate(x)[1]
+    x[11] = np.nan
+    for old, new in zip(before, (model.encode(x), model.evaluate(x)[1]), strict=True):
+        assert np.isnan(new[11]).any()
+        assert (np.delete(old, 11, axis=0) == np.delete(new, 11, axis=0)).all()
+
+
+def test_parameters_may_change_in_place(rng) -> None:
+    model = convae.Autoencoder((1, 12, 12), STACK)
+    x = rng.random((8, 1, 12, 12), dtype="float32")
+    model.loss_and_gradients(x)
+    model.flat_parameters *= 0.5
+    fresh = convae.Autoencoder((1, 12, 12), STACK, backend=ArrayBackend())
+    for name, array in model.parameters.items():
+        fresh.parameters[name][...] = array
+    np.testing.assert_allclose(model.reconstruct(x), fresh.reconstruct(x), atol=1e-6)
+
+
+def test_the_plan_can_be_seen(caplog) -> None:
+    model = convae.Autoencoder((3, 32, 32), STACK)
+    lines = model.plan(100)
+    assert lines[0] == "4 chunks of 25 images, each by a thread"
+    assert sum(line.startswith("g(") and "compiled" in line for line in lines) == 2
+    assert any(line.startswith("error(") and "vectors of positions" in line for line in lines)
+    assert model.plan(1)[0] == "1 chunk of 1 image, shared by the threads"
+    with caplog.at_level(logging.DEBUG, "convae"):
+        model.plan(7)
+    assert any(record.message.startswith("c(K 5x5x3x20") for record in caplog.records)
+    softplus = convae.Autoencoder((1, 8, 8), [Layer(2, 3, activation="softplus"), Layer(2, 3)])
+    assert any(line.endswith("portable") for line in softplus.plan(2))
+    plain = convae.Autoencoder((1, 8, 8), STACK[:1], backend=ArrayBackend())
+    with pytest.raises(UserError, match="computes by array code"):
+        plain.plan(1)
+    with pytest.raises(UserError, match="examples: 0 is too small"):
+        model.plan(0)

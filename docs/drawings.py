@@ -103,13 +103,13 @@ def memory() -> Figure:
         (
             "a batch",
             "logical  (N, C, H, W)",
-            "in memory  (H, W, C, N)",
-            "examples innermost: one vector instruction serves 16 images",
+            "in memory  (N, H, W, C)",
+            "channels innermost: one vector instruction serves 16 filters, for any number of images",
         ),
         (
-            "a shared kernel",
-            "logical  (O, C, kh, kw)",
-            "in memory  (kh, kw, C, O)",
+            "a kernel",
+            "logical  (O, [tile,] C, kh, kw)",
+            "in memory  ([tile,] kh, kw, C, O)",
             "filters innermost: c, h and g read and write it in place",
         ),
     )

@@ -38,7 +38,7 @@ def ssim(x: Array, R: Array) -> np.ndarray[Any, Any]:
     """
     xp = array_module(x)
     dtype = "float64" if x.dtype == "float64" else "float32"
-    # batches have their examples innermost; in this order each mean is two large products
+    # batches have their channels innermost; in this order each mean is two large products
     x, R = (xp.ascontiguousarray(images, dtype=dtype) for images in (x, R))
     rows, columns = (xp.asarray(matrix, dtype=dtype) for matrix in _windows(*x.shape[2:]))
 

@@ -52,12 +52,12 @@ def test_streamed_images_are_those_of_the_dataset(rng, workers: int) -> None:
     assert (pixels_of(split.select(np.array([4])))[0, 0] == pixels[5]).all()
 
 
-def test_to_floats_scales_and_keeps_examples_innermost(xp: ModuleType, rng) -> None:
+def test_to_floats_scales_and_puts_channels_innermost(xp: ModuleType, rng) -> None:
     batch = rng.integers(0, 256, (5, 3, 4, 6), dtype=np.uint8)
     floats = to_floats(batch, engine.backend_for(device_of(xp)), "float64")
     assert isinstance(floats, xp.ndarray)
     np.testing.assert_allclose(engine.to_numpy(floats), batch / 255, rtol=1e-15)
-    assert floats.transpose(2, 3, 1, 0).flags.c_contiguous
+    assert floats.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
 def test_to_floats_leaves_codes_as_they_are(rng) -> None:

@@ -54,12 +54,8 @@ def source(name: str, dtype: str = "float32", **constants: object) -> str:
 
 def kernel_steps(K_shape: tuple[int, ...], geometry: Geometry) -> tuple[int, int, int, int]:
     """Return the distances in a kernel's memory of filters, tile indices, channels and elements."""
-    taps = prod(geometry.kernel)
-    if len(K_shape) == geometry.axes + 2:  # shared: (*kernel, C, O)
-        C, O = K_shape[-2:]
-        return 1, 0, O, C * O
-    per_group = K_shape[-geometry.axes - 1]  # (O, *tile, C, *kernel)
-    return prod(geometry.tile) * per_group * taps, per_group * taps, taps, 1
+    C, O = K_shape[-2:]  # (*tile, *kernel, C, O)
+    return 1, prod(geometry.kernel) * C * O, O, C * O
 
 
 def convolution_constants(problem: Problem, tensor: int = 0) -> dict[str, Any]:

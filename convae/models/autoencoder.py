@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import prod
 from threading import RLock
 from typing import Any
@@ -20,7 +21,7 @@ from convae.models.activations import activation
 from convae.models.backpropagation import Backpropagation, Batch
 from convae.models.initialisation import initialise
 from convae.models.layers import Layer, parameter_shapes, stack
-from convae.models.parameters import Arrays, flat_size, per_layer, views
+from convae.models.parameters import Arrays, allocate, per_layer, views
 from convae.models.penalties import NONE, Penalty
 from convae.models.planned import Planned
 
@@ -121,6 +122,8 @@ class Autoencoder:
         self.metadata: dict[str, Any] = {}
         self._check_storage()
         self.layers = stack(layers, self.input_shape, self.output_activation.name, self.backend)
+        shapes, axes = parameter_shapes(self.layers), len(self.input_shape) - 1
+        self._allocate = partial(allocate, self.backend, shapes, dtype, axes)
         self.flat_parameters, self.parameters = self._allocate()
         for layer, arrays in zip(self.layers, per_layer(self.parameters), strict=True):
             layer.parameters = arrays
@@ -169,11 +172,6 @@ class Autoencoder:
             parameters,
             dict(self.metadata),
         )
-
-    def _allocate(self) -> tuple[Array, Arrays]:
-        """Make a zeroed buffer of the parameters' layout, with named views."""
-        flat = self.xp.zeros(flat_size(parameter_shapes(self.layers)), self.dtype)
-        return flat, self.views(flat)
 
     def views(self, flat: Array) -> Arrays:
         """View a flat vector in the layout of the parameters by their names.

@@ -51,6 +51,14 @@ def views(
     return MappingProxyType(found)
 
 
+def allocate(
+    backend: Backend, shapes: Mapping[str, tuple[int, ...]], dtype: str, axes: int
+) -> tuple[Array, Arrays]:
+    """Make a zeroed vector of the length that `views` needs, with its views."""
+    flat = backend.xp.zeros(flat_size(shapes), dtype)
+    return flat, views(backend, shapes, flat, axes)
+
+
 def flat_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return the length of the vector that `views` divides into arrays of these shapes."""
     return sum(map(_aligned, shapes.values()))

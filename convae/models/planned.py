@@ -8,6 +8,7 @@ of threads, to the bit.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -48,7 +49,8 @@ class Planned:
     """
 
     def __init__(self, model: Autoencoder) -> None:
-        self._model, self._own = model, _OfThread()
+        self._model: Autoencoder = weakref.proxy(model)  # which is freed with all of this
+        self._own = _OfThread()
         self._sums: list[Array] = []
 
     def gradients(self, x: Array, target: Array, penalty: Penalty) -> Array:

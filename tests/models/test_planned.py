@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -136,6 +138,19 @@ def test_nan_in_an_example_stays_in_it(rng) -> None:
     for old, new in zip(before, (model.encode(x), model.evaluate(x)[1]), strict=True):
         assert np.isnan(new[11]).any()
         assert (np.delete(old, 11, axis=0) == np.delete(new, 11, axis=0)).all()
+
+
+def test_a_model_is_freed_with_its_plans(rng) -> None:
+    model = convae.Autoencoder((1, 12, 12), STACK)
+    model.loss_and_gradients(rng.random((8, 1, 12, 12), dtype="float32"))
+    model.reconstruct(rng.random((8, 1, 12, 12), dtype="float32"))
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_parameters_may_change_in_place(rng) -> None:

@@ -132,9 +132,9 @@ def compiled(module: str) -> ModuleType:
 
 def _batch(array: Array) -> Array:
     """View (N, C, *size) as it lies in memory, (N, *size, C), copying only if it does not."""
-    return np.ascontiguousarray(channels_last(array))
+    return np.require(channels_last(array), requirements=("C", "ALIGNED"))
 
 
 def _kernel(K: Array, geometry: Geometry) -> Array:
     """View a kernel as it lies in memory, copying only if it does not."""
-    return np.ascontiguousarray(filters_last(K, geometry.axes))
+    return np.require(filters_last(K, geometry.axes), requirements=("C", "ALIGNED"))

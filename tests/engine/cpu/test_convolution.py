@@ -160,6 +160,15 @@ def test_a_position_that_meets_padding_alone_is_zero() -> None:
     assert (definition.c(K, V, **how) == Z).all()
 
 
+def test_arrays_that_are_not_aligned_are_copied(rng) -> None:
+    K, V = rng.random((3, 2, 3, 3)), rng.random((4, 2, 6, 6))
+    memory = np.zeros(V.nbytes + 1, np.uint8)
+    odd = memory[1:].view(np.float64).reshape(V.shape)
+    odd[...] = V
+    assert not odd.flags.aligned
+    assert (engine.c(K, odd) == engine.c(K, V)).all()
+
+
 def test_what_no_output_reads_does_not_reach_a_tiled_gradient() -> None:
     V, G = np.ones((2, 1, 7)), np.ones((2, 1, 3))
     V[..., 6] = np.nan  # outputs at 0, 2, 4 read 0 to 5

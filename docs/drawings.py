@@ -104,7 +104,7 @@ def memory() -> Figure:
             "a batch",
             "logical  (N, C, H, W)",
             "in memory  (N, H, W, C)",
-            "channels innermost: one vector instruction serves 16 filters, for any number of images",
+            "channels innermost: one vector instruction serves 16 filters, for any batch size",
         ),
         (
             "a kernel",

@@ -139,7 +139,6 @@ find_learning_rate=true
 dtype=float64
 dtype=float16
 storage=bfloat16
-precision=exact
 device=cuda
 =3
 trainer

@@ -1,6 +1,6 @@
 """Training steps and reconstructions of the same model, ours and PyTorch's, by workload.
 
-Every function returns a call that trains or reconstructs once, and returns the loss, or the sum of
+Every function returns a call that trains or reconstructs once, and returns the loss, or a number of
 the reconstructions. They are made in processes of their own, so PyTorch is imported where it is
 needed.
 """
@@ -8,6 +8,8 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -28,57 +30,16 @@ def our_reconstruction(workload: Workload) -> Callable[[], float]:
     return lambda: float(model.reconstruct(x).flat[0])
 
 
-def eager_step(workload: Workload) -> Callable[[], float]:
-    """Train with PyTorch as it is."""
-    return _their_step(workload)
-
-
-def channels_last_step(workload: Workload) -> Callable[[], float]:
-    """Train with PyTorch, channels last."""
-    return _their_step(workload, channels_last=True)
-
-
-def compiled_step(workload: Workload) -> Callable[[], float]:
-    """Train with PyTorch, compiled."""
-    return _their_step(workload, is_compiled=True)
-
-
-def bfloat16_step(workload: Workload) -> Callable[[], float]:
-    """Train with PyTorch, channels last, in bfloat16 where autocast thinks it right."""
-    return _their_step(workload, channels_last=True, bfloat16=True)
-
-
-def eager_reconstruction(workload: Workload) -> Callable[[], float]:
-    """Reconstruct with PyTorch as it is."""
-    return _their_reconstruction(workload)
-
-
-def channels_last_reconstruction(workload: Workload) -> Callable[[], float]:
-    """Reconstruct with PyTorch, channels last."""
-    return _their_reconstruction(workload, channels_last=True)
-
-
-def compiled_reconstruction(workload: Workload) -> Callable[[], float]:
-    """Reconstruct with PyTorch, compiled."""
-    return _their_reconstruction(workload, is_compiled=True)
-
-
-def _their_step(
+def their_step(
     workload: Workload,
     channels_last: bool = False,
     is_compiled: bool = False,
     bfloat16: bool = False,
 ) -> Callable[[], float]:
+    """Train with PyTorch; in bfloat16 where autocast thinks it right."""
     import torch
 
-    from benchmarks.peers import Peer
-
-    model, x = build(workload)
-    form = torch.channels_last if channels_last else torch.contiguous_format
-    peer = Peer(model).to(memory_format=form)
-    images = torch.tensor(np.ascontiguousarray(x)).contiguous(memory_format=form)
-    torch._dynamo.reset()  # otherwise it would compile for dynamic shapes
-    forward = torch.compile(peer) if is_compiled else peer
+    peer, forward, images = _peer(workload, channels_last, is_compiled)
     optimizer = torch.optim.Adam(peer.parameters(), 1e-3, fused=True)
 
     def step() -> float:
@@ -92,19 +53,13 @@ def _their_step(
     return step
 
 
-def _their_reconstruction(
+def their_reconstruction(
     workload: Workload, channels_last: bool = False, is_compiled: bool = False
 ) -> Callable[[], float]:
+    """Reconstruct with PyTorch."""
     import torch
 
-    from benchmarks.peers import Peer
-
-    model, x = build(workload)
-    form = torch.channels_last if channels_last else torch.contiguous_format
-    peer = Peer(model).to(memory_format=form).eval()
-    images = torch.tensor(np.ascontiguousarray(x)).contiguous(memory_format=form)
-    torch._dynamo.reset()
-    forward = torch.compile(peer) if is_compiled else peer
+    _, forward, images = _peer(workload, channels_last, is_compiled)
 
     def reconstruct() -> float:
         with torch.inference_mode():
@@ -113,19 +68,33 @@ def _their_reconstruction(
     return reconstruct
 
 
+def _peer(workload: Workload, channels_last: bool, is_compiled: bool) -> tuple[Any, Any, Any]:
+    """Make PyTorch's model, what computes it, and a batch."""
+    import torch
+
+    from benchmarks.peers import Peer
+
+    model, x = build(workload)
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    peer = Peer(model).to(memory_format=form)
+    images = torch.tensor(np.ascontiguousarray(x)).contiguous(memory_format=form)
+    torch._dynamo.reset()  # otherwise it would compile for dynamic shapes
+    return peer, torch.compile(peer) if is_compiled else peer, images
+
+
 STEPS = {
     "convae": our_step,
-    "eager": eager_step,
-    "channels_last": channels_last_step,
-    "compiled": compiled_step,
-    "bfloat16": bfloat16_step,
+    "eager": their_step,
+    "channels_last": partial(their_step, channels_last=True),
+    "compiled": partial(their_step, is_compiled=True),
+    "bfloat16": partial(their_step, channels_last=True, bfloat16=True),
 }
 """Who trains; bfloat16 is for information."""
 
 RECONSTRUCTIONS = {
     "convae": our_reconstruction,
-    "eager": eager_reconstruction,
-    "channels_last": channels_last_reconstruction,
-    "compiled": compiled_reconstruction,
+    "eager": their_reconstruction,
+    "channels_last": partial(their_reconstruction, channels_last=True),
+    "compiled": partial(their_reconstruction, is_compiled=True),
 }
 """Who reconstructs."""

@@ -98,7 +98,7 @@ def serve(connection: Connection, make: Make, first: Any, workload: Any) -> None
             connection.send((time.perf_counter() - start) / count)
     except EOFError:
         return
-    except Exception as error:
+    except Exception as error:  # whatever a library raises: the process that measures names it
         connection.send(f"{type(error).__name__}: {[*str(error).splitlines(), ''][0]}")
 
 

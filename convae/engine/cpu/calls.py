@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from itertools import pairwise
+from functools import cache, cached_property, partial
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,9 +20,8 @@ from convae.engine.cpu.division import Table
 from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Number, Operation
 from convae.engine.cpu.threads import in_pool, map_tasks, scratch
+from convae.engine.program.arithmetic import Run
 from convae.errors import counted
-
-Run = Callable[[], None]
 
 
 @cache
@@ -82,6 +82,30 @@ class Line:
             numbers[number : number + len(values)] = values
 
 
+class Written(NamedTuple):
+    """A list of calls as compiled code reads it, and the sums of squared errors of its lines.
+
+    Parameters
+    ----------
+    table : (T,) ndarray of int
+        The tables of the lines' plans, end to end.
+    rows : (lines, FIELDS) ndarray of int
+        Their whole numbers and offsets.
+    numbers : (lines, NUMBERS) ndarray
+        Their other numbers.
+    sums : (lines,) ndarray
+        What was summed last.
+    scratch : int
+        Elements of scratch memory for any of them.
+    """
+
+    table: Table
+    rows: Table
+    numbers: Array
+    sums: Array
+    scratch: int
+
+
 @dataclass
 class Calls:
     """Lines in stages: those of a stage may be done at the same time, by several threads.
@@ -101,30 +125,34 @@ class Calls:
     before: list[Run] = field(default_factory=list)
     after: list[Callable[[Array], None]] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        """Write the lines, with their plans' tables, as compiled code reads them."""
-        lines = [line for stage in self.stages for line in stage]
-        self._rows = np.zeros((len(lines), FIELDS), np.int64)
-        self._numbers = np.zeros((len(lines), NUMBERS), self.dtype)
-        self._sums = np.zeros(len(lines))
+    @property
+    def lines(self) -> list[Line]:
+        """The lines of all stages."""
+        return [line for stage in self.stages for line in stage]
+
+    @cached_property
+    def written(self) -> Written:
+        """The lines, with their plans' tables, as compiled code reads them."""
+        lines = self.lines
+        rows = np.zeros((len(lines), FIELDS), np.int64)
+        numbers = np.zeros((len(lines), NUMBERS), self.dtype)
         tables: dict[int, tuple[int, Table]] = {}  # by the plan
         length = 0
-        for line, row, numbers in zip(lines, self._rows, self._numbers, strict=True):
+        for line, row, own in zip(lines, rows, numbers, strict=True):
             if line.plan is not None and id(line.plan) not in tables:
                 tables[id(line.plan)] = length, line.plan.table
                 length += len(line.plan.table)
             start = tables[id(line.plan)][0] if line.plan is not None else 0
-            line.write(row, numbers, start)
+            line.write(row, own, start)
         parts = [table for _, table in tables.values()] or [np.zeros(1, np.int64)]
-        self._table = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        table = parts[0] if len(parts) == 1 else np.concatenate(parts)
         scratches = (line.plan.scratch if line.plan else line.scratch for line in lines)
-        self._scratch = max(scratches, default=0)
-        self._ranges = list(pairwise(np.cumsum([0, *map(len, self.stages)]).tolist()))
+        return Written(table, rows, numbers, np.zeros(len(lines)), max(scratches, default=0))
 
     def describe(self) -> str:
         """Say how the products among them are computed."""
         found = []
-        for line in (line for stage in self.stages for line in stage):
+        for line in self.lines:
             if line.plan is not None:
                 vectors = "positions" if line.plan.operation == Operation.SPREAD else "channels"
                 blocks = line.fields[Field.LAST] - line.fields[Field.FIRST]
@@ -136,26 +164,27 @@ class Calls:
 
     def __call__(self) -> None:
         """Do all of it; one line after the other in a thread of the pool."""
+        written = self.written  # before several threads ask for it
         for run in self.before:
             run()
         if in_pool():
-            self._do((0, len(self._rows)))
+            self._do((0, len(written.rows)))
         else:
-            for first, last in self._ranges:
+            for first, last in pairwise(accumulate(map(len, self.stages), initial=0)):
                 if last - first == 1:
                     self._do((first, last))
                 else:
                     map_tasks(self._do, [(n, n + 1) for n in range(first, last)])
         for finish in self.after:
-            finish(self._sums)
+            finish(written.sums)
 
     def _do(self, part: tuple[int, int]) -> None:
         """Do some lines in this thread."""
-        memory = scratch("calls", (self._scratch,), self.dtype)
+        table, rows, numbers, sums, elements = self.written
+        memory = scratch("calls", (elements,), self.dtype)
         steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), np.dtype(np.int64))
         products.run(
-            anchor(self.dtype), self._table, self._rows, self._numbers, self._sums, *part,
-            place(memory), steps,
+            anchor(self.dtype), table, rows, numbers, sums, *part, place(memory), steps
         )  # fmt: skip
 
 
@@ -165,7 +194,7 @@ def joined(parts: Sequence[Calls]) -> Calls:
     after: list[Callable[[Array], None]] = []
     begin = 0
     for part in parts:
-        count = sum(map(len, part.stages))
+        count = len(part.lines)
         for finish in part.after:
             after.append(partial(_on_part, finish, begin, begin + count))
         begin += count

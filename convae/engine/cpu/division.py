@@ -6,6 +6,7 @@ of A, with the padding around it, that is copied to where it lies alike for ever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import floor, prod
@@ -207,30 +208,36 @@ class Boxes:
 
 def visible_boxes(axes: Axes, division: Division, C: int, O: int) -> Boxes:
     """Return the boxes of V that blocks of output positions read; D is Z."""
-    blocks = []
-    for (e, *j), (examples, *counts) in division.blocks():
-        start = [x * s - b for x, s, b in zip(j, axes.stride, axes.before, strict=True)]
-        place = _flat((e, *j), axes.output) * O
-        v = e * prod(axes.size) * C
-        number = (examples, *counts)[division.axis]
-        extent = axes.read(tuple(counts))
-        blocks.append([number, v, examples, *start, *extent, place, 0, *counts])
-    table = np.array(blocks, np.int64)
-    return Boxes(axes.size, axes.read(division.box[1:]), division.box[0], table)
+
+    def start(j: tuple[int, ...]) -> list[int]:
+        return [x * s - b for x, s, b in zip(j, axes.stride, axes.before, strict=True)]
+
+    return _boxes(division, axes.size, C, O, start, axes.read)
 
 
 def hidden_boxes(axes: Axes, division: Division, C: int, O: int) -> Boxes:
     """Return the boxes of G that blocks of input positions read; D is V'."""
+
+    def start(y: tuple[int, ...]) -> list[int]:
+        return [x // s + q for x, s, q in zip(y, axes.stride, axes.reach, strict=True)]
+
+    return _boxes(division, axes.output, O, C, start, axes.met)
+
+
+def _boxes(
+    division: Division, size: Three, A_channels: int, D_channels: int,
+    start: Callable[[tuple[int, ...]], list[int]], extent: Callable[[tuple[int, ...]], Three],
+) -> Boxes:  # fmt: skip
+    """Write the boxes of A, whose examples have this size, that blocks of D's positions read."""
     blocks = []
-    for (e, *y), (examples, *counts) in division.blocks():
-        start = [x // s + q for x, s, q in zip(y, axes.stride, axes.reach, strict=True)]
-        place = _flat((e, *y), axes.size) * C
-        g = e * prod(axes.output) * O
-        number = (examples, *counts)[division.axis]
-        extent = axes.met(tuple(counts))
-        blocks.append([number, g, examples, *start, *extent, place, 0, *counts])
+    for (e, *first), (examples, *counts) in division.blocks():
+        where, many = tuple(first), tuple(counts)
+        place = _flat((e, *where), division.positions) * D_channels
+        begin = e * prod(size) * A_channels
+        number = (examples, *many)[division.axis]
+        blocks.append([number, begin, examples, *start(where), *extent(many), place, 0, *many])
     table = np.array(blocks, np.int64)
-    return Boxes(axes.output, axes.met(division.box[1:]), division.box[0], table)
+    return Boxes(size, extent(division.box[1:]), division.box[0], table)
 
 
 def _flat(place: tuple[int, ...], positions: Three) -> int:

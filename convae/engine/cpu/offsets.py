@@ -18,6 +18,7 @@ blocks, whose offsets are the same (`division`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
@@ -36,7 +37,7 @@ from convae.engine.cpu.division import (
     hidden_boxes,
     visible_boxes,
 )
-from convae.engine.cpu.groups import classes, input_groups, input_taps, output_groups
+from convae.engine.cpu.groups import Class, classes, input_groups, input_taps, output_groups
 from convae.engine.cpu.rows import Field, Fresh, Operation
 from convae.engine.geometry import Geometry
 
@@ -104,12 +105,12 @@ def plan_for(
 ) -> Plan:
     """Plan c, h or g of C channels and O filters, in so many blocks, if it is large enough."""
     make = {"c": _plan_c, "h": _plan_h, "g": _plan_g}[operation]
-    return make(Problem(geometry, C, O, examples, itemsize, blocks))
+    return make(Sizes(geometry, C, O, examples, itemsize, blocks))
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Shapes of a convolution, and into how many blocks it should be divided at least."""
+class Sizes:
+    """Sizes of a convolution, and into how many blocks it should be divided at least."""
 
     geometry: Geometry
     C: int
@@ -117,6 +118,17 @@ class Problem:
     examples: int
     itemsize: int
     blocks: int
+
+    @cached_property
+    def axes(self) -> Axes:
+        """The geometry with three axes."""
+        return Axes.of(self.geometry)
+
+    def by_outputs(self) -> Division:
+        """Divide it by output positions."""
+        axes = self.axes
+        numbers = max(prod(axes.read(axes.output)) * self.C, prod(axes.output) * self.O)
+        return self.divide(axes.output, axes.tile, numbers)
 
     def divide(self, positions: Three, steps: Three, numbers: int) -> Division:
         """Divide it by positions, of which an example takes so many numbers in memory."""
@@ -129,77 +141,59 @@ class Problem:
         )  # fmt: skip
 
 
-def _plan_c(problem: Problem) -> Plan:
+def _plan_c(sizes: Sizes) -> Plan:
     """Plan c: rows are output positions, steps kernel elements and channels."""
-    axes, C, O = Axes.of(problem.geometry), problem.C, problem.O
-    groups = problem.geometry.groups
-    numbers = max(prod(axes.read(axes.output)) * C, prod(axes.output) * O)
-    division = problem.divide(axes.output, axes.tile, numbers)
-    boxes = visible_boxes(axes, division, C, O)
-    builder, channels, filters = _Builder(division), C // groups, O // groups
-    apart = channels >= FEWEST_STEPS
-    along = [output_groups(axes, axis, division, apart) for axis in range(3)]
-    strides = _strides(boxes.whole, C), _strides(axes.output, O)
-    for found in classes(axes, along, division, *strides):
+    builder, O = _Builder(sizes, sizes.by_outputs()), sizes.O
+    boxes = visible_boxes(builder.axes, builder.division, sizes.C, O)
+    apart, channels = builder.channels >= FEWEST_STEPS, builder.channels
+    for found in builder.output_classes(boxes, apart):
         row = builder.add_rows(found.places, found.bases)
         A_steps = _outer(found.shifts, 1, channels)
         step = builder.add_steps(A_steps, _outer(found.elements, channels * O, channels, O))
-        rows, depths = found.counts(division.number), builder.always(len(A_steps))
-        for group in range(groups):
-            D, A = group * filters, group * channels
-            builder.term(rows, depths, row, step, D=D, A=A, B=D, columns=filters)
+        counts = found.counts(builder.longest), builder.always(len(A_steps))
+        builder.terms_of_groups(*counts, row, step, builder.filters, channels, builder.filters)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
-    return builder.plan(boxes, C, division.span(O), fresh, problem.itemsize)
+    return builder.plan(boxes, sizes.C, builder.division.span(O), fresh)
 
 
-def _plan_g(problem: Problem) -> Plan:
+def _plan_g(sizes: Sizes) -> Plan:
     """Plan g: rows are kernel elements and channels, steps output positions."""
-    axes, C, O = Axes.of(problem.geometry), problem.C, problem.O
-    groups = problem.geometry.groups
-    numbers = max(prod(axes.read(axes.output)) * C, prod(axes.output) * O)
-    division = problem.divide(axes.output, axes.tile, numbers)
-    boxes = visible_boxes(axes, division, C, O)
-    builder, channels, filters = _Builder(division), C // groups, O // groups
-    along = [output_groups(axes, axis, division, channels >= FEWEST_CHANNELS) for axis in range(3)]
-    strides = _strides(boxes.whole, C), _strides(axes.output, O)
-    for found in classes(axes, along, division, *strides):
+    builder, O = _Builder(sizes, sizes.by_outputs()), sizes.O
+    axes, channels = builder.axes, builder.channels
+    boxes = visible_boxes(axes, builder.division, sizes.C, O)
+    for found in builder.output_classes(boxes, channels >= FEWEST_CHANNELS):
         A_rows = _outer(found.shifts, 1, channels)
         row = builder.add_rows(_outer(found.elements, channels * O, channels, O), A_rows)
         step = builder.add_steps(found.bases, found.places)
-        rows, depths = builder.always(len(A_rows)), found.counts(division.number)
-        for group in range(groups):
-            D, A = group * filters, group * channels
-            builder.term(rows, depths, row, step, D=D, A=A, B=D, columns=filters)
+        counts = builder.always(len(A_rows)), found.counts(builder.longest)
+        builder.terms_of_groups(*counts, row, step, builder.filters, channels, builder.filters)
     boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0  # blocks are of G, not D
     every = prod(axes.tile) * prod(axes.kernel) * channels
-    written = np.concatenate(builder.D_offsets)
-    is_each_once = len(written) == every == len(np.unique(written))
-    fresh = Fresh.FIRST if is_each_once else Fresh.ALL
-    return builder.plan(boxes, C, 0, fresh, problem.itemsize)
+    rows_of_D = np.concatenate(builder.D_offsets)
+    is_each_once = len(rows_of_D) == every == len(np.unique(rows_of_D))
+    return builder.plan(boxes, sizes.C, 0, Fresh.FIRST if is_each_once else Fresh.ALL)
 
 
-def _plan_h(problem: Problem) -> Plan:
+def _plan_h(sizes: Sizes) -> Plan:
     """Plan h: rows are input positions, steps filters at the kernel elements that they meet."""
-    axes, C, O = Axes.of(problem.geometry), problem.C, problem.O
-    groups = problem.geometry.groups
+    axes, C, O = sizes.axes, sizes.C, sizes.O
     one, two, three = (s * t for s, t in zip(axes.stride, axes.tile, strict=True))
     numbers = max(prod(axes.met(axes.size)) * O, prod(axes.size) * C)
-    division = problem.divide(axes.size, (one, two, three), numbers)
+    division = sizes.divide(axes.size, (one, two, three), numbers)
+    builder = _Builder(sizes, division)
     boxes = hidden_boxes(axes, division, C, O)
-    builder, channels, filters = _Builder(division), C // groups, O // groups
-    width, apart = rounded(channels, problem.itemsize), filters >= FEWEST_STEPS
+    channels, filters = builder.channels, builder.filters
+    width, apart = rounded(channels, sizes.itemsize), filters >= FEWEST_STEPS
     along = [input_groups(axes, axis, division, apart) for axis in range(3)]
     strides = _strides(boxes.whole, O), _strides(axes.size, C)
     for found in classes(axes, along, division, *strides):
         row = builder.add_rows(found.places, found.bases)
         A_steps = _outer(found.shifts, 1, filters)
         step = builder.add_steps(A_steps, _outer(found.elements, O * width, filters, width))
-        rows, depths = found.counts(division.number), builder.always(len(A_steps))
-        for group in range(groups):
-            D, A = group * channels, group * filters
-            builder.term(rows, depths, row, step, D=D, A=A, B=A * width, columns=channels)
+        counts = found.counts(builder.longest), builder.always(len(A_steps))
+        builder.terms_of_groups(*counts, row, step, channels, filters, filters * width)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
-    return builder.plan(boxes, O, division.span(C), fresh, problem.itemsize)
+    return builder.plan(boxes, O, division.span(C), fresh)
 
 
 @lru_cache(maxsize=256)
@@ -211,10 +205,10 @@ def narrow_plan_for(
     The product ``M = K @ G^T`` has a row for every element of the kernel, and each row of V' is a
     sum of shifted parts of its rows.
     """
-    problem = Problem(geometry, C, O, examples, itemsize, blocks)
-    axes, elements = Axes.of(geometry), prod(geometry.kernel)
+    sizes = Sizes(geometry, C, O, examples, itemsize, blocks)
+    axes, elements = sizes.axes, prod(geometry.kernel)
     numbers = prod(axes.met(axes.size)) * (O + elements * C)
-    division = problem.divide(axes.size, axes.stride, numbers)
+    division = sizes.divide(axes.size, axes.stride, numbers)
     boxes = hidden_boxes(axes, division, C, O)
     part = PART_VECTORS * VECTOR_BYTES // itemsize
     width, room = rounded(boxes.positions, itemsize), boxes.positions * O
@@ -279,26 +273,34 @@ def _box_fields(boxes: Boxes, channels: int) -> dict[int, int]:
 class _Builder:
     """Collects the tables of a plan."""
 
-    def __init__(self, division: Division) -> None:
-        self.longest = division.number
+    def __init__(self, sizes: Sizes, division: Division) -> None:
+        self.sizes, self.axes, self.division = sizes, sizes.axes, division
+        self.groups, self.longest = sizes.geometry.groups, division.number
+        self.channels, self.filters = sizes.C // self.groups, sizes.O // self.groups
         self.terms: list[tuple[int, ...]] = []
         self.rows: list[Table] = []
         self.depths: list[Table] = []
         self.D_offsets: list[Table] = []
         self.A_offsets: list[Table] = []
         self.steps: list[Table] = []
-        self.row_count = self.step_count = 0
+
+    def output_classes(self, boxes: Boxes, apart: bool) -> Iterator[Class]:
+        """List the classes of output positions, for c and g."""
+        axes = self.axes
+        along = [output_groups(axes, axis, self.division, apart) for axis in range(3)]
+        strides = _strides(boxes.whole, self.sizes.C), _strides(axes.output, self.sizes.O)
+        return classes(axes, along, self.division, *strides)
 
     def add_rows(self, D: Table, A: Table) -> int:
         """Append rows; returns where they begin."""
-        begin, self.row_count = self.row_count, self.row_count + len(D)
+        begin = sum(map(len, self.D_offsets))
         self.D_offsets.append(D)
         self.A_offsets.append(A)
         return begin
 
     def add_steps(self, A: Table, B: Table) -> int:
         """Append steps; returns where they begin."""
-        begin, self.step_count = self.step_count, self.step_count + len(A)
+        begin = sum(map(len, self.steps)) // 2
         self.steps.append(np.stack([A, B], axis=1).reshape(-1))
         return begin
 
@@ -308,16 +310,19 @@ class _Builder:
         counts[0] = 0
         return counts
 
-    def term(
-        self, rows: Table, depths: Table, row: int, step: int, *, D: int, A: int, B: int,
-        columns: int,
-    ) -> None:  # fmt: skip
-        """Append a term."""
-        self.terms.append((D, A, row, step, B, columns))
-        self.rows.append(rows)
-        self.depths.append(depths)
+    def terms_of_groups(
+        self, rows: Table, depths: Table, row: int, step: int, D: int, A: int, B: int
+    ) -> None:
+        """Append a term for each group of channels; D, A and B are the distances between groups.
 
-    def plan(self, boxes: Boxes, channels: int, span: int, fresh: Fresh, itemsize: int) -> Plan:
+        The groups lie side by side in rows of D, so their distance is also the columns of a term.
+        """
+        for group in range(self.groups):
+            self.terms.append((group * D, group * A, row, step, group * B, D))
+            self.rows.append(rows)
+            self.depths.append(depths)
+
+    def plan(self, boxes: Boxes, channels: int, span: int, fresh: Fresh) -> Plan:
         """Put the tables together."""
 
         def joined(parts: list[Table]) -> Table:
@@ -340,5 +345,5 @@ class _Builder:
             Field.A_ROWS: joined(self.A_offsets),
             Field.STEPS: joined(self.steps),
         }
-        scratch = PANEL_BYTES // itemsize + room
+        scratch = PANEL_BYTES // self.sizes.itemsize + room
         return Plan(Operation.CONVOLVE, fields, tables, len(boxes.table), scratch)

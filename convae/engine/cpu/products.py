@@ -1,6 +1,6 @@
 """Sums of products by tables of offsets, and what is behind them: the loops of all operations.
 
-All memory is one array M, in which every array lies at some offset (`calls.Anchor`). T is an array
+All memory is one array M, in which every array lies at some offset (`calls.anchor`). T is an array
 of tables of offsets, and `row` a line of a list of calls, whose entries `rows` names.
 """
 
@@ -32,7 +32,7 @@ FEWEST_ROWS = 32
 """Rows of A for which it is worth copying rows of B."""
 
 SUM_LENGTH = 256
-"""Rows that are summed before they are added in float64."""
+"""Rows that are summed before their sum is added to the others, for accuracy."""
 
 
 @compiled
@@ -182,7 +182,7 @@ def turn(M: Array, t: int, a: int, rows: int, columns: int, width: int) -> None:
 def spread(
     M: Array, T: Array, row: Array, numbers: Array, scratch: int, panel_steps: Array
 ) -> float:
-    """Compute the blocks of h to few channels; see `offsets.NarrowPlan`."""
+    """Compute the blocks of h to few channels; see `offsets.narrow_plan_for`."""
     O, C, width, part = row[Field.CHANNELS], row[Field.COLUMNS], row[Field.WIDTH], row[Field.PART]
     stride = row[Field.STRIDE], row[Field.STRIDE + 1], row[Field.STRIDE + 2]
     vector = VECTOR_BYTES // M.itemsize

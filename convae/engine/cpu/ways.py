@@ -158,11 +158,17 @@ def _whole(problem: Problem, repeat: Calls | None, product: Calls, D: Array) -> 
 def fused(executable: Executable) -> Run:
     """Join the calls of consecutive nodes, so that Python has nothing to do between them."""
     steps: list[Run] = []
+    together: list[Calls] = []
     for _, _, run in executable.calls:
-        if steps and isinstance(run, Calls) and isinstance(steps[-1], Calls):
-            steps[-1] = joined([steps[-1], run])
-        else:
-            steps.append(run)
+        if isinstance(run, Calls):
+            together.append(run)
+            continue
+        if together:
+            steps.append(joined(together))
+        steps.append(run)
+        together = []
+    if together:
+        steps.append(joined(together))
 
     def run_all() -> None:
         for step in steps:

@@ -1,7 +1,7 @@
 """Vector code that Numba does not generate by itself, in LLVM IR.
 
 The building block of all convolutions is `tiles`: sums of products that stay in registers while
-they grow. The others move and add short rows, whose last vector is masked, and transpose.
+they grow; the last vector of a row is masked. `passes` has the code for single rows.
 
 Numba's cache does not track changes to this file: a compiled caller is rebuilt only when its own
 file changes.
@@ -9,8 +9,7 @@ file changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import factorial, log
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -54,10 +53,8 @@ class Emitter:
         place = self._at(pointer, vector)
         if mask is None:
             return self.builder.load(place, align=self.bytes)
-        kinds = [place.type, ir.IntType(32), mask.type, self.vector]
-        function = self._function(f"llvm.masked.load.{self._suffix}", self.vector, kinds)
-        align = ir.IntType(32)(self.bytes)
-        return self.builder.call(function, [place, align, mask, ir.Constant(self.vector, None)])
+        arguments = [place, ir.IntType(32)(self.bytes), mask, ir.Constant(self.vector, None)]
+        return self.call(f"llvm.masked.load.{self._suffix}", self.vector, arguments)
 
     def store(self, value: Any, pointer: Any, vector: int = 0, mask: Any = None) -> None:
         """Store one vector of a row, where the mask is on."""
@@ -65,9 +62,8 @@ class Emitter:
         if mask is None:
             self.builder.store(value, place, align=self.bytes)
             return
-        kinds = [self.vector, place.type, ir.IntType(32), mask.type]
-        function = self._function(f"llvm.masked.store.{self._suffix}", ir.VoidType(), kinds)
-        self.builder.call(function, [value, place, ir.IntType(32)(self.bytes), mask])
+        arguments = [value, place, ir.IntType(32)(self.bytes), mask]
+        self.call(f"llvm.masked.store.{self._suffix}", ir.VoidType(), arguments)
 
     def first(self, count: Any) -> Any:
         """Make a mask that is on for the first `count` elements of a vector."""
@@ -118,9 +114,11 @@ class Emitter:
     def _suffix(self) -> str:
         return f"v{self.width}f{8 * self.bytes}.p0"
 
-    def _function(self, name: str, result: Any, arguments: list[Any]) -> Any:
-        kind = ir.FunctionType(result, arguments)
-        return cgutils.get_or_insert_function(self.builder.module, kind, name)
+    def call(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        """Call one of LLVM's intrinsics."""
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, arguments)
 
     def _at(self, pointer: Any, vector: int) -> Any:
         place = self.builder.gep(pointer, [INTEGER(vector * self.width)])
@@ -254,125 +252,6 @@ def tiles(
     return signature, codegen
 
 
-def _rowwise(emit: Emitter, count: Any, compute: Callable[[Any, Any], None]) -> None:
-    """Call `compute(start, mask)` for the vectors of a row; the last one's mask is partial."""
-    builder = emit.builder
-    rest = builder.srem(count, INTEGER(emit.width))
-    whole = builder.sub(count, rest)
-    with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(emit.width)) as (start, _):
-        compute(start, None)
-    with builder.if_then(builder.icmp_signed(">", rest, INTEGER(0))):
-        compute(whole, emit.first(rest))
-
-
-@intrinsic
-def copy_row(typing: Any, M: Any, d: Any, a: Any, count: Any) -> Any:
-    """Copy `count` elements from a to d."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, d, a, count = arguments
-        emit = Emitter(context, builder, M.dtype)
-        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, a)
-
-        def copy(start: Any, mask: Any) -> None:
-            value = emit.load(builder.gep(source, [start]), 0, mask)
-            emit.store(value, builder.gep(to, [start]), 0, mask)
-
-        _rowwise(emit, count, copy)
-        return context.get_dummy_value()
-
-    return types.void(M, types.intp, types.intp, types.intp), codegen
-
-
-@intrinsic
-def add_row(typing: Any, M: Any, d: Any, a: Any, count: Any) -> Any:
-    """Add `count` elements at a to those at d."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, d, a, count = arguments
-        emit = Emitter(context, builder, M.dtype)
-        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, a)
-
-        def add(start: Any, mask: Any) -> None:
-            place = builder.gep(to, [start])
-            value = emit.load(builder.gep(source, [start]), 0, mask)
-            emit.store(builder.fadd(emit.load(place, 0, mask), value), place, 0, mask)
-
-        _rowwise(emit, count, add)
-        return context.get_dummy_value()
-
-    return types.void(M, types.intp, types.intp, types.intp), codegen
-
-
-@intrinsic
-def zero_row(typing: Any, D: Any, d: Any, count: Any) -> Any:
-    """Set `count` elements at d to zero."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        D_, d, count = arguments
-        emit = Emitter(context, builder, D.dtype)
-        to, zeros = emit.pointer(D_, D, d), ir.Constant(emit.vector, None)
-
-        def clear(start: Any, mask: Any) -> None:
-            emit.store(zeros, builder.gep(to, [start]), 0, mask)
-
-        _rowwise(emit, count, clear)
-        return context.get_dummy_value()
-
-    return types.void(D, types.intp, types.intp), codegen
-
-
-@intrinsic
-def sum_rows(
-    typing: Any, M: Any, T: Any, d: Any, a: Any, first: Any, terms: Any, count: Any
-) -> Any:
-    """Set `count` elements at d to the sum of `terms` rows, at ``a + T[first + q]``."""
-    table, integer = types.Array(types.int64, 1, "C"), types.intp
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, T_, d, a, first, terms, count = arguments
-        emit = Emitter(context, builder, M.dtype)
-        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, a)
-        places = emit.pointer(T_, table, first)
-
-        def add(start: Any, mask: Any) -> None:
-            column = builder.gep(source, [start])
-
-            def one(pointers: list[Any], sums: list[Any]) -> list[Any]:
-                row = builder.gep(column, [builder.load(pointers[0])])
-                return [builder.fadd(sums[0], emit.load(row, 0, mask))]
-
-            zero = ir.Constant(emit.vector, None)
-            (total,) = emit.loop(terms, [(places, INTEGER(1))], [zero], one)
-            emit.store(total, builder.gep(to, [start]), 0, mask)
-
-        _rowwise(emit, count, add)
-        return context.get_dummy_value()
-
-    return types.void(M, table, *(integer,) * 5), codegen
-
-
-@intrinsic
-def scatter_row(typing: Any, M: Any, d: Any, step: Any, a: Any, count: Any) -> Any:
-    """Copy `count` elements at a to every `step`-th element from d on."""
-    integer = types.intp
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, d, step, a, count = arguments
-        emit = Emitter(context, builder, M.dtype)
-        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, a)
-
-        def move(pointers: list[Any], sums: list[Any]) -> list[Any]:
-            builder.store(builder.load(pointers[1]), pointers[0])
-            return []
-
-        with builder.if_then(builder.icmp_signed(">", count, INTEGER(0))):
-            emit.loop(count, [(to, step), (source, INTEGER(1))], [], move)
-        return context.get_dummy_value()
-
-    return types.void(M, *(integer,) * 4), codegen
-
-
 @intrinsic
 def transpose(
     typing: Any, M: Any, d: Any, ldd: Any, a: Any, lda: Any, rows: Any, columns: Any
@@ -407,149 +286,3 @@ def transpose(
         return context.get_dummy_value()
 
     return types.void(M, *(integer,) * 6), codegen
-
-
-EXPONENT = {  # by the bytes of an element: bits of fraction, bias, range, ln 2 in two parts, terms
-    4: (23, 127, (-87.0, 88.0), (0.693359375, -2.12194440054690583e-4), 8),
-    8: (52, 1023, (-708.0, 709.0), (6.93147180369123816e-01, 1.90821492927058770e-10), 14),
-}
-
-
-def _emit_exponential(emit: Emitter, value: Any) -> Any:
-    """Emit e**x of a vector, x limited to what does not overflow."""
-    # e**x = 2**n * e**r with n = round(x / ln 2), and Taylor's polynomial for |r| <= ln(2) / 2
-    builder, bits = emit.builder, 8 * emit.bytes
-    fraction, bias, (low, high), (ln2, rest), terms = EXPONENT[emit.bytes]
-    whole_numbers = ir.VectorType(ir.IntType(bits), emit.width)
-
-    def call(name: str, result: Any, argument: Any) -> Any:
-        kind = ir.FunctionType(result, [argument.type])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [argument])
-
-    for limit, sign in ((low, "<"), (high, ">")):  # NaN stays
-        beyond = builder.fcmp_ordered(sign, value, emit.constant(limit))
-        value = builder.select(beyond, emit.constant(limit), value)
-    lanes = f"v{emit.width}f{bits}"
-    n = call(f"llvm.rint.{lanes}", emit.vector, builder.fmul(value, emit.constant(1 / log(2))))
-    for part in (ln2, rest):
-        term = builder.fmul(n, emit.constant(part), **FUSED)
-        value = builder.fsub(value, term, **FUSED)
-    total = emit.constant(1 / factorial(terms))
-    for power in reversed(range(terms)):
-        total = builder.fmul(total, value, **FUSED)
-        total = builder.fadd(total, emit.constant(1 / factorial(power)), **FUSED)
-    whole = call(f"llvm.fptosi.sat.v{emit.width}i{bits}.{lanes}", whole_numbers, n)
-    splat = ir.Constant(whole_numbers, [bias] * emit.width)
-    shift = ir.Constant(whole_numbers, [fraction] * emit.width)
-    scale = builder.shl(builder.add(whole, splat), shift)
-    return builder.fmul(total, builder.bitcast(scale, emit.vector))
-
-
-def _emit_slope(emit: Emitter, y: Any, derivative: Sequence[Any]) -> Any:
-    """Emit ``f' = p + q*y + r*y**2``, times `below` where y is not positive."""
-    builder = emit.builder
-    p, q, r, below = derivative
-    inner = builder.fadd(builder.fmul(r, y, **FUSED), q, **FUSED)
-    curved = builder.fadd(builder.fmul(inner, y, **FUSED), p, **FUSED)
-    zero = emit.constant(0.0)
-    is_constant = builder.and_(  # 0 * inf is not 0
-        builder.fcmp_ordered("==", q, zero), builder.fcmp_ordered("==", r, zero)
-    )
-    slope = builder.select(is_constant, p, curved)
-    is_positive = builder.fcmp_ordered(">", y, zero)
-    return builder.select(is_positive, slope, builder.fmul(below, slope))
-
-
-@intrinsic
-def activate_row(
-    typing: Any, M: Any, d: Any, b: Any, count: Any, slope: Any, is_sigmoid: Any
-) -> Any:
-    """Add biases at b to elements at d, then multiply negative ones by the slope, or squash all."""
-    integer = types.intp
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, d, b, count, slope, is_sigmoid = arguments
-        emit = Emitter(context, builder, M.dtype)
-        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, b)
-        slopes, zero, one = emit.everywhere(slope), emit.constant(0.0), emit.constant(1.0)
-        is_flat = builder.fcmp_ordered("==", slopes, zero)
-
-        def rectify(start: Any, mask: Any) -> None:
-            place = builder.gep(to, [start])
-            z = emit.load(place, 0, mask)
-            z = builder.fadd(z, emit.load(builder.gep(source, [start]), 0, mask))
-            below = builder.select(is_flat, slopes, builder.fmul(slopes, z))  # 0 * -inf is NaN
-            is_negative = builder.fcmp_ordered("<", z, zero)
-            emit.store(builder.select(is_negative, below, z), place, 0, mask)
-
-        def squash(start: Any, mask: Any) -> None:
-            place = builder.gep(to, [start])
-            z = emit.load(place, 0, mask)
-            z = builder.fadd(z, emit.load(builder.gep(source, [start]), 0, mask))
-            power = _emit_exponential(emit, builder.fsub(zero, z))
-            emit.store(builder.fdiv(one, builder.fadd(one, power)), place, 0, mask)
-
-        with builder.if_else(is_sigmoid) as (sigmoid, linear):
-            with sigmoid:
-                _rowwise(emit, count, squash)
-            with linear:
-                _rowwise(emit, count, rectify)
-        return context.get_dummy_value()
-
-    return types.void(M, integer, integer, integer, slope, types.boolean), codegen
-
-
-@intrinsic
-def derive_row(typing: Any, M: Any, d: Any, h: Any, count: Any, derivative: Any) -> Any:
-    """Multiply elements at d by the derivative of an activation whose outputs are at h."""
-    integer = types.intp
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, d, h, count, numbers = arguments
-        emit = Emitter(context, builder, M.dtype)
-        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, h)
-        found = [emit.everywhere(n) for n in cgutils.unpack_tuple(builder, numbers)]
-
-        def derive(start: Any, mask: Any) -> None:
-            place = builder.gep(to, [start])
-            slope = _emit_slope(emit, emit.load(builder.gep(source, [start]), 0, mask), found)
-            emit.store(builder.fmul(emit.load(place, 0, mask), slope), place, 0, mask)
-
-        _rowwise(emit, count, derive)
-        return context.get_dummy_value()
-
-    return types.void(M, integer, integer, integer, derivative), codegen
-
-
-@intrinsic
-def compare_row(
-    typing: Any, M: Any, d: Any, t: Any, count: Any, derivative: Any, scale: Any
-) -> Any:
-    """Sum the squares of e = y - target over y at d, and replace y by ``scale * e * f'(y)``."""
-    integer = types.intp
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, d, t, count, numbers, scale = arguments
-        emit = Emitter(context, builder, M.dtype)
-        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, t)
-        found = [emit.everywhere(n) for n in cgutils.unpack_tuple(builder, numbers)]
-        scales = emit.everywhere(scale)
-        total = cgutils.alloca_once_value(builder, emit.constant(0.0))
-
-        def compare(start: Any, mask: Any) -> None:
-            place = builder.gep(to, [start])
-            y = emit.load(place, 0, mask)
-            error = builder.fsub(y, emit.load(builder.gep(source, [start]), 0, mask))
-            square = builder.fmul(error, error, **FUSED)
-            builder.store(builder.fadd(builder.load(total), square, **FUSED), total)
-            slope = _emit_slope(emit, y, found)
-            emit.store(builder.fmul(builder.fmul(scales, error), slope), place, 0, mask)
-
-        _rowwise(emit, count, compare)
-        lanes = builder.load(total)
-        sum_ = builder.extract_element(lanes, ir.IntType(32)(0))
-        for lane in range(1, emit.width):
-            sum_ = builder.fadd(sum_, builder.extract_element(lanes, ir.IntType(32)(lane)))
-        return sum_
-
-    return M.dtype(M, integer, integer, integer, derivative, scale), codegen

@@ -9,8 +9,9 @@ from __future__ import annotations
 from convae.engine.arrays import Array
 from convae.engine.cpu.division import BLOCK_ENTRIES
 from convae.engine.cpu.jit import compiled
-from convae.engine.cpu.llvm import (
-    MOST_VECTORS,
+from convae.engine.cpu.llvm import MOST_VECTORS, tiles, transpose
+from convae.engine.cpu.offsets import PANEL_BYTES, TERM_ENTRIES, VECTOR_BYTES
+from convae.engine.cpu.passes import (
     activate_row,
     add_row,
     compare_row,
@@ -18,11 +19,8 @@ from convae.engine.cpu.llvm import (
     derive_row,
     scatter_row,
     sum_rows,
-    tiles,
-    transpose,
     zero_row,
 )
-from convae.engine.cpu.offsets import PANEL_BYTES, TERM_ENTRIES, VECTOR_BYTES
 from convae.engine.cpu.rows import Field, Fresh, Kind, Number, Operation
 
 ERRORS = 4096

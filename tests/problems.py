@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from convae import Layer
+from convae import Autoencoder, Layer
 from convae.engine import Geometry, definition, resolve
 
 Integers = tuple[int, ...]
@@ -155,3 +155,14 @@ def layers(draw: st.DrawFn, input_shape: Integers, groups: int = 1) -> Layer:
         visible_bias=draw(st.sampled_from(BIASES)),
         tied=draw(st.booleans()),
     )
+
+
+@st.composite
+def stacks(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Layer], str]:
+    """Shape of an image, two layers of any kind that fit it, and a loss."""
+    axes = draw(st.integers(1, 3))
+    shape = (2, *(draw(st.integers(3, (8, 6, 4)[axes - 1])) for _ in range(axes)))
+    first = draw(layers(shape, groups=draw(st.integers(1, 2))))
+    lower = Autoencoder(shape, [first], dtype="float64")
+    second = draw(layers(lower.code_shape))
+    return shape, [first, second], draw(st.sampled_from(["mse", "bce"]))

@@ -17,7 +17,7 @@ from convae.engine import ArrayBackend
 from convae.engine.cpu import threads
 from convae.errors import UserError
 from convae.models.penalties import NONE, Penalty
-from tests.problems import layers, part_of_examples
+from tests.problems import part_of_examples, stacks
 
 
 def pair(shape: tuple[int, ...], stack: list[Layer], **how) -> list[convae.Autoencoder]:
@@ -62,15 +62,10 @@ def compare(
 @part_of_examples(0.4)
 @given(data=st.data())
 def test_stacks_of_every_kind(data: st.DataObject) -> None:
-    axes = data.draw(st.integers(1, 3))
-    shape = (2, *(data.draw(st.integers(3, (8, 6, 4)[axes - 1])) for _ in range(axes)))
-    first = data.draw(layers(shape, groups=data.draw(st.integers(1, 2))))
-    lower = convae.Autoencoder(shape, [first], dtype="float64")
-    second = data.draw(layers(lower.code_shape))
-    loss = data.draw(st.sampled_from(["mse", "bce"]))
+    shape, stack, loss = data.draw(stacks())
     dtype = data.draw(st.sampled_from(["float32", "float64"]))
     examples, has_target = data.draw(st.integers(1, 9)), data.draw(st.booleans())
-    compare(shape, [first, second], examples, has_target=has_target, loss=loss, dtype=dtype)
+    compare(shape, stack, examples, has_target=has_target, loss=loss, dtype=dtype)
 
 
 STACK = [Layer(20, 5, stride=2, padding="same"), Layer(70, 3, stride=2, padding="same")]

@@ -14,7 +14,7 @@ from convae.engine.backend import channels_second
 from convae.engine.program import Executable, Memory, Portable
 from convae.models.penalties import NONE, Penalty
 from convae.models.programs import GradientProgram, given_arrays
-from tests.problems import layers, part_of_examples
+from tests.problems import part_of_examples, stacks
 
 SIGMOIDS = [
     Layer(4, 3, stride=2, padding="same", activation="sigmoid"),
@@ -56,13 +56,8 @@ def check(
 @part_of_examples(0.4)
 @given(data=st.data())
 def test_stacks_of_every_kind(data: st.DataObject) -> None:
-    axes = data.draw(st.integers(1, 3))
-    shape = (2, *(data.draw(st.integers(3, (8, 6, 4)[axes - 1])) for _ in range(axes)))
-    first = data.draw(layers(shape, groups=data.draw(st.integers(1, 2))))
-    lower = convae.Autoencoder(shape, [first], dtype="float64")
-    second = data.draw(layers(lower.code_shape))
-    loss = data.draw(st.sampled_from(["mse", "bce"]))
-    model = convae.Autoencoder(shape, [first, second], loss=loss, dtype="float64")
+    shape, stack, loss = data.draw(stacks())
+    model = convae.Autoencoder(shape, stack, loss=loss, dtype="float64")
     check(model, np.random.default_rng(0), has_target=data.draw(st.booleans()))
 
 

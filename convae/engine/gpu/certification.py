@@ -239,13 +239,9 @@ def tolerance(problem: Problem, is_rounded: bool) -> float:
 
 def seconds(way: Way, problem: Problem, xp: Any) -> float:
     """Time a call of a way, on random inputs in turn."""
-    size = sum(prod(shape) * np.dtype(dtype).itemsize for _, shape, dtype in problem.arrays)
-    runs = []
-    for seed in range(ROTATION if ROTATION * size < ROTATED_BYTES else 1):
-        rng = np.random.default_rng([seed, 6])
-        arrays = {r: draw(rng, r, shape, dtype, xp) for r, shape, dtype in problem.arrays}
-        runs.append(way.build(problem, arrays))
-        runs[-1]()
+    runs = [way.build(problem, arrays) for arrays in rotated(problem, xp)]
+    for run in runs:
+        run()
     if way.records(problem):  # as a step runs it
         graph, kept = record(runs)
         calls: list[Run] = [partial(graph.launch, cupy.cuda.get_current_stream())]
@@ -254,6 +250,17 @@ def seconds(way: Way, problem: Problem, xp: Any) -> float:
     times = [timed(calls) for _ in range(ROUNDS)]
     del kept
     return min(times) / len(runs)
+
+
+@lru_cache(maxsize=1)
+def rotated(problem: Problem, xp: Any) -> list[dict[str, Array]]:
+    """Draw the sets of inputs on which the ways of a problem are timed, one way after the other."""
+    size = sum(prod(shape) * np.dtype(dtype).itemsize for _, shape, dtype in problem.arrays)
+    found = []
+    for seed in range(ROTATION if ROTATION * size < ROTATED_BYTES else 1):
+        rng = np.random.default_rng([seed, 6])
+        found.append({r: draw(rng, r, shape, dtype, xp) for r, shape, dtype in problem.arrays})
+    return found
 
 
 def identity(ways: Mapping[str, Way], problem: Problem, xp: Any) -> float:

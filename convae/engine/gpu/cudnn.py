@@ -119,10 +119,9 @@ class CudnnPlan:
         plan = self._plan(product, inputs, out)
         if is_fused or not _has_more(problem):
             return in_order(before, plan)
-        finish, total = (around.get_function(name) for name in ("finish_all", "total"))
         blocks = min(ceil(out.size / kernels.THREADS), 65_535)
         given, size = (out, arrays[role]), (np.int64(out.size),)
-        behind = with_loss(problem, arrays, finish, total, blocks, given, size)
+        behind = with_loss(problem, arrays, around, "finish_all", blocks, given, size)
         return in_order(before, plan, behind)
 
     def _plan(self, product: Product, inputs: Sequence[Any], output: Any) -> Run:

@@ -57,8 +57,8 @@ def pointer(array: Any) -> Any:
 def with_loss(
     problem: Problem,
     arrays: Arrays,
-    function: Any,
-    total: Any,
+    module: Any,
+    name: str,
     blocks: int,
     given: tuple[Any, ...],
     sizes: tuple[Any, ...],
@@ -66,16 +66,17 @@ def with_loss(
     """Return what launches a kernel with what stands behind its sums, and adds up the loss.
 
     The kernel takes arrays, what stands behind them as `finish` of `convolution.cu` reads it, and
-    sizes; `total` adds up what its blocks leave of the loss, if the problem has one.
+    sizes; `total`, of the same module, adds up what its blocks leave of the loss, if there is one.
     """
     has_loss, count = problem.operation == "error", problem["count"] or 1
     losses = cupy.empty(blocks, np.float64) if has_loss else None
     optional = [pointer(arrays.get(role)) for role in ("bias", "extra", "H", "target")]
     factor = np.float32((problem["scale"] or 1) / count)
-    run = launch(function, blocks, *given, *optional, factor, pointer(losses), *sizes)
+    run = launch(module.get_function(name), blocks, *given, *optional, factor, pointer(losses), *sizes)
     if losses is None:
         return run
     numbers = np.int32(blocks), np.float64(1 / count)
+    total = module.get_function("total")
     return in_order(run, launch(total, 1, losses, arrays["J"], *numbers))
 
 

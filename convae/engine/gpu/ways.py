@@ -21,6 +21,9 @@ from convae.engine.updates import Moments, Momentum
 SPLIT_BLOCKS = 512
 """Blocks among which g's examples are divided at most: a few for each multiprocessor."""
 
+PART_TERMS = 128
+"""Terms of g that a block adds up at least."""
+
 PART_BYTES = 64 << 20
 """The most memory for the parts of a sum."""
 
@@ -52,86 +55,100 @@ class Tiles:
             problem, arrays
         )
 
-    def _function(self, problem: Problem, name: str, file: str = "products") -> Any:
-        batch = {"c": "V", "h": "G", "error": "G", "g": "V"}[problem.operation]
-        dtype = problem.dtype(batch)
-        tensor = kernels.TENSOR[dtype] if self.tensor_cores else 0
-        constants = kernels.convolution_constants(problem, tensor)
-        return compiled(file, dtype, tuple(constants.items())).get_function(name)
+    def _module(self, problem: Problem) -> Any:
+        dtype = _batch_dtype(problem)
+        constants = kernels.product_constants(
+            problem, kernels.TENSOR[dtype] if self.tensor_cores else 0
+        )
+        return compiled("products", dtype, tuple(constants.items()))
 
     def _c(self, problem: Problem, arrays: Arrays) -> Run:
         geometry, N = problem.geometry, len(arrays["V"])
         _, filters = kernels.channels_and_filters(problem)
-        row_blocks = ceil(N * prod(geometry.repeats) / kernels.ROWS)
-        columns = ceil(filters // geometry.groups / kernels.COLUMNS)
-        blocks = prod(geometry.tile) * geometry.groups * row_blocks * columns
+        rows, columns = kernels.block_of(problem)
+        row_blocks = ceil(N * prod(geometry.repeats) / rows)
+        across = ceil(filters // geometry.groups / columns)
+        blocks = prod(geometry.tile) * geometry.groups * row_blocks * across
         optional = (arrays.get("bias"), arrays.get("extra"), arrays.get("H"))
         given = (arrays["K"], arrays["V"], arrays["Z"], *map(pointer, optional))
-        return launch(
-            self._function(problem, "c"), blocks, *given, np.int32(N), np.int32(row_blocks)
-        )
-
-    # the kernel of h, its file, and what a block of it computes
-    _h_kernel, _h_rows, _h_columns = ("h", "products"), kernels.ROWS, kernels.COLUMNS
+        function = self._module(problem).get_function("c")
+        return launch(function, blocks, *given, np.int32(N), np.int32(row_blocks))
 
     def _h(self, problem: Problem, arrays: Arrays) -> Run:
         geometry, N = problem.geometry, len(arrays["G"])
         channels, _ = kernels.channels_and_filters(problem)
-        period = [s * t for s, t in zip(geometry.stride, geometry.tile, strict=True)]
-        repeats = prod(ceil(n / p) for n, p in zip(geometry.size, period, strict=True))
-        row_blocks = ceil(N * repeats / self._h_rows)
-        columns = ceil(channels // geometry.groups / self._h_columns)
-        blocks = prod(period) * geometry.groups * row_blocks * columns
-        out = arrays["E" if problem.operation == "error" else "V"]
+        rows, columns = kernels.block_of(problem)
+        row_blocks = ceil(N * prod(kernels.input_repeats(geometry)) / rows)
+        across = ceil(channels // geometry.groups / columns)
+        blocks = prod(kernels.input_period(geometry)) * geometry.groups * row_blocks * across
         return with_loss(
             problem,
             arrays,
-            self._function(problem, *self._h_kernel),
-            self._function(problem, "total", self._h_kernel[1]),
+            self._module(problem),
+            "h",
             blocks,
-            (arrays["K"], arrays["G"], out),
+            (arrays["K"], arrays["G"], arrays["E" if problem.operation == "error" else "V"]),
             (np.int32(N), np.int32(row_blocks)),
         )
 
     def _g(self, problem: Problem, arrays: Arrays) -> Run:
         geometry, N = problem.geometry, len(arrays["V"])
         channels, filters = kernels.channels_and_filters(problem)
+        rows, columns = kernels.block_of(problem)
         elements = prod(geometry.kernel) * channels // geometry.groups
-        tiles = ceil(elements / kernels.ROWS) * ceil(filters // geometry.groups / kernels.COLUMNS)
+        tiles = ceil(elements / rows) * ceil(filters // geometry.groups / columns)
         products = prod(geometry.tile) * geometry.groups * tiles
         size = arrays["dK"].size
-        terms = N * prod(geometry.repeats)
-        most = min(ceil(terms / (8 * kernels.DEPTH)), PART_BYTES // (4 * size))
+        most = min(
+            ceil(N * prod(geometry.repeats) / PART_TERMS), PART_BYTES // (4 * size)
+        )
         splits = max(1, min(most, SPLIT_BLOCKS // products))
         parts = cupy.empty(splits * size, np.float32)
         numbers = np.int32(N), np.int32(splits)
+        module = self._module(problem)
         sums = launch(
-            self._function(problem, "g"),
+            module.get_function("g"),
             products * splits,
             *(arrays["G"], arrays["V"], parts, *numbers),
         )
         scale = np.float32(problem["scale"] or 1)
-        add = self._function(problem, "add")
-        blocks = ceil(size / kernels.THREADS)
+        blocks = ceil(size / kernels.ADDED)
+        add = module.get_function("add")
         return in_order(sums, launch(add, blocks, parts, arrays["dK"], numbers[1], scale))
 
 
-class Narrow(Tiles):
-    """h to few channels: one thread for each position, instead of nearly empty tiles."""
+def _batch_dtype(problem: Problem) -> str:
+    """Return the type of the batch that is multiplied."""
+    return problem.dtype("V" if problem.operation in ("c", "g") else "G")
 
-    _h_kernel, _h_rows = ("narrow_h", "narrow"), kernels.THREADS
-    _h_columns = kernels.NARROW
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = "narrow"
+class Narrow:
+    """h to few channels: one thread for each repeat, instead of nearly empty blocks."""
+
+    name, tensor_cores = "narrow", False
 
     def suits(self, problem: Problem) -> bool:
         """See `Way`."""
-        if problem.operation not in ("h", "error") or not kernels.suits_products(problem):
-            return False
-        channels, _ = kernels.channels_and_filters(problem)
-        return channels // problem.geometry.groups <= kernels.NARROW
+        is_h = problem.operation in ("h", "error") and kernels.suits_products(problem)
+        return is_h and kernels.box_of(problem) is not None
+
+    def records(self, problem: Problem) -> bool:
+        """See `Way`."""
+        return True
+
+    def build(self, problem: Problem, arrays: Arrays) -> Run:
+        """See `Way`."""
+        geometry = problem.geometry
+        box = kernels.box_of(problem)
+        assert box is not None
+        repeats = kernels.input_repeats(geometry)
+        boxes = prod(ceil(n / b) for n, b in zip(repeats, box[-geometry.axes :], strict=True))
+        blocks = len(arrays["G"]) * geometry.groups * boxes
+        constants = tuple(kernels.narrow_constants(problem).items())
+        module = compiled("narrow", _batch_dtype(problem), constants)
+        out = arrays["E" if problem.operation == "error" else "V"]
+        given = (arrays["K"], arrays["G"], out)
+        return with_loss(problem, arrays, module, "narrow_h", blocks, given, ())
 
 
 class Passes:
@@ -172,13 +189,15 @@ class Passes:
             blocks = ceil(db.size / kernels.THREADS)
             return launch(module.get_function("tile_sums"), blocks, G, db, *sizes, scale)
         rows = G.size // C
-        lines = max(1, kernels.THREADS // C)
+        width = 16 // G.itemsize
+        name, vectors = ("channel_sums", C) if C % width else ("wide_channel_sums", C // width)
+        lines = max(1, kernels.THREADS // vectors)
         blocks = min(SPLIT_BLOCKS, ceil(rows / (8 * lines)))
         parts = cupy.empty(blocks * C, np.float32)
-        function, grid = module.get_function("channel_sums"), (blocks, ceil(C / kernels.THREADS))
+        function, grid = module.get_function(name), (blocks, ceil(vectors / kernels.THREADS))
         sums = launch(function, grid, G, parts, np.int64(rows), np.int32(C))
         numbers = np.int32(blocks), np.int32(C), scale
-        blocks = ceil(C / kernels.THREADS)
+        blocks = ceil(C / kernels.ADDED)
         return in_order(sums, launch(module.get_function("add"), blocks, parts, db, *numbers))
 
     @staticmethod

@@ -65,14 +65,14 @@ def sources() -> dict[str, str]:
     for name, dtype, tensor in kinds:
         storage = None if dtype == "float32" else dtype
         for index, problem in enumerate(problems(*MODELS[name], storage=storage)):
-            constants = kernels.convolution_constants(problem, tensor)
             kind = f"{problem.operation} {index} of {name}, {dtype}, tensor={tensor}"
+            constants = kernels.product_constants(problem, tensor)
             found[kind] = kernels.source("products", dtype, **constants)
-            channels, _ = kernels.channels_and_filters(problem)
-            if channels // problem.geometry.groups <= kernels.NARROW and not tensor:
+            if problem.operation in ("h", "error") and kernels.box_of(problem) and not tensor:
+                constants = kernels.narrow_constants(problem)
                 found[f"narrow {kind}"] = kernels.source("narrow", dtype, **constants)
             if name == "plain" and index % 3 == 0:
-                around = constants | {"SUM_T": "float"}
+                around = kernels.convolution_constants(problem) | {"SUM_T": "float"}
                 found[f"around {kind}"] = kernels.source("around", dtype, **around)
     return found
 

@@ -6,7 +6,9 @@ compile the kernels on any machine.
 
 from __future__ import annotations
 
-from math import prod
+from collections.abc import Iterable
+from itertools import product
+from math import ceil, inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,9 @@ LOSSES = {"mse": 1, "bce": 2}
 TENSOR = {"float16": 1, "bfloat16": 2, "float32": 3}
 """The element type of products on tensor cores: half, bfloat16, TF32."""
 
-CONVOLUTIONS = ("products", "narrow", "around")
-"""Files that `convolution.cu` precedes; `sums.cu` precedes all."""
+BEFORE = {"products": ("convolution", "blocks"), "narrow": ("convolution",)}
+BEFORE["around"] = BEFORE["narrow"]
+"""Files that precede others; `sums.cu` precedes all."""
 
 MOST_POSITIONS = 2**31
 """Positions of a batch, examples included, that `products.cu` can count."""
@@ -36,18 +39,34 @@ MOST_POSITIONS = 2**31
 THREADS = 256
 """Threads per block, in all kernels."""
 
-ROWS, COLUMNS, DEPTH = 64, 64, 16
-"""What a block of `products.cu` computes."""
+ADDED = 32
+"""Sums over blocks that a block of `sums.cu` adds up."""
+
+BLOCKS = [(256, 32), (256, 16), (128, 128), (128, 64), (128, 32), (64, 128), (64, 64), (64, 32)]
+BLOCKS += [(64, 16), (32, 64), (32, 32), (32, 16)]
+"""Rows and columns that a block of `products.cu` can compute."""
+
+ENOUGH = 256
+"""Blocks that keep a card busy; for fewer, smaller ones are taken."""
 
 NARROW = 4
 """The most channels of a group for which `narrow.cu` is meant."""
+
+CHUNK = 16
+"""Filters that `narrow.cu` has in shared memory at a time."""
+
+MOST_PAIRS, MOST_SUMS = 128, 48
+"""What `narrow.cu` can unroll: pairs of a kernel element and a tile index, and a thread's sums."""
+
+SHARED_BYTES = 46 << 10
+"""Shared memory that a block has, less what adding up takes."""
 
 
 def source(name: str, dtype: str = "float32", **constants: object) -> str:
     """Prepend the compile-time constants to a kernel file."""
     lines = [f"#include <{HEADERS[dtype]}>"] if dtype in HEADERS else []
     lines += [f"#define {key} {value}" for key, value in {"T": STORAGE[dtype], **constants}.items()]
-    files = ["sums", *(["convolution"] if name in CONVOLUTIONS else []), name]
+    files = ["sums", *BEFORE.get(name, ()), name]
     texts = [(Path(__file__).parent / f"{file}.cu").read_text() for file in files]
     return "\n".join([*lines, *texts])
 
@@ -58,28 +77,37 @@ def kernel_steps(K_shape: tuple[int, ...], geometry: Geometry) -> tuple[int, int
     return 1, prod(geometry.kernel) * C * O, O, C * O
 
 
-def convolution_constants(problem: Problem, tensor: int = 0) -> dict[str, Any]:
-    """Return the constants of a problem for `products.cu`."""
+def product_constants(problem: Problem, tensor: int = 0) -> dict[str, Any]:
+    """Return the constants of a problem for `products.cu`; `tensor` is one of `TENSOR`, or 0."""
+    rows, columns = block_of(problem)
+    return convolution_constants(problem) | {"TENSOR": tensor, "ROWS": rows, "COLUMNS": columns}
+
+
+def narrow_constants(problem: Problem) -> dict[str, Any]:
+    """Return the constants of a problem for `narrow.cu`."""
+    box = box_of(problem)
+    assert box is not None
+    return convolution_constants(problem) | {"BOX": _initialiser(box), "CHUNK": CHUNK}
+
+
+def convolution_constants(problem: Problem) -> dict[str, Any]:
+    """Return the constants of a problem for `convolution.cu`."""
     geometry, K_shape = problem.geometry, _kernel_shape(problem)
     channels, filters = channels_and_filters(problem)
     bias = problem.shape("bias")
     activation, slope, loss = problem["activation"], problem["slope"], problem["loss"]
     leaks = [f.slope for f in (activation, slope) if f is not None and f.name == "leaky_relu"]
-    missing = (1,) * (3 - geometry.axes)
-    fields = [
-        (*missing, *entries)
-        for entries in (geometry.size, geometry.output, geometry.kernel, geometry.stride)
-    ]
-    fields.append((*(0 for _ in missing), *(before for before, _ in geometry.padding)))
-    fields += [(*missing, *geometry.dilation), (*missing, *geometry.tile)]
+    fields = [geometry.size, geometry.output, geometry.kernel, geometry.stride]
+    fields = [_three(entries) for entries in fields]
+    fields.append((0,) * (3 - geometry.axes) + tuple(before for before, _ in geometry.padding))
+    fields += [_three(geometry.dilation), _three(geometry.tile)]
     steps = ", ".join(map(str, kernel_steps(K_shape, geometry)))
-    bias_tile = (1, 1, 1) if bias is None or len(bias) == 1 else (*missing, *bias[1:])
+    bias_tile = (1, 1, 1) if bias is None else _three(bias[1:])
     arrays = ", ".join(map(_initialiser, fields))
     numbers = f"{channels}, {filters}, {geometry.groups}, {steps}, {_initialiser(bias_tile)}"
     target = problem.dtype("target") if loss is not None else "float32"
     return {
         "GEOMETRY": f"{{{arrays}, {numbers}}}",
-        "TENSOR": tensor,
         "BIAS": int(bias is not None),
         "EXTRA": int(problem.shape("extra") is not None),
         "ACTIVATION": 0 if activation is None else ACTIVATIONS.index(activation.name),
@@ -89,6 +117,69 @@ def convolution_constants(problem: Problem, tensor: int = 0) -> dict[str, Any]:
         "VISIBLE": int(problem.operation != "c"),
         "LEAK": f"{(*leaks, 0.0)[0]}f",
     }
+
+
+def block_of(problem: Problem) -> tuple[int, int]:
+    """Choose the rows and columns of a block of `products.cu`."""
+    geometry = problem.geometry
+    channels, filters = (n // geometry.groups for n in channels_and_filters(problem))
+    if problem.operation == "g":
+        rows, columns, products = prod(geometry.kernel) * channels, filters, ENOUGH
+    else:
+        is_c = problem.operation == "c"
+        examples = (problem.shape("V" if is_c else "G") or (1,))[0]
+        rows = examples * prod(geometry.repeats if is_c else input_repeats(geometry))
+        columns = filters if is_c else channels
+        products = prod(geometry.tile if is_c else input_period(geometry)) * geometry.groups
+
+    def cost(block: tuple[int, int]) -> tuple[int, float]:
+        down, across = (ceil(n / b) for n, b in zip((rows, columns), block, strict=True))
+        missing = max(0, ENOUGH - down * across * products)
+        return missing, down * across * (prod(block) + 16 * sum(block))
+
+    # the terms of g, which are read across the rows, are divided among fewer
+    return min((b for b in BLOCKS if problem.operation != "g" or b[0] <= 128), key=cost)
+
+
+def input_period(geometry: Geometry) -> list[int]:
+    """Return the inputs of each axis after which kernels repeat."""
+    return [s * t for s, t in zip(geometry.stride, geometry.tile, strict=True)]
+
+
+def input_repeats(geometry: Geometry) -> list[int]:
+    """Return how often the kernels of h repeat along each axis."""
+    return [ceil(n / p) for n, p in zip(geometry.size, input_period(geometry), strict=True)]
+
+
+def box_of(problem: Problem) -> tuple[int, ...] | None:
+    """Choose the box of repeats of a block of `narrow.cu`, on three axes; None if none fits."""
+    geometry = problem.geometry
+    channels = channels_and_filters(problem)[0] // geometry.groups
+    pairs = prod(geometry.kernel) * prod(geometry.tile)
+    sums = prod(input_period(geometry)) * channels
+    if channels > NARROW or pairs > MOST_PAIRS or sums > MOST_SUMS:
+        return None
+    repeats = _three(input_repeats(geometry))
+    fields = (geometry.stride, geometry.tile, geometry.kernel, geometry.dilation)
+    axes = list(zip(*map(_three, fields), strict=True))
+    around = [(k - 1) * d // s + 1 for s, _, k, d in axes]  # codes beside a box's own, at most
+    room = SHARED_BYTES - 4 * pairs * channels * CHUNK
+    best: tuple[int, ...] | None = None
+    least = inf
+    for box in product(*([n, *(1 << i for i in range(9) if 1 << i < n)] for n in repeats)):
+        own = zip(box, axes, around, strict=True)
+        places = prod(t * b + more for b, (_, t, _, _), more in own)
+        blocks = prod(ceil(n / b) for n, b in zip(repeats, box, strict=True))
+        cost = blocks * (4 * THREADS + places)
+        if prod(box) <= THREADS and 4 * places * (CHUNK + 4) <= room and cost < least:
+            best, least = box, cost
+    return best
+
+
+def _three(entries: Iterable[int]) -> tuple[int, ...]:
+    """Put axes of length one before those of a geometry."""
+    entries = tuple(entries)
+    return (*(1,) * (3 - len(entries)), *entries)
 
 
 def suits_products(problem: Problem) -> bool:

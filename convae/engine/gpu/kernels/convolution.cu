@@ -19,7 +19,7 @@ __device__ constexpr int count(const int* n) { return n[0] * n[1] * n[2]; }
 __device__ void split(unsigned index, const int* n, int* place) {
     place[2] = index % (unsigned)n[2];
     place[1] = index / n[2] % (unsigned)n[1];
-    place[0] = index / n[2] / n[1];
+    place[0] = n[0] == 1 ? 0 : index / n[2] / n[1];
 }
 
 __device__ int join(const int* place, const int* n) {
@@ -67,18 +67,20 @@ struct Behind {
     double loss;         // sum of this thread's terms
 };
 
-// Returns what becomes of a sum at channel c of a position; `index` is its place in the output.
-__device__ float finish(float sum, int c, const int* position, long long index, Behind& behind) {
+// Returns what becomes of a sum at channel c of a position; `index` is its place in the output, where
+// `extra` and `output` are those of `behind`.
+__device__ float finish(float sum, int c, const int* position, long long index, float extra,
+                        float output, Behind& behind) {
 #if BIAS
     int place[3];
     for (int axis = 0; axis < 3; ++axis) place[axis] = position[axis] % q.bias_tile[axis];
     sum += behind.bias[c * count(q.bias_tile) + join(place, q.bias_tile)];
 #endif
 #if EXTRA
-    sum += number(behind.extra[index]);
+    sum += extra;
 #endif
 #if SLOPE
-    sum *= slope(number(behind.outputs[index]), SLOPE - 1);
+    sum *= slope(output, SLOPE - 1);
 #endif
 #if LOSS == 1  // mean squared error
     const float r = activation(sum, ACTIVATION), e = r - (float)behind.target[index];
@@ -91,6 +93,17 @@ __device__ float finish(float sum, int c, const int* position, long long index, 
 #else
     return activation(sum, ACTIVATION);
 #endif
+}
+
+__device__ float finish(float sum, int c, const int* position, long long index, Behind& behind) {
+    float extra = 0, output = 0;
+#if EXTRA
+    extra = number(behind.extra[index]);
+#endif
+#if SLOPE
+    output = number(behind.outputs[index]);
+#endif
+    return finish(sum, c, position, index, extra, output, behind);
 }
 
 // Adds up the terms of the loss in a block.

@@ -1,30 +1,43 @@
 // The parts of a step other than c, h, g and the update: sums over the examples, and of squares.
 
 // Sums G (rows, C) over its rows, to parts (gridDim.x, C): block x takes every gridDim.x-th stretch
-// of rows, block y THREADS channels. Threads of a block that share a channel are added at the end.
-extern "C" __global__ void channel_sums(const T* G, float* parts, long long rows, int C) {
-    __shared__ float sums[THREADS];
-    const int first = blockIdx.y * THREADS, width = min(C - first, THREADS);
-    const int lines = THREADS / width, line = threadIdx.x / width, c = threadIdx.x % width;
-    float sum = 0;
+// of rows, block y THREADS vectors of channels. Threads of a block that share channels are added at
+// the end.
+template <int WIDTH> __device__ void sums_of(const T* G, float* parts, long long rows, int C) {
+    __shared__ float sums[THREADS * WIDTH];
+    const int first = blockIdx.y * THREADS, width = min(C / WIDTH - first, THREADS);
+    const int lines = THREADS / width, line = threadIdx.x / width;
+    const int c = (first + threadIdx.x % width) * WIDTH;
+    float sum[WIDTH] = {};
     if (line < lines)
+#pragma unroll 4
         for (long long row = (long long)blockIdx.x * lines + line; row < rows;
-             row += (long long)gridDim.x * lines)
-            sum += number(G[row * C + first + c]);
-    sums[threadIdx.x] = sum;
+             row += (long long)gridDim.x * lines) {
+            const Vector<T, WIDTH> values = load<WIDTH>(G + row * C + c);
+            for (int i = 0; i < WIDTH; ++i) sum[i] += number(values.at[i]);
+        }
+    for (int i = 0; i < WIDTH; ++i) sums[i * THREADS + threadIdx.x] = sum[i];
     __syncthreads();
     if (line > 0) return;
-    for (int other = 1; other < lines; ++other) sum += sums[other * width + c];
-    parts[(long long)blockIdx.x * C + first + c] = sum;
+    for (int i = 0; i < WIDTH; ++i) {
+        for (int other = 1; other < lines; ++other)
+            sum[i] += sums[i * THREADS + other * width + threadIdx.x];
+        parts[(long long)blockIdx.x * C + c + i] = sum[i];
+    }
+}
+
+extern "C" __global__ void channel_sums(const T* G, float* parts, long long rows, int C) {
+    sums_of<1>(G, parts, rows, C);
+}
+
+// The same where C is a multiple of 16 bytes.
+extern "C" __global__ void wide_channel_sums(const T* G, float* parts, long long rows, int C) {
+    sums_of<16 / sizeof(T)>(G, parts, rows, C);
 }
 
 // Adds up the parts, in order.
 extern "C" __global__ void add(const float* parts, float* db, int blocks, int C, float scale) {
-    const int c = blockIdx.x * blockDim.x + threadIdx.x;
-    if (c >= C) return;
-    float sum = 0;
-    for (int block = 0; block < blocks; ++block) sum += parts[(long long)block * C + c];
-    db[c] = scale * sum;
+    add_parts(parts, blocks, C, [&](long long c, float sum) { db[c] = scale * sum; });
 }
 
 // Sums G (N, A, B, D, C) over the examples and over positions that share an element of db

@@ -1,9 +1,23 @@
-// What all kernels have in common: the size of a block, and sums over its threads and over blocks,
-// always in the same order. Precedes every other file.
+// What all kernels have in common: the size of a block, vectors of elements, and sums over threads and
+// over blocks, always in the same order. Precedes every other file.
 
 constexpr int THREADS = 256;
 
 __device__ float number(T x) { return (float)x; }
+
+// Elements that are read or written at once; they lie at multiples of their size.
+template <class Element, int N> struct alignas(N * sizeof(Element)) Vector { Element at[N]; };
+
+template <int N, class Element> __device__ Vector<Element, N> load(const Element* from) {
+    return *(const Vector<Element, N>*)from;
+}
+
+// The most elements that can be read at once where a run of `length` of them lies in memory.
+__device__ constexpr int width_of(int length) {
+    int width = 16 / sizeof(T);
+    while (length % width) width /= 2;
+    return width;
+}
 
 // Adds up a block's terms; the first thread has the sum.
 template <class Sum> __device__ Sum add_up(Sum term) {
@@ -22,4 +36,24 @@ extern "C" __global__ void total(const double* parts, double* sum, int blocks, d
     for (int i = threadIdx.x; i < blocks; i += THREADS) own += parts[i];
     own = add_up(own);
     if (threadIdx.x == 0) *sum = factor * own;
+}
+
+// Adds up `parts` (count, size), and calls take(place, sum) for each place; a block has ADDED places,
+// of which several threads add up some parts each.
+enum { ADDED = 32 };
+
+template <class Take>
+__device__ void add_parts(const float* parts, int count, long long size, Take take) {
+    __shared__ float sums[THREADS];
+    const int own = threadIdx.x / ADDED;
+    const long long at = (long long)blockIdx.x * ADDED + threadIdx.x % ADDED;
+    float sum = 0;
+    if (at < size)
+#pragma unroll 8
+        for (int part = own; part < count; part += THREADS / ADDED) sum += parts[part * size + at];
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (own > 0 || at >= size) return;
+    for (int other = 1; other < THREADS / ADDED; ++other) sum += sums[other * ADDED + threadIdx.x];
+    take(at, sum);
 }

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from convae.engine.gpu import kernels
-from convae.engine.gpu.cudnn_graphs import FUSED, Lowered, Product, lower
+from convae.engine.gpu.cudnn_graphs import FUSED, FUSED_SLOPES, Lowered, Product, lower
 from convae.engine.gpu.launching import compiled, in_order, launch, with_loss
 from convae.engine.program import Problem
 from convae.engine.program.arithmetic import Arrays, Run
@@ -24,7 +24,7 @@ from convae.engine.program.arithmetic import Arrays, Run
 ALIGNMENT = 16
 """Bytes of which cuDNN expects addresses to be multiples."""
 
-PLANS = 8
+PLANS = 5
 """How many of the proposed plans are tried."""
 
 
@@ -36,7 +36,7 @@ class CudnnPlan:
     index : int
         Which of them.
     fused : bool
-        Whether cuDNN computes bias and activation, too.
+        Whether cuDNN computes bias and activation, or the slope, too.
     short_sums : bool
         Whether g's result is stored in the type of its factors, as PyTorch's autocast stores it.
     tensor_cores : bool
@@ -67,9 +67,13 @@ class CudnnPlan:
 
     @staticmethod
     def _fuses(problem: Problem) -> bool:
-        f, bias = problem["activation"], problem.shape("bias")
-        plain = problem.operation in ("c", "h") and problem["slope"] is None
-        return plain and bias is not None and len(bias) == 1 and f is not None and f.name in FUSED
+        if problem.operation not in ("c", "h") or problem.shape("extra") is not None:
+            return False
+        f, slope, bias = problem["activation"], problem["slope"], problem.shape("bias")
+        if slope is not None:
+            is_alone = bias is None and (f is None or f.name == "identity")
+            return is_alone and slope.name in FUSED_SLOPES
+        return bias is not None and len(bias) == 1 and f is not None and f.name in FUSED
 
     def records(self, problem: Problem) -> bool:
         """See `Way`."""
@@ -84,10 +88,10 @@ class CudnnPlan:
         if problem.operation == "error":
             output = "float32"  # for the loss
         examples = (problem.shape("G" if operation in "hg" else "V") or (0,))[0]
-        activation = problem["activation"].name if self.fused and self._fuses(problem) else None
-        tf32 = self.tensor_cores
-        sizes = (examples, channels, filters)
-        return Product(operation, problem.geometry, *sizes, dtype, output, tf32, activation)
+        has_slope = self.fused and problem["slope"] is not None
+        activation = problem["activation"].name if self.fused and not has_slope else None
+        types = (dtype, output, self.tensor_cores, activation, has_slope)
+        return Product(operation, problem.geometry, examples, channels, filters, *types)
 
     def build(self, problem: Problem, arrays: Arrays) -> Run:
         """See `Way`; RuntimeError if cuDNN proposes no such plan."""
@@ -114,10 +118,9 @@ class CudnnPlan:
         out = arrays[role]
         if problem.operation == "error":
             out = cupy.empty(out.shape, np.float32)
-        is_fused = product.activation is not None
-        inputs = [batch, copy, *([arrays["bias"]] if is_fused else [])]
-        plan = self._plan(product, inputs, out)
-        if is_fused or not _has_more(problem):
+        fused = ["H"] if product.has_slope else ["bias"] if product.activation else []
+        plan = self._plan(product, [batch, copy, *(arrays[name] for name in fused)], out)
+        if self.fused or not _has_more(problem):
             return in_order(before, plan)
         blocks = min(ceil(out.size / kernels.THREADS), 65_535)
         given, size = (out, arrays[role]), (np.int64(out.size),)
@@ -235,10 +238,23 @@ def _constants(problem: Problem, product: Product) -> dict[str, Any]:
     return kernels.convolution_constants(problem) | own
 
 
-@cache
 def _proposed(product: Product) -> Proposed:
-    """Lower a product once for all of its plans."""
-    return Proposed(lower(product, handle=_handle()))
+    """Lower a product once for all of its plans; RuntimeError if cuDNN has none for it."""
+    found = _tried(product)
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
+
+
+@cache
+def _tried(product: Product) -> Proposed | str:
+    """Lower a product, or return why cuDNN has no plans for it."""
+    import cudnn
+
+    try:
+        return Proposed(lower(product, handle=_handle()))
+    except cudnn.cudnnGraphNotSupportedError as error:
+        return f"cuDNN: {str(error).strip().partition(chr(10))[0]}"
 
 
 @cache

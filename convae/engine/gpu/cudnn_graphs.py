@@ -15,6 +15,9 @@ from convae.engine.geometry import Geometry
 FUSED = ("identity", "relu", "sigmoid", "tanh")
 """Activations that cuDNN computes behind c and h, after a bias by channel."""
 
+FUSED_SLOPES = ("relu",)
+"""Activations by whose slope cuDNN multiplies behind c and h."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -36,6 +39,8 @@ class Product:
         Whether the factors of float32 products may be rounded to TF32.
     activation : str, optional
         One of `FUSED`, behind a bias by channel; None for neither.
+    has_slope : bool
+        Whether the result is multiplied by the slope of ReLU, which is read from its outputs H.
     """
 
     operation: str
@@ -47,6 +52,7 @@ class Product:
     output: str
     tf32: bool = False
     activation: str | None = None
+    has_slope: bool = False
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -61,7 +67,7 @@ class Product:
 
 
 class Lowered(NamedTuple):
-    """A product as a cuDNN graph, its inputs (the bias last) and its output."""
+    """A product as a cuDNN graph, its inputs (the bias or H last) and its output."""
 
     graph: Any
     inputs: tuple[Any, ...]
@@ -103,6 +109,9 @@ def lower(product: Product, **device: Any) -> Lowered:
         output = graph.bias(input=output, bias=inputs[-1])
         if product.activation != "identity":
             output = getattr(graph, product.activation)(input=output)
+    if product.has_slope:
+        inputs.append(tensor("H", shape, product.dtype))
+        output = graph.relu_backward(loss=output, input=inputs[-1])
     output.set_output(True).set_dim(list(shape)).set_stride(strides(shape))
     output.set_data_type(storage[product.output])
     graph.validate()

@@ -14,6 +14,7 @@ import convae
 from convae import Layer
 from convae.engine.gpu import cudnn_graphs as graphs
 from convae.engine.program import Problem
+from convae.models.activations import ACTIVATIONS
 from convae.models.penalties import NONE
 from convae.models.programs import GradientProgram
 from tests.engine.gpu.test_kernels import shorter
@@ -40,12 +41,17 @@ def test_plans_suit_shared_kernels_alone(plans) -> None:
     assert not any(map(plan.suits, problems(Layer(4, 3), dtype="float64")))
 
 
-def test_fused_plans_suit_a_bias_by_channel_and_few_activations(plans) -> None:
+def test_fused_plans_suit_a_bias_by_channel_few_activations_and_the_slope_of_relu(plans) -> None:
     fused = plans.CudnnPlan(0, fused=True)
-    (first,) = [p for p in problems(Layer(4, 3)) if fused.suits(p)]
-    assert first["activation"].name == "relu"
-    assert not any(map(fused.suits, problems(Layer(4, 3, activation="softplus"))))
-    assert not any(map(fused.suits, problems(Layer(4, 3, hidden_bias="position"))))
+
+    def suited(**layer: object) -> list[tuple[str, bool]]:
+        found = [p for p in problems(Layer(4, 3, **layer)) if fused.suits(p)]
+        return [(p.operation, fused.product(p).has_slope) for p in found]
+
+    assert suited() == [("c", False), ("c", True)]
+    assert suited(activation="tanh") == [("c", False)]
+    assert suited(activation="softplus") == []
+    assert suited(hidden_bias="position") == [("c", True)]
 
 
 def test_short_sums_are_for_g_in_short_storage(plans) -> None:
@@ -77,9 +83,13 @@ def test_batches_off_the_alignment_are_left_to_others(plans) -> None:
 
 
 @pytest.mark.parametrize("layer", [Layer(6, 3, stride=2), Layer(6, 3, groups=3, padding="same")])
-@pytest.mark.parametrize("short_sums", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "operations"),
+    [({}, "chg"), ({"short_sums": True}, "g"), ({"fused": True}, "ch")],
+    ids=str,
+)
 def test_our_kernels_around_a_plan(
-    plans, cupy, monkeypatch, layer: Layer, short_sums: bool
+    plans, cupy, monkeypatch, layer: Layer, kind: dict[str, bool], operations: str
 ) -> None:
     """As on a card, with array code in cuDNN's place: orders, epilogues, scales and losses."""
     from convae.engine.gpu import certification
@@ -103,22 +113,28 @@ def test_our_kernels_around_a_plan(
                 return
             operation = getattr(backend, product.operation)
             result = operation(kernel(inputs[1]), batch(inputs[0]), product.geometry)
+            if product.activation is not None:
+                bias = inputs[2].reshape(-1, *(1,) * (result.ndim - 2))
+                result += bias
+                ACTIVATIONS[product.activation].function(cupy, result)
+            if product.has_slope:
+                result = result * (batch(inputs[2]) > 0)
             batch(output)[...] = result
 
         return run
 
     monkeypatch.setattr(plans.CudnnPlan, "_plan", computed)
     monkeypatch.setattr(plans.CudnnPlan, "records", lambda self, problem: False)  # unlike cuDNN
-    plan, tried = plans.CudnnPlan(0, short_sums=short_sums), []
+    plan, tried = plans.CudnnPlan(0, **kind), []
     penalised = problems(layer, Layer(5, "input", visible_bias="position", activation="tanh"))
     for problem in penalised:
-        if short_sums:
+        if plan.short_sums:
             problem = shorter(problem, "bfloat16")
         if plan.suits(problem):
             limit = certification.tolerance(problem, False)
             certification.certify(plan, problem, limit, cupy)
-            tried.append(problem.operation)
-    assert set(tried) == ({"g"} if short_sums else {"c", "h", "error", "g"})
+            tried.append("h" if problem.operation == "error" else problem.operation)
+    assert {*tried} == {*operations}
 
 
 def test_plans_are_counted_that_can_be_built(plans, monkeypatch) -> None:

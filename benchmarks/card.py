@@ -14,12 +14,15 @@ import convae
 from benchmarks.workloads import Workload, build
 from convae import engine
 
-PRECISIONS = ("float32", "tf32", "bfloat16")
+PRECISIONS = ("tf32", "bfloat16", "float32")
 
 TOLERANCES = {"float32": 1e-3, "tf32": 1e-3, "bfloat16": 1e-2}
 """The largest difference of the losses of two contestants, relative to the first loss."""
 
 BATCH = 1024
+
+WARM_UP = 3
+"""Steps of PyTorch's before one is recorded."""
 
 ROUNDS = 11
 
@@ -126,8 +129,13 @@ def our_step(
     return model, lambda: step(images)
 
 
-def their_steps(workload: Workload, precision: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Make PyTorch's steps: a whole one in a CUDA graph, and one compiled with max-autotune."""
+def their_steps(
+    workload: Workload, precision: str, is_compiled: bool = True
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Make PyTorch's steps: a whole one in a CUDA graph, and one compiled with max-autotune.
+
+    The latter takes minutes, and is left out unless `is_compiled`.
+    """
     import torch
 
     from benchmarks.peers import Peer
@@ -138,7 +146,7 @@ def their_steps(workload: Workload, precision: str) -> Iterator[tuple[str, Calla
     model, x = build(workload)
     images = torch.tensor(np.ascontiguousarray(x), device="cuda")
     images = images.contiguous(memory_format=torch.channels_last)
-    for name in ("whole step in a graph", "max-autotune"):
+    for name in ("whole step in a graph", "max-autotune")[: 1 + is_compiled]:
         peer = Peer(model).cuda().to(memory_format=torch.channels_last)
         is_graph = name != "max-autotune"
         forward = peer if is_graph else torch.compile(peer, mode=name)
@@ -159,13 +167,13 @@ def their_steps(workload: Workload, precision: str) -> Iterator[tuple[str, Calla
 
 
 def _captured(step: Callable[[], Any]) -> Callable[[], Any]:
-    """Record a step of PyTorch's as a CUDA graph, three steps of warming up behind it."""
+    """Record a step of PyTorch's as a CUDA graph, behind steps of warming up."""
     import torch
 
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):
+        for _ in range(WARM_UP):
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()

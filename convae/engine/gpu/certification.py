@@ -161,7 +161,7 @@ POSITIVE = ("second_moment", "energy", "numbers", "target", "mean")
 """Roles whose numbers are not negative."""
 
 
-PERIOD = 1_000_003
+PERIOD = 100_003
 """Numbers, a prime, after which what is drawn repeats itself."""
 
 

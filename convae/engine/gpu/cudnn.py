@@ -24,8 +24,8 @@ from convae.engine.program.arithmetic import Arrays, Run
 ALIGNMENT = 16
 """Bytes of which cuDNN expects addresses to be multiples."""
 
-PLANS = 5
-"""How many of the proposed plans are tried."""
+PLANS, FUSED_PLANS = 4, 2
+"""How many of the proposed plans are tried: cuDNN takes long to compile those that fuse."""
 
 
 class CudnnPlan:
@@ -79,6 +79,16 @@ class CudnnPlan:
         """See `Way`."""
         return True
 
+    def prepare(self, problem: Problem) -> None:
+        """Compile what stands around a plan; may be called by any thread."""
+        self._around(problem).compile()
+
+    def _around(self, problem: Problem) -> Any:
+        product = self.product(problem)
+        own = {"SUM_T": kernels.STORAGE[product.output]}
+        constants = kernels.convolution_constants(problem) | own
+        return compiled("around", product.dtype, tuple(constants.items()))
+
     def product(self, problem: Problem) -> Product:
         """Describe what cuDNN computes of a problem."""
         channels, filters = kernels.channels_and_filters(problem)
@@ -99,7 +109,7 @@ class CudnnPlan:
 
         product = self.product(problem)
         dtype, geometry = product.dtype, product.geometry
-        around = compiled("around", dtype, tuple(_constants(problem, product).items()))
+        around = self._around(problem)
         elements = prod(product.shapes["K"])
         copy = cupy.empty(elements, product.output if product.operation == "g" else dtype)
         blocks = ceil(elements / kernels.THREADS)
@@ -200,7 +210,8 @@ def plans() -> list[CudnnPlan]:
         for fused, short_sums in ((False, False), (True, False), (False, True)):
             if not (short_sums and tensor_cores):
                 kinds = (fused, short_sums, tensor_cores)
-                found += [CudnnPlan(index, *kinds) for index in range(PLANS)]
+                most = FUSED_PLANS if fused else PLANS
+                found += [CudnnPlan(index, *kinds) for index in range(most)]
     return found
 
 
@@ -231,11 +242,6 @@ def _has_more(problem: Problem) -> bool:
 
 def _factor_dtype(problem: Problem) -> str:
     return problem.dtype("V" if problem.operation in ("c", "g") else "G")
-
-
-def _constants(problem: Problem, product: Product) -> dict[str, Any]:
-    own = {"SUM_T": kernels.STORAGE[product.output]}
-    return kernels.convolution_constants(problem) | own
 
 
 def _proposed(product: Product) -> Proposed:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
@@ -175,17 +176,26 @@ def try_all(path: str, out: TextIO) -> int:
     os.unlink(path)
     cupy.zeros(1)  # a card that is not to be had ends it before anything is tried
     own = {way.name: way for way in ways()}
-    with open(os.devnull, "w") as nowhere:
-        for trial in trials:
+    with open(os.devnull, "w") as nowhere, ThreadPoolExecutor() as compilers:
+        prepared = [compilers.submit(_prepare, own[trial.way], trial) for trial in trials]
+        for trial, preparation in zip(trials, prepared, strict=True):
             print("{}", file=out, flush=True)
             # ends the process whatever it is at, with TOO_LONG
             faulthandler.dump_traceback_later(SECONDS, exit=True, file=nowhere)
+            wait([preparation])  # what it raises, the way will raise again
             verdict, is_spoiled = _try(own, trial)
             faulthandler.cancel_dump_traceback_later()
             print(json.dumps(asdict(verdict)), file=out, flush=True)
             if is_spoiled:
+                compilers.shutdown(cancel_futures=True)
                 return SPOILED
     return 0
+
+
+def _prepare(way: Way, trial: Trial) -> None:
+    """Compile what a way needs, beside others, if it can be compiled ahead."""
+    if not trial.others and hasattr(way, "prepare"):
+        way.prepare(trial.problem)
 
 
 def _try(own: Mapping[str, Way], trial: Trial) -> tuple[Verdict, bool]:

@@ -55,17 +55,22 @@ class Tiles:
             problem, arrays
         )
 
+    def prepare(self, problem: Problem) -> None:
+        """Compile what it needs; may be called by any thread."""
+        self._module(problem).compile()
+
+    def _tensor(self, problem: Problem) -> int:
+        return kernels.TENSOR[_batch_dtype(problem)] if self.tensor_cores else 0
+
     def _module(self, problem: Problem) -> Any:
-        dtype = _batch_dtype(problem)
-        constants = kernels.product_constants(
-            problem, kernels.TENSOR[dtype] if self.tensor_cores else 0
-        )
-        return compiled("products", dtype, tuple(constants.items()))
+        constants = kernels.product_constants(problem, self._tensor(problem))
+        file = "h" if problem.operation == "error" else problem.operation
+        return compiled(file, _batch_dtype(problem), tuple(constants.items()))
 
     def _c(self, problem: Problem, arrays: Arrays) -> Run:
         geometry, N = problem.geometry, len(arrays["V"])
         _, filters = kernels.channels_and_filters(problem)
-        rows, columns = kernels.block_of(problem)
+        rows, columns = kernels.block_of(problem, self._tensor(problem))
         row_blocks = ceil(N * prod(geometry.repeats) / rows)
         across = ceil(filters // geometry.groups / columns)
         blocks = prod(geometry.tile) * geometry.groups * row_blocks * across
@@ -77,7 +82,7 @@ class Tiles:
     def _h(self, problem: Problem, arrays: Arrays) -> Run:
         geometry, N = problem.geometry, len(arrays["G"])
         channels, _ = kernels.channels_and_filters(problem)
-        rows, columns = kernels.block_of(problem)
+        rows, columns = kernels.block_of(problem, self._tensor(problem))
         row_blocks = ceil(N * prod(kernels.input_repeats(geometry)) / rows)
         across = ceil(channels // geometry.groups / columns)
         blocks = prod(kernels.input_period(geometry)) * geometry.groups * row_blocks * across
@@ -94,7 +99,7 @@ class Tiles:
     def _g(self, problem: Problem, arrays: Arrays) -> Run:
         geometry, N = problem.geometry, len(arrays["V"])
         channels, filters = kernels.channels_and_filters(problem)
-        rows, columns = kernels.block_of(problem)
+        rows, columns = kernels.block_of(problem, self._tensor(problem))
         elements = prod(geometry.kernel) * channels // geometry.groups
         tiles = ceil(elements / rows) * ceil(filters // geometry.groups / columns)
         products = prod(geometry.tile) * geometry.groups * tiles
@@ -136,6 +141,10 @@ class Narrow:
         """See `Way`."""
         return True
 
+    def prepare(self, problem: Problem) -> None:
+        """Compile what it needs; may be called by any thread."""
+        self._module(problem).compile()
+
     def build(self, problem: Problem, arrays: Arrays) -> Run:
         """See `Way`."""
         geometry = problem.geometry
@@ -144,11 +153,14 @@ class Narrow:
         repeats = kernels.input_repeats(geometry)
         boxes = prod(ceil(n / b) for n, b in zip(repeats, box[-geometry.axes :], strict=True))
         blocks = len(arrays["G"]) * geometry.groups * boxes
-        constants = tuple(kernels.narrow_constants(problem).items())
-        module = compiled("narrow", _batch_dtype(problem), constants)
         out = arrays["E" if problem.operation == "error" else "V"]
         given = (arrays["K"], arrays["G"], out)
-        return with_loss(problem, arrays, module, "narrow_h", blocks, given, ())
+        return with_loss(problem, arrays, self._module(problem), "narrow_h", blocks, given, ())
+
+    @staticmethod
+    def _module(problem: Problem) -> Any:
+        constants = kernels.narrow_constants(problem)
+        return compiled("narrow", _batch_dtype(problem), tuple(constants.items()))
 
 
 class Passes:
@@ -239,8 +251,16 @@ def ways() -> list[Way]:
 
 
 def candidates(problem: Problem, among: Sequence[Way], tf32: bool) -> list[Way]:
-    """List the ways that suit a problem; `tf32` allows float32 factors to be rounded to TF32."""
-    return [way for way in among if way.suits(problem) and (tf32 or not rounds(way, problem))]
+    """List the ways that suit a problem; `tf32` allows float32 factors to be rounded to TF32.
+
+    Of cuDNN's plans only those that round them are tried then.
+    """
+    suited = [way for way in among if way.suits(problem) and (tf32 or not rounds(way, problem))]
+    if any(isinstance(way, cudnn.CudnnPlan) and rounds(way, problem) for way in suited):
+        suited = [
+            w for w in suited if not isinstance(w, cudnn.CudnnPlan) or rounds(w, problem)
+        ]
+    return suited
 
 
 def rounds(way: Way, problem: Problem) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import pytest
 
@@ -24,17 +25,21 @@ DEEP = [
 PLAIN = [Layer(32, 5, stride=2, padding="same"), Layer(64, 3, stride=2, padding="same")]
 MODELS = {
     "plain": ((1, 28, 28), PLAIN),
-    "local": ((2, 14), LOCAL, "bce"),
+    "local": ((2, 14), LOCAL),
     "deep": ((3, 9, 10, 8), DEEP),
 }
 
 
 def problems(
-    shape: tuple[int, ...], layers: list[Layer], loss: str = "mse", storage: str | None = None
+    shape: tuple[int, ...],
+    layers: list[Layer],
+    loss: str = "mse",
+    storage: str | None = None,
+    examples: int = 100,
 ) -> list[Problem]:
     """The products of a model's program, perhaps as if activations were stored shorter."""
     model = convae.Autoencoder(shape, layers, loss=loss)
-    found = list(GradientProgram(model, 100, NONE, False).program.problems())
+    found = list(GradientProgram(model, examples, NONE, False).program.problems())
     if storage is not None:
         found = [shorter(problem, storage) for problem in found]
     return [problem for problem in found if kernels.suits_products(problem)]
@@ -56,18 +61,16 @@ def sources() -> dict[str, str]:
     moments = {"METHOD": 2, "BETA1": 0.9, "BETA2": 0.999, "EPSILON": 1e-8, "DECAYS": 1}
     for name, method in (("momentum", momentum), ("moments", moments)):
         found[f"update {name}"] = kernels.source("update", **numbers, **method)
-    kinds = [
-        ("plain", "float32", 0),
-        *(("plain", dtype, tensor) for dtype, tensor in kernels.TENSOR.items()),
-        ("local", "float32", 0),
-        ("deep", "float32", 0),
-    ]
-    for name, dtype, tensor in kinds:
+    kinds = [("float32", 0), *((dtype, tensor) for dtype, tensor in kernels.TENSOR.items())]
+    for name, (dtype, tensor), examples in product(MODELS, kinds, (10, 5000)):
         storage = None if dtype == "float32" else dtype
-        for index, problem in enumerate(problems(*MODELS[name], storage=storage)):
-            kind = f"{problem.operation} {index} of {name}, {dtype}, tensor={tensor}"
+        loss = "bce" if name == "local" else "mse"
+        own = problems(*MODELS[name], loss, storage, examples)
+        for index, problem in enumerate(own):
+            kind = f"{problem.operation} {index} of {name} b{examples}, {dtype}, tensor={tensor}"
             constants = kernels.product_constants(problem, tensor)
-            found[kind] = kernels.source("products", dtype, **constants)
+            file = "h" if problem.operation == "error" else problem.operation
+            found[kind] = kernels.source(file, dtype, **constants)
             if problem.operation in ("h", "error") and kernels.box_of(problem) and not tensor:
                 constants = kernels.narrow_constants(problem)
                 found[f"narrow {kind}"] = kernels.source("narrow", dtype, **constants)

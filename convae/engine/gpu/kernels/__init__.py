@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
-from math import ceil, inf, prod
+from math import ceil, gcd, inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ LOSSES = {"mse": 1, "bce": 2}
 TENSOR = {"float16": 1, "bfloat16": 2, "float32": 3}
 """The element type of products on tensor cores: half, bfloat16, TF32."""
 
-BEFORE = {"products": ("convolution", "blocks"), "narrow": ("convolution",)}
-BEFORE["around"] = BEFORE["narrow"]
+PRODUCTS = ("convolution", "blocks", "products")
+BEFORE = {"narrow": PRODUCTS[:1], "around": PRODUCTS[:1], **dict.fromkeys("chg", PRODUCTS)}
 """Files that precede others; `sums.cu` precedes all."""
 
 MOST_POSITIONS = 2**31
@@ -78,8 +78,8 @@ def kernel_steps(K_shape: tuple[int, ...], geometry: Geometry) -> tuple[int, int
 
 
 def product_constants(problem: Problem, tensor: int = 0) -> dict[str, Any]:
-    """Return the constants of a problem for `products.cu`; `tensor` is one of `TENSOR`, or 0."""
-    rows, columns = block_of(problem)
+    """Return the constants of a problem for its product; `tensor` is one of `TENSOR`, or 0."""
+    rows, columns = block_of(problem, tensor)
     return convolution_constants(problem) | {"TENSOR": tensor, "ROWS": rows, "COLUMNS": columns}
 
 
@@ -119,26 +119,44 @@ def convolution_constants(problem: Problem) -> dict[str, Any]:
     }
 
 
-def block_of(problem: Problem) -> tuple[int, int]:
-    """Choose the rows and columns of a block of `products.cu`."""
+def block_of(problem: Problem, tensor: int = 0) -> tuple[int, int]:
+    """Choose the rows and columns of a block of `products.cu`; `tensor` is one of `TENSOR`, or 0."""
     geometry = problem.geometry
     channels, filters = (n // geometry.groups for n in channels_and_filters(problem))
-    if problem.operation == "g":
+    is_g, is_c = problem.operation == "g", problem.operation == "c"
+    itemsize = 4 if problem.dtype("V" if is_c or is_g else "G") == "float32" else 2
+    if is_g:
         rows, columns, products = prod(geometry.kernel) * channels, filters, ENOUGH
     else:
-        is_c = problem.operation == "c"
         examples = (problem.shape("V" if is_c else "G") or (1,))[0]
         rows = examples * prod(geometry.repeats if is_c else input_repeats(geometry))
         columns = filters if is_c else channels
         products = prod(geometry.tile if is_c else input_period(geometry)) * geometry.groups
 
-    def cost(block: tuple[int, int]) -> tuple[int, float]:
+    def cost(block: tuple[int, int]) -> tuple[int, int, int]:
         down, across = (ceil(n / b) for n, b in zip((rows, columns), block, strict=True))
-        missing = max(0, ENOUGH - down * across * products)
-        return missing, down * across * (prod(block) + 16 * sum(block))
+        # a thread keeps the places of all rows that it fetches in registers
+        width = gcd(channels if is_c else filters, 16 // itemsize)
+        fetched = 0 if is_g else block[0] * stage_of(block, tensor) // (width * THREADS)
+        spilled = max(0, fetched - 8)
+        idle = max(0, ENOUGH - down * across * products)
+        return spilled, idle, down * across * (prod(block) + 16 * sum(block))
 
-    # the terms of g, which are read across the rows, are divided among fewer
-    return min((b for b in BLOCKS if problem.operation != "g" or b[0] <= 128), key=cost)
+    most = 128 * 128 if not (is_g or tensor) else 64 * 128  # sums
+    blocks = [block for block in BLOCKS if prod(block) <= most and not (is_g and block[0] > 128)]
+    return min(blocks, key=cost)
+
+
+def stage_of(block: tuple[int, int], tensor: int) -> int:
+    """Return how many terms a block has in shared memory at a time, as `blocks.cu` does."""
+    rows, columns = block
+    if tensor:
+        part = min(rows, 32) * (64 if columns >= 128 else min(columns, 32))
+        slices = THREADS // 32 * part // prod(block)
+    else:
+        part = (8 if rows >= 64 else 4) * (8 if min(block) >= 128 else 4)
+        slices = THREADS * part // prod(block)
+    return slices * (16 if slices == 1 else 8) * (2 if 0 < tensor < 3 else 1)
 
 
 def input_period(geometry: Geometry) -> list[int]:

@@ -25,7 +25,8 @@ enum { PARTS = ROWS / PART_ROWS * (COLUMNS / PART_COLUMNS) };
 enum { SLICES = WORKERS / PARTS };
 enum { DEPTH = (SLICES == 1 ? 16 : 8) * (sizeof(Factor) == 2 ? 2 : 1) };  // a slice's terms
 enum { STAGE = SLICES * DEPTH };
-enum { BLOCKS = LOSS ? 1 : 2 };  // that a multiprocessor has room for
+// blocks for which a multiprocessor has registers: more registers for losses and for three axes
+enum { BLOCKS = LOSS || q.size[0] > 1 ? 1 : 2 };
 static_assert(SLICES * PARTS == WORKERS, "the parts of a block must suit its threads");
 
 // --- fetching ------------------------------------------------------------------------------------

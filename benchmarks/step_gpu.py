@@ -27,9 +27,7 @@ HEADER = ["workload", "precision", "convae, ms", "PyTorch, ms", "PyTorch's best 
 HEADER += ["floor, ms", "convae / floor"]
 
 
-def row(
-    name: str, precision: str, rate: float, bandwidth: float, is_compiled: bool
-) -> list[str]:
+def row(name: str, precision: str, rate: float, bandwidth: float, is_compiled: bool) -> list[str]:
     """Measure a workload in one precision; the losses of three steps have to agree."""
     workload = card.workloads()[name]
     steps: dict[str, Callable[[], object]] = {}

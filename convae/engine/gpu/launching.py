@@ -72,7 +72,9 @@ def with_loss(
     losses = cupy.empty(blocks, np.float64) if has_loss else None
     optional = [pointer(arrays.get(role)) for role in ("bias", "extra", "H", "target")]
     factor = np.float32((problem["scale"] or 1) / count)
-    run = launch(module.get_function(name), blocks, *given, *optional, factor, pointer(losses), *sizes)
+    run = launch(
+        module.get_function(name), blocks, *given, *optional, factor, pointer(losses), *sizes
+    )
     if losses is None:
         return run
     numbers = np.int32(blocks), np.float64(1 / count)

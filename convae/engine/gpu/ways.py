@@ -104,9 +104,7 @@ class Tiles:
         tiles = ceil(elements / rows) * ceil(filters // geometry.groups / columns)
         products = prod(geometry.tile) * geometry.groups * tiles
         size = arrays["dK"].size
-        most = min(
-            ceil(N * prod(geometry.repeats) / PART_TERMS), PART_BYTES // (4 * size)
-        )
+        most = min(ceil(N * prod(geometry.repeats) / PART_TERMS), PART_BYTES // (4 * size))
         splits = max(1, min(most, SPLIT_BLOCKS // products))
         parts = cupy.empty(splits * size, np.float32)
         numbers = np.int32(N), np.int32(splits)
@@ -256,11 +254,9 @@ def candidates(problem: Problem, among: Sequence[Way], tf32: bool) -> list[Way]:
     Of cuDNN's plans only those that round them are tried then.
     """
     suited = [way for way in among if way.suits(problem) and (tf32 or not rounds(way, problem))]
-    if any(isinstance(way, cudnn.CudnnPlan) and rounds(way, problem) for way in suited):
-        suited = [
-            w for w in suited if not isinstance(w, cudnn.CudnnPlan) or rounds(w, problem)
-        ]
-    return suited
+    plans = [way for way in suited if isinstance(way, cudnn.CudnnPlan)]
+    rounding = [way for way in plans if rounds(way, problem)]
+    return [way for way in suited if way not in plans or way in (rounding or plans)]
 
 
 def rounds(way: Way, problem: Problem) -> bool:

@@ -74,6 +74,26 @@ def test_tensor_cores_give_the_same_sums(name: str, dtype: str, certification, c
             assert certification.certify(ways.Tiles(True), problem, limit, cupy) <= limit
 
 
+@pytest.mark.parametrize("block", kernels.BLOCKS, ids=str)
+def test_blocks_of_every_shape_give_the_same_sums(block, certification, cupy, monkeypatch) -> None:
+    """Of float32, of short storage and on tensor cores; vectors of channels and single ones."""
+    from convae.engine.gpu import ways
+    from tests.engine.gpu.test_kernels import shorter
+
+    model = convae.Autoencoder((8, 6, 7), [Layer(40, 3, stride=2), Layer(3, (2, 1))])
+    found = [*GradientProgram(model, 3, NONE, False).program.problems()]
+    found = [p for p in found if kernels.suits_products(p)]
+    monkeypatch.setattr(kernels, "block_of", lambda problem, tensor=0: block)
+    start = kernels.BLOCKS.index(block)
+    for index, problem in enumerate(found, start):
+        if problem.operation == "g" and block[0] > 128:
+            continue  # see block_of
+        dtype, is_tensor = [("float32", False), ("float32", True), ("bfloat16", True)][index % 3]
+        own = shorter(problem, dtype) if dtype != "float32" else problem
+        limit = certification.tolerance(own, False)
+        assert certification.certify(ways.Tiles(is_tensor), own, limit, cupy) <= limit
+
+
 def update_problem(method: object, **settings: object) -> Problem:
     vectors = ["velocity"] if isinstance(method, Momentum) else ["first_moment", "second_moment"]
     flat = ["parameters", "gradients", *vectors, "average"]
@@ -144,6 +164,9 @@ def test_ways_leave_to_others_what_they_do_not_cover(cupy) -> None:
     assert not ways.Narrow().suits(problem(channels=5))
     assert ways.candidates(problem(), [ways.Tiles(True)], tf32=False) == []
     assert len(ways.candidates(problem("float16"), [ways.Tiles(True)], tf32=False)) == 1
+    own = [ways.cudnn.CudnnPlan(0), ways.cudnn.CudnnPlan(0, tensor_cores=True), ways.Tiles()]
+    assert ways.candidates(problem(channels=4), own, tf32=False) == [own[0], own[2]]
+    assert ways.candidates(problem(channels=4), own, tf32=True) == own[1:]
 
 
 def test_kernels_know_all_activations() -> None:

@@ -120,7 +120,7 @@ def convolution_constants(problem: Problem) -> dict[str, Any]:
 
 
 def block_of(problem: Problem, tensor: int = 0) -> tuple[int, int]:
-    """Choose the rows and columns of a block of `products.cu`; `tensor` is one of `TENSOR`, or 0."""
+    """Choose the rows and columns of a block; `tensor` is one of `TENSOR`, or 0."""
     geometry = problem.geometry
     channels, filters = (n // geometry.groups for n in channels_and_filters(problem))
     is_g, is_c = problem.operation == "g", problem.operation == "c"

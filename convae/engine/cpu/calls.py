@@ -19,7 +19,7 @@ from convae.engine.cpu import products
 from convae.engine.cpu.division import Table
 from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Number, Operation
-from convae.engine.cpu.threads import in_pool, map_tasks, scratch
+from convae.engine.cpu.threads import in_pool, map_tasks, num_threads, scratch
 from convae.engine.program.arithmetic import Run
 from convae.errors import counted
 
@@ -30,10 +30,15 @@ def anchor(dtype: np.dtype[np.generic]) -> Array:
     return np.zeros(VECTOR_BYTES, dtype)
 
 
+@cache
+def _anchor_address(dtype: np.dtype[np.generic]) -> int:
+    return int(anchor(dtype).ctypes.data)
+
+
 def place(array: Array) -> int:
     """Return the offset of a contiguous array from the anchor of its type."""
     assert array.flags.c_contiguous
-    distance = array.ctypes.data - anchor(array.dtype).ctypes.data
+    distance = array.ctypes.data - _anchor_address(array.dtype)
     assert distance % array.itemsize == 0, "an array that is not aligned"
     return int(distance // array.itemsize)
 
@@ -65,18 +70,21 @@ class Line:
     plan: Plan | None = None
     scratch: int = 0
 
-    def write(self, row: Table, numbers: Array, start: int) -> None:
-        """Write itself to a row of a list, whose tables begin at `start`."""
-        row[Field.OPERATION] = self.operation
+    def write(self, row: Table, numbers: Array, start: int, places: dict[int, int]) -> None:
+        """Write itself to a row of a list, whose tables begin at `start`.
+
+        `places` has those of arrays, by their identity, that are known already.
+        """
         if self.plan is not None:
-            for name, value in self.plan.fields.items():
-                row[name] = value
-            for name, value in self.plan.starts.items():
-                row[name] = start + value
+            row[:] = self.plan.row
+            row[self.plan.starts] += start
+        row[Field.OPERATION] = self.operation
         for name, value in self.fields.items():
             row[name] = value
         for name, array in self.arrays.items():
-            row[name] = place(array)
+            if id(array) not in places:
+                places[id(array)] = place(array)
+            row[name] = places[id(array)]
         for number, found in self.numbers.items():
             values = np.atleast_1d(np.asarray(found))
             numbers[number : number + len(values)] = values
@@ -137,13 +145,14 @@ class Calls:
         rows = np.zeros((len(lines), FIELDS), np.int64)
         numbers = np.zeros((len(lines), NUMBERS), self.dtype)
         tables: dict[int, tuple[int, Table]] = {}  # by the plan
+        places: dict[int, int] = {}
         length = 0
         for line, row, own in zip(lines, rows, numbers, strict=True):
             if line.plan is not None and id(line.plan) not in tables:
                 tables[id(line.plan)] = length, line.plan.table
                 length += len(line.plan.table)
             start = tables[id(line.plan)][0] if line.plan is not None else 0
-            line.write(row, own, start)
+            line.write(row, own, start, places)
         parts = [table for _, table in tables.values()] or [np.zeros(1, np.int64)]
         table = parts[0] if len(parts) == 1 else np.concatenate(parts)
         scratches = (line.plan.scratch if line.plan else line.scratch for line in lines)
@@ -163,28 +172,39 @@ class Calls:
         return "; ".join(found)
 
     def __call__(self) -> None:
-        """Do all of it; one line after the other in a thread of the pool."""
+        """Do all of it; in a thread that is busy with a task, one line after the other."""
         written = self.written  # before several threads ask for it
         for run in self.before:
             run()
-        if in_pool():
-            self._do((0, len(written.rows)))
-        else:
-            for first, last in pairwise(accumulate(map(len, self.stages), initial=0)):
-                if last - first == 1:
-                    self._do((first, last))
-                else:
-                    map_tasks(self._do, [(n, n + 1) for n in range(first, last)])
+        for first, last, together in [(0, len(written.rows), 1)] if in_pool() else self._parts:
+            taken = np.full(1, first)
+            map_tasks(self._do, [(taken, last)] * min(together, num_threads()))
         for finish in self.after:
             finish(written.sums)
 
-    def _do(self, part: tuple[int, int]) -> None:
-        """Do some lines in this thread."""
+    @cached_property
+    def _parts(self) -> list[tuple[int, int, int]]:
+        """First and last line of each stage, and how many can be done at the same time.
+
+        Stages of one line are put together.
+        """
+        parts: list[tuple[int, int, int]] = []
+        for first, last in pairwise(accumulate(map(len, self.stages), initial=0)):
+            if last - first == 1 and parts and parts[-1][2] == 1:
+                first = parts.pop()[0]
+                parts.append((first, last, 1))
+            else:
+                parts.append((first, last, last - first))
+        return parts
+
+    def _do(self, lines: tuple[Array, int]) -> None:
+        """Do lines in this thread, from where others have come to, to the last."""
+        taken, last = lines
         table, rows, numbers, sums, elements = self.written
         memory = scratch("calls", (elements,), self.dtype)
         steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), np.dtype(np.int64))
         products.run(
-            anchor(self.dtype), table, rows, numbers, sums, *part, place(memory), steps
+            anchor(self.dtype), table, rows, numbers, sums, taken, last, place(memory), steps
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from convae.engine.arrays import Array
 from convae.engine.cpu.calls import Calls, Line
 from convae.engine.cpu.offsets import Plan, narrow_plan_for, plan_for, rounded
 from convae.engine.cpu.rows import Field, Kind, Number, Operation
-from convae.engine.cpu.threads import in_pool
+from convae.engine.cpu.threads import in_pool, num_threads
 from convae.engine.geometry import Geometry, resolve
 
 NARROW = 8
@@ -26,8 +26,11 @@ NARROW = 8
 FEWEST_BLOCKS = 8
 """Blocks of a problem that threads share, if it has so many examples and rows."""
 
-MOST_TASKS = 16
-"""Tasks into which the blocks of a problem are divided; each of g's has sums of its own."""
+TASKS_OF_THREAD = 8
+"""Tasks for each thread into which the blocks of c and h are divided."""
+
+TASKS_OF_G = 16
+"""Tasks into which those of g are divided, each with sums of its own, whatever the threads."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def g(G: Array, V: Array, dK: Array, geometry: Geometry) -> Calls:
     dK, V, G, geometry = _dense(dK, V, G, geometry)
     plan = plan_for("g", geometry, V.shape[-1], G.shape[-1], len(V), V.itemsize, _blocks())
     lines, sums = [], []
-    for number, blocks in enumerate(_parts(plan)):
+    for number, blocks in enumerate(_parts(plan, TASKS_OF_G)):
         D = dK if number == 0 else np.empty_like(dK)
         fields = {**blocks, Field.COUNT: dK.size}
         arrays = {Field.D: D, Field.A: V, Field.B: G}
@@ -114,9 +117,9 @@ def _blocks() -> int:
     return 1 if in_pool() else FEWEST_BLOCKS
 
 
-def _parts(plan: Plan) -> list[dict[int, int]]:
+def _parts(plan: Plan, tasks: int) -> list[dict[int, int]]:
     """Divide a plan's blocks among threads, unless this is one of them."""
-    tasks = 1 if in_pool() else min(plan.blocks, MOST_TASKS)
+    tasks = 1 if in_pool() else min(plan.blocks, tasks)
     ends = [plan.blocks * task // tasks for task in range(tasks + 1)]
     return [{Field.FIRST: first, Field.LAST: last} for first, last in pairwise(ends)]
 
@@ -129,5 +132,5 @@ def _lines(plan: Plan, arrays: Mapping[Field, Array], behind: Behind) -> list[Li
     where = {**arrays, **behind.arrays}
     return [
         Line(plan.operation, where, fields | blocks, behind.numbers, plan)
-        for blocks in _parts(plan)
+        for blocks in _parts(plan, TASKS_OF_THREAD * num_threads())
     ]

@@ -253,6 +253,17 @@ def tiles(
 
 
 @intrinsic
+def take(typing: Any, counter: Any) -> Any:
+    """Return the number in an array of one, and raise it by one, in a way that threads can share."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = cgutils.create_struct_proxy(counter)(context, builder, value=arguments[0])
+        return builder.atomic_rmw("add", array.data, INTEGER(1), "monotonic")
+
+    return types.intp(counter), codegen
+
+
+@intrinsic
 def transpose(
     typing: Any, M: Any, d: Any, ldd: Any, a: Any, lda: Any, rows: Any, columns: Any
 ) -> Any:

@@ -38,7 +38,7 @@ from convae.engine.cpu.division import (
     visible_boxes,
 )
 from convae.engine.cpu.groups import Class, classes, input_groups, input_taps, output_groups
-from convae.engine.cpu.rows import Field, Fresh, Operation
+from convae.engine.cpu.rows import FIELDS, Field, Fresh, Operation
 from convae.engine.geometry import Geometry
 
 VECTOR_BYTES = 64
@@ -93,10 +93,20 @@ class Plan:
         return np.concatenate([table.reshape(-1) for table in self.tables.values()])
 
     @cached_property
-    def starts(self) -> dict[int, int]:
-        """Where in `table` each begins."""
+    def starts(self) -> list[int]:
+        """The entries of a line that point to tables."""
+        return [int(name) for name in self.tables]
+
+    @cached_property
+    def row(self) -> Table:
+        """A line of this plan, whose tables begin at 0."""
+        row = np.zeros(FIELDS, np.int64)
+        row[Field.OPERATION] = self.operation
+        for name, value in self.fields.items():
+            row[name] = value
         lengths = [table.size for table in self.tables.values()]
-        return dict(zip(self.tables, np.cumsum([0, *lengths]).tolist(), strict=False))
+        row[self.starts] = np.cumsum([0, *lengths])[:-1]
+        return row
 
 
 @lru_cache(maxsize=512)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from convae.engine.arrays import Array
 from convae.engine.cpu.division import BLOCK_ENTRIES
 from convae.engine.cpu.jit import compiled
-from convae.engine.cpu.llvm import MOST_VECTORS, tiles, transpose
+from convae.engine.cpu.llvm import MOST_VECTORS, take, tiles, transpose
 from convae.engine.cpu.offsets import PANEL_BYTES, TERM_ENTRIES, VECTOR_BYTES
 from convae.engine.cpu.passes import (
     activate_row,
@@ -243,11 +243,15 @@ def sum_columns(M: Array, d: int, a: int, count: int, columns: int, line: int) -
 
 @compiled
 def run(
-    M: Array, T: Array, rows: Array, numbers: Array, sums: Array, first: int, last: int,
+    M: Array, T: Array, rows: Array, numbers: Array, sums: Array, taken: Array, last: int,
     scratch: int, panel_steps: Array,
 ) -> None:  # fmt: skip
-    """Do the calls [first, last) of a list; `sums` get their sums of squared errors."""
-    for n in range(first, last):
+    """Do the calls [taken, last) of a list, one at a time, until others have taken the rest.
+
+    `sums` get their sums of squared errors.
+    """
+    n = take(taken)
+    while n < last:
         row = rows[n]
         operation = row[Field.OPERATION]
         if operation == Operation.CONVOLVE:
@@ -272,3 +276,4 @@ def run(
             sum_columns(
                 M, row[Field.D], row[Field.A], row[Field.COUNT], row[Field.COLUMNS], scratch
             )
+        n = take(taken)

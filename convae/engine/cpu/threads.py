@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import count
 from math import prod
 from typing import Any, TypeVar
 
@@ -137,10 +138,10 @@ def set_num_threads(count: int) -> None:
     global _threads
     check_range("count", count, at_least=1, integer=True)
     _threads = int(count)
-    _pool.cache_clear()  # a pool that is working finishes its chunks
+    _helpers.cache_clear()  # threads that are working finish their chunks
 
 
-def _num_threads() -> int:
+def num_threads() -> int:
     """Count the threads to use."""
     if _threads is not None:
         return _threads
@@ -149,8 +150,10 @@ def _num_threads() -> int:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_num_threads(), thread_name_prefix="convae")
+def _helpers() -> ThreadPoolExecutor | None:
+    """Make the threads that work beside a caller; None where there are none."""
+    others = num_threads() - 1
+    return ThreadPoolExecutor(others, thread_name_prefix="convae") if others else None
 
 
 class _SingleThreadedBlas:
@@ -189,7 +192,7 @@ def _blas() -> ThreadpoolController:
 def _after_fork() -> None:
     """Forget the parent's threads, which a forked child does not have, and what they held."""
     global _local, _single_threaded_blas
-    _pool.cache_clear()
+    _helpers.cache_clear()
     _blas.cache_clear()
     _local = threading.local()
     _single_threaded_blas = _SingleThreadedBlas()
@@ -199,19 +202,46 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def map_tasks(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
-    """Call a function on each task in parallel, in a pool thread serially; results in order.
+class _Work:
+    """Tasks that several threads take, one at a time, until none is left or one has failed."""
 
-    BLAS has one thread meanwhile, so that bits do not depend on the number of threads.
+    def __init__(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> None:
+        self.function, self.tasks = function, tasks
+        self.results: list[Any] = [None] * len(tasks)
+        self.failed: dict[int, BaseException] = {}
+        self._next = count()
+
+    def __call__(self) -> None:
+        """Do tasks in this thread."""
+        was_busy, _local.busy = in_pool(), True
+        try:
+            while not self.failed and (index := next(self._next)) < len(self.tasks):
+                try:
+                    self.results[index] = self.function(self.tasks[index])
+                except BaseException as error:
+                    self.failed[index] = error
+        finally:
+            _local.busy = was_busy
+
+
+def map_tasks(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+    """Call a function on each task, in this thread and beside it; results in order.
+
+    In a thread that is busy with a task it does all of them. BLAS has one thread meanwhile, so that
+    bits do not depend on the number of threads.
     """
     if in_pool():  # BLAS is limited already
         return [function(task) for task in tasks]
-
-    def call(task: Task) -> Result:
-        _local.busy = True
-        return function(task)
-
     with _single_threaded_blas:
         if len(tasks) == 1:
             return [function(tasks[0])]
-        return list(_pool().map(call, tasks))
+        work, pool = _Work(function, tasks), _helpers()
+        others = min(num_threads(), len(tasks)) - 1
+        helping = [pool.submit(work) for _ in range(others)] if pool is not None else []
+        work()
+        for help in helping:
+            if not help.cancel():  # one that has begun finishes what it is at
+                help.result()
+        if work.failed:
+            raise work.failed[min(work.failed)]
+        return work.results

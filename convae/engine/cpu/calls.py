@@ -61,6 +61,8 @@ class Line:
         A product's.
     scratch : int
         Elements of scratch memory that it takes, if it has no plan.
+    part : (first, last) tuple of int, optional
+        The blocks of a plan that it does; lines that differ in this alone have the same `arrays`.
     """
 
     operation: Operation
@@ -69,25 +71,34 @@ class Line:
     numbers: Mapping[Number, float | Sequence[float]] = field(default_factory=dict)
     plan: Plan | None = None
     scratch: int = 0
+    part: tuple[int, int] | None = None
 
-    def write(self, row: Table, numbers: Array, start: int, places: dict[int, int]) -> None:
-        """Write itself to a row of a list, whose tables begin at `start`.
+    def row(self, start: int, places: dict[int, int]) -> Table:
+        """Write itself as a row of a list, whose tables begin at `start`.
 
         `places` has those of arrays, by their identity, that are known already.
         """
-        if self.plan is not None:
-            row[:] = self.plan.row
+        if self.plan is None:
+            row = np.zeros(FIELDS, np.int64)
+        else:
+            row = self.plan.row.copy()
             row[self.plan.starts] += start
         row[Field.OPERATION] = self.operation
-        for name, value in self.fields.items():
-            row[name] = value
         for name, array in self.arrays.items():
             if id(array) not in places:
                 places[id(array)] = place(array)
             row[name] = places[id(array)]
+        for entry, value in self.fields.items():
+            row[entry] = value
+        return row
+
+    def values(self, dtype: np.dtype[np.generic]) -> Array:
+        """Write its numbers."""
+        values = np.zeros(NUMBERS, dtype)
         for number, found in self.numbers.items():
-            values = np.atleast_1d(np.asarray(found))
-            numbers[number : number + len(values)] = values
+            listed = np.atleast_1d(np.asarray(found))
+            values[number : number + len(listed)] = listed
+        return values
 
 
 class Written(NamedTuple):
@@ -147,12 +158,17 @@ class Calls:
         tables: dict[int, tuple[int, Table]] = {}  # by the plan
         places: dict[int, int] = {}
         length = 0
-        for line, row, own in zip(lines, rows, numbers, strict=True):
+        written: dict[int, tuple[Table, Array]] = {}  # by the arrays
+        for number, line in enumerate(lines):
             if line.plan is not None and id(line.plan) not in tables:
                 tables[id(line.plan)] = length, line.plan.table
                 length += len(line.plan.table)
-            start = tables[id(line.plan)][0] if line.plan is not None else 0
-            line.write(row, own, start, places)
+            if id(line.arrays) not in written:
+                start = tables[id(line.plan)][0] if line.plan is not None else 0
+                written[id(line.arrays)] = line.row(start, places), line.values(self.dtype)
+            rows[number], numbers[number] = written[id(line.arrays)]
+            if line.part is not None:
+                rows[number, Field.FIRST : Field.LAST + 1] = line.part
         parts = [table for _, table in tables.values()] or [np.zeros(1, np.int64)]
         table = parts[0] if len(parts) == 1 else np.concatenate(parts)
         scratches = (line.plan.scratch if line.plan else line.scratch for line in lines)
@@ -164,7 +180,8 @@ class Calls:
         for line in self.lines:
             if line.plan is not None:
                 vectors = "positions" if line.plan.operation == Operation.SPREAD else "channels"
-                blocks = line.fields[Field.LAST] - line.fields[Field.FIRST]
+                assert line.part is not None
+                blocks = line.part[1] - line.part[0]
                 terms = line.plan.fields.get(Field.TERM_COUNT, 1)
                 found.append(
                     f"vectors of {vectors}, {counted(blocks, 'block')} of {counted(terms, 'term')}"

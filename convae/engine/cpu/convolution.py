@@ -29,8 +29,9 @@ FEWEST_BLOCKS = 8
 TASKS_OF_THREAD = 8
 """Tasks for each thread into which the blocks of c and h are divided."""
 
-TASKS_OF_G = 16
-"""Tasks into which those of g are divided, each with sums of its own, whatever the threads."""
+TASKS_OF_G, WORK_OF_G = 16, 1 << 24
+"""Tasks into which those of g are divided at most, each with sums of its own, whatever the threads;
+multiply-accumulates for which one is worth while."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,17 @@ def g(G: Array, V: Array, dK: Array, geometry: Geometry) -> Calls:
     """Write ``dK = g(G, V)``; sums of several threads are added in order."""
     dK, V, G, geometry = _dense(dK, V, G, geometry)
     plan = plan_for("g", geometry, V.shape[-1], G.shape[-1], len(V), V.itemsize, _blocks())
+    work = geometry.macs(V.shape[-1], G.shape[-1]) * len(V)
+    tasks = min(TASKS_OF_G, 1 << (work // WORK_OF_G).bit_length())
     lines, sums = [], []
-    for number, blocks in enumerate(_parts(plan, TASKS_OF_G)):
+    for number, part in enumerate(_parts(plan, tasks)):
         D = dK if number == 0 else np.empty_like(dK)
-        fields = {**blocks, Field.COUNT: dK.size}
+        fields: dict[int, int] = {Field.COUNT: dK.size}
         arrays = {Field.D: D, Field.A: V, Field.B: G}
-        lines.append(Line(Operation.CONVOLVE, arrays, fields, plan=plan))
+        lines.append(Line(Operation.CONVOLVE, arrays, fields, plan=plan, part=part))
         if number:
             added = {Field.D: dK, Field.A: D}
-            sums.append([Line(Operation.ADD, added, {Field.COUNT: dK.size})])
+            sums.append([Line(Operation.ADD, added, fields)])
     return Calls(dK.dtype, [lines, *sums])
 
 
@@ -117,20 +120,19 @@ def _blocks() -> int:
     return 1 if in_pool() else FEWEST_BLOCKS
 
 
-def _parts(plan: Plan, tasks: int) -> list[dict[int, int]]:
+def _parts(plan: Plan, tasks: int) -> list[tuple[int, int]]:
     """Divide a plan's blocks among threads, unless this is one of them."""
     tasks = 1 if in_pool() else min(plan.blocks, tasks)
-    ends = [plan.blocks * task // tasks for task in range(tasks + 1)]
-    return [{Field.FIRST: first, Field.LAST: last} for first, last in pairwise(ends)]
+    return list(pairwise(plan.blocks * task // tasks for task in range(tasks + 1)))
 
 
 def _lines(plan: Plan, arrays: Mapping[Field, Array], behind: Behind) -> list[Line]:
     """Write the parts of a product."""
-    fields = {Field.KIND: int(behind.kind)}
+    fields: dict[int, int] = {Field.KIND: int(behind.kind)}
     if Field.BIAS in behind.arrays:
         fields[Field.BIAS_LENGTH] = behind.arrays[Field.BIAS].size
     where = {**arrays, **behind.arrays}
     return [
-        Line(plan.operation, where, fields | blocks, behind.numbers, plan)
-        for blocks in _parts(plan, TASKS_OF_THREAD * num_threads())
+        Line(plan.operation, where, fields, behind.numbers, plan, part=part)
+        for part in _parts(plan, TASKS_OF_THREAD * num_threads())
     ]

@@ -254,7 +254,7 @@ def tiles(
 
 @intrinsic
 def take(typing: Any, counter: Any) -> Any:
-    """Return the number in an array of one, and raise it by one, in a way that threads can share."""
+    """Return the number in an array of one, and raise it by one; threads can share it."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = cgutils.create_struct_proxy(counter)(context, builder, value=arguments[0])

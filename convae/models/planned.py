@@ -138,10 +138,13 @@ class Planned:
                 return program.program, program.given
 
             plan = self._plans().get((up, down, chunk.stop - chunk.start), build)
-            channels_second(plan.arrays[name])[...] = given[chunk]
+            if not plan.lie_in(name, given[chunk]):
+                channels_second(plan.arrays[name])[...] = given[chunk]
+            places = {array: result[chunk] for array, result in zip(wanted, results, strict=True)}
+            inside = [array for array, place in places.items() if not plan.lie_in(array, place)]
             plan.run()
-            for array, result in zip(wanted, results, strict=True):
-                result[chunk] = channels_second(plan.arrays[array])
+            for array in inside:
+                places[array][...] = channels_second(plan.arrays[array])
 
         work = training_work(model.layers) // 5 * (up + down)
         model.backend.map(compute, model.backend.divide(N, work, model.flat_parameters.size))

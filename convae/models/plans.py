@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from convae.engine import Array
-from convae.engine.backend import channels_second
+from convae.engine.backend import channels_last, channels_second
 from convae.engine.program import Executable, Memory, Problem, Program, Way
 
 log = logging.getLogger("convae")
@@ -71,6 +71,16 @@ class Plan:
             how = run.describe() if hasattr(run, "describe") else ""
             lines.append(f"{problem.title}: {way.name}{', ' if how else ''}{how}")
         return lines
+
+    def lie_in(self, name: str, batch: Array) -> bool:
+        """Let one of the program's arrays lie where a batch (N, C, *size) does, until next time.
+
+        Returns whether it does; otherwise it has its own memory.
+        """
+        own, array = self.arrays[name], channels_last(batch)
+        move = getattr(self.run, "move", None)
+        is_alike = array.flags.c_contiguous and array.flags.aligned and array.dtype == own.dtype
+        return move is not None and move(name, array if is_alike else own) and is_alike
 
     def load(self, x: Array, target: Array) -> None:
         """Copy a batch to where the program reads it."""

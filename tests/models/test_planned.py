@@ -148,6 +148,32 @@ def test_a_model_is_freed_with_its_plans(rng) -> None:
         gc.enable()
 
 
+def test_images_and_results_are_read_and_written_where_they_lie(rng) -> None:
+    """In any order of memory, at any address, one after the other; each result stays as it was."""
+    model, plain = pair((3, 8, 8), [Layer(8, 3, stride=2), Layer(4, 3)])
+    x = rng.random((9, 3, 8, 8), dtype="float32")
+    last = model.backend.arrange(x)
+    shifted = np.empty(x.nbytes + 1, np.uint8)[1:].view("float32").reshape(x.shape)
+    shifted[...] = x
+    kept = []
+    for batch in (last, x, shifted, last[2:5], x[::2], last[::-1], last, x.astype("float64")):
+        for use in ("reconstruct", "encode"):
+            given = batch.astype("float32") if batch.dtype == "float64" else batch
+            before = given.copy()
+            kept.append((getattr(model, use)(given), getattr(plain, use)(np.array(given))))
+            assert (given == before).all()
+    for found, expected in kept:
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_an_activation_of_array_code_has_its_own_memory(rng) -> None:
+    models = pair((1, 6, 6), [Layer(4, 3, activation="softplus")], output_activation="tanh")
+    x = rng.random((3, 1, 6, 6), dtype="float32")
+    results = [[model.reconstruct(part) for part in (x, x[:2], x)] for model in models]
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
 def test_parameters_may_change_in_place(rng) -> None:
     model = convae.Autoencoder((1, 12, 12), STACK)
     x = rng.random((8, 1, 12, 12), dtype="float32")

@@ -49,7 +49,7 @@ class NumpyBackend(ArrayBackend):
 
     def runner(self, executable: Executable) -> Callable[[], None]:
         """See `convae.engine.backend.Backend`; consecutive compiled nodes are one call."""
-        run: Callable[[], None] = compiled("ways").fused(executable)
+        run: Callable[[], None] = compiled("ways").Fused(executable)
         return run
 
     def c(self, K: Array, V: Array, geometry: Geometry) -> Array:

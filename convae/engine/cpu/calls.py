@@ -43,6 +43,10 @@ def place(array: Array) -> int:
     return int(distance // array.itemsize)
 
 
+_POINTERS = [Field.D, Field.A, Field.B, Field.BIAS, Field.H, Field.EXTRA, Field.TARGET]
+"""The entries of a line that are places of arrays."""
+
+
 @dataclass
 class Line:
     """A call.
@@ -173,6 +177,11 @@ class Calls:
         table = parts[0] if len(parts) == 1 else np.concatenate(parts)
         scratches = (line.plan.scratch if line.plan else line.scratch for line in lines)
         return Written(table, rows, numbers, np.zeros(len(lines)), max(scratches, default=0))
+
+    def entries(self, array: Array) -> tuple[Table, Table]:
+        """Find the entries of the written lines that are the place of an array: rows, columns."""
+        rows, columns = np.nonzero(self.written.rows[:, _POINTERS] == place(array))
+        return rows, np.array(_POINTERS)[columns]
 
     def describe(self) -> str:
         """Say how the products among them are computed."""

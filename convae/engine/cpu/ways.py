@@ -10,8 +10,9 @@ from convae.engine import biases
 from convae.engine.arrays import Array
 from convae.engine.backend import Elementwise, channels_last
 from convae.engine.cpu import convolution
-from convae.engine.cpu.calls import Calls, Line, joined
+from convae.engine.cpu.calls import Calls, Line, joined, place
 from convae.engine.cpu.convolution import NOTHING, Behind
+from convae.engine.cpu.division import Table
 from convae.engine.cpu.rows import Field, Kind, Number, Operation
 from convae.engine.program import Executable, Problem
 from convae.engine.program.arithmetic import Arrays, Run
@@ -155,23 +156,34 @@ def _whole(problem: Problem, repeat: Calls | None, product: Calls, D: Array) -> 
     return run
 
 
-def fused(executable: Executable) -> Run:
-    """Join the calls of consecutive nodes, so that Python has nothing to do between them."""
-    steps: list[Run] = []
-    together: list[Calls] = []
-    for _, _, run in executable.calls:
-        if isinstance(run, Calls):
-            together.append(run)
-            continue
-        if together:
-            steps.append(joined(together))
-        steps.append(run)
-        together = []
-    if together:
-        steps.append(joined(together))
+class Fused:
+    """Runs a program; the calls of consecutive nodes are one, with nothing for Python between."""
 
-    def run_all() -> None:
-        for step in steps:
+    def __init__(self, executable: Executable) -> None:
+        self._executable = executable
+        self._steps: list[Run] = []
+        together: list[Calls] = []
+        for _, _, run in executable.calls:
+            if isinstance(run, Calls):
+                together.append(run)
+                continue
+            self._steps += [joined(together)] if together else []
+            self._steps.append(run)
+            together = []
+        self._steps += [joined(together)] if together else []
+        self._entries: dict[str, tuple[Table, Table]] = {}  # of arrays that were moved
+
+    def __call__(self) -> None:
+        """Compute every node, in order."""
+        for step in self._steps:
             step()
 
-    return run_all if len(steps) > 1 else steps[0]
+    def move(self, name: str, array: Array) -> bool:
+        """Have an array of the program lie elsewhere from now on, if all of it is compiled."""
+        calls = self._steps[0]
+        if len(self._steps) > 1 or not isinstance(calls, Calls):
+            return False
+        if name not in self._entries:  # while every array has a place of its own
+            self._entries[name] = calls.entries(self._executable.arrays[name])
+        calls.written.rows[self._entries[name]] = place(array)
+        return True

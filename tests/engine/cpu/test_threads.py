@@ -69,5 +69,52 @@ def test_errors_of_a_chunk_come_out() -> None:
         BACKEND.map(fail, threads.cut(4, 1))
 
 
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_after_an_error_no_chunk_is_begun_and_the_caller_is_free() -> None:
+    begun: list[int] = []
+
+    def fail(chunk: slice) -> None:
+        begun.append(chunk.start)
+        raise KeyboardInterrupt
+
+    engine.set_num_threads(3)
+    with pytest.raises(KeyboardInterrupt):
+        BACKEND.map(fail, threads.cut(1000, 1))
+    assert len(begun) <= 3
+    assert not threads.in_pool()
+    assert BACKEND.map(lambda chunk: chunk.start, threads.cut(5, 1)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_the_caller_works_too() -> None:
+    together = threading.Barrier(3, timeout=20)
+
+    def work(chunk: slice) -> int:
+        together.wait()
+        return threading.get_ident()
+
+    engine.set_num_threads(3)
+    found = BACKEND.map(work, threads.cut(3, 1))
+    assert len(set(found)) == 3
+    assert threading.get_ident() in found
+
+
+@pytest.mark.usefixtures("any_number_of_threads")
+@pytest.mark.parametrize("operation", "chg")
+def test_operations_do_not_depend_on_the_number_of_threads(rng, operation: str) -> None:
+    arrays = {"K": (8, 3, 3, 3), "V": (40, 3, 32, 31), "G": (40, 8, 32, 31)}
+    K, V, G = (rng.standard_normal(shape, dtype="float32") for shape in arrays.values())
+    use = {
+        "c": lambda: engine.c(K, V, padding="same"),
+        "h": lambda: engine.h(K, G, size=(32, 31), padding="same"),
+        "g": lambda: engine.g(G, V, kernel=3, padding="same"),
+    }[operation]
+    results = set()
+    for workers in (1, 2, 3, 5):
+        engine.set_num_threads(workers)
+        results.add(use().tobytes())
+    assert len(results) == 1
+
+
 def test_cores_are_those_of_the_process() -> None:
     assert 1 <= threads.cores() <= (os.cpu_count() or 1)

@@ -72,7 +72,7 @@ def compare(
     note = (
         "float32. Every contestant is a process of its own, and they take turns; the median of "
         "its turns, and the ratio to PyTorch's fastest mode, also of the smallest times. MB is "
-        "what the work adds to the peak of a process that has done a tiny piece of it. Geometric "
+        "what the work adds, at its peak, to a process that has done a tiny piece of it. Geometric "
         f"mean of the ratios: {mean:.2f}; the lowest: {min(ratios):.2f}. GEMM peak here: "
         f"{peak / 1e9:.0f} GFLOP/s."
     )

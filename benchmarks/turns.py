@@ -12,7 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ class Times(NamedTuple):
     seconds : list of float
         Seconds per call of each turn.
     megabytes : float
-        What making it and its first calls have added to the peak of its process's memory.
+        What making it and its first calls have added to its process's memory, at the peak.
     values : list of float
         What the first calls returned.
     """
@@ -85,6 +85,7 @@ def serve(connection: Connection, make: Make, first: Any, workload: Any) -> None
     """
     try:
         make(first)()
+        forget_peak()
         before = peak()
         call = make(workload)
         values = [call() for _ in range(CHECKED)]
@@ -100,6 +101,12 @@ def serve(connection: Connection, make: Make, first: Any, workload: Any) -> None
         return
     except Exception as error:  # whatever a library raises: the process that measures names it
         connection.send(f"{type(error).__name__}: {[*str(error).splitlines(), ''][0]}")
+
+
+def forget_peak() -> None:
+    """Let the peak of this process's memory be what it has now, where the system can."""
+    with suppress(OSError):  # not on Linux
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> float:

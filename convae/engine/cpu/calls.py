@@ -19,7 +19,7 @@ from convae.engine.cpu import products
 from convae.engine.cpu.division import Table
 from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Number, Operation
-from convae.engine.cpu.threads import in_pool, map_tasks, num_threads, scratch
+from convae.engine.cpu.threads import in_pool, scratch, share
 from convae.engine.program.arithmetic import Run
 from convae.errors import counted
 
@@ -203,8 +203,8 @@ class Calls:
         for run in self.before:
             run()
         for first, last, together in [(0, len(written.rows), 1)] if in_pool() else self._parts:
-            taken = np.full(1, first)
-            map_tasks(self._do, [(taken, last)] * min(together, num_threads()))
+            counters = np.full(2, first)
+            share(partial(self._do, counters, last), together)
         for finish in self.after:
             finish(written.sums)
 
@@ -223,14 +223,14 @@ class Calls:
                 parts.append((first, last, last - first))
         return parts
 
-    def _do(self, lines: tuple[Array, int]) -> None:
-        """Do lines in this thread, from where others have come to, to the last."""
-        taken, last = lines
+    def _do(self, counters: Array, last: int, waits: bool) -> None:
+        """Do lines in this thread until all before the last are taken; see `products.run`."""
         table, rows, numbers, sums, elements = self.written
         memory = scratch("calls", (elements,), self.dtype)
         steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), np.dtype(np.int64))
         products.run(
-            anchor(self.dtype), table, rows, numbers, sums, taken, last, place(memory), steps
+            anchor(self.dtype), table, rows, numbers, sums, counters, last, place(memory), steps,
+            waits,
         )  # fmt: skip
 
 

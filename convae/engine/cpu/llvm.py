@@ -252,15 +252,31 @@ def tiles(
     return signature, codegen
 
 
+def _entry(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    data = cgutils.create_struct_proxy(kind)(context, builder, value=array).data
+    return builder.gep(data, [index])
+
+
 @intrinsic
-def take(typing: Any, counter: Any) -> Any:
-    """Return the number in an array of one, and raise it by one; threads can share it."""
+def raised(typing: Any, counters: Any, index: Any) -> Any:
+    """Raise a counter that threads share by one; returns what it was."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = cgutils.create_struct_proxy(counter)(context, builder, value=arguments[0])
-        return builder.atomic_rmw("add", array.data, INTEGER(1), "monotonic")
+        entry = _entry(context, builder, counters, *arguments)
+        return builder.atomic_rmw("add", entry, INTEGER(1), "seq_cst")
 
-    return types.intp(counter), codegen
+    return types.intp(counters, types.intp), codegen
+
+
+@intrinsic
+def current(typing: Any, counters: Any, index: Any) -> Any:
+    """Read a counter that threads share."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        entry = _entry(context, builder, counters, *arguments)
+        return builder.load_atomic(entry, "seq_cst", 8)
+
+    return types.intp(counters, types.intp), codegen
 
 
 @intrinsic

@@ -9,7 +9,7 @@ from __future__ import annotations
 from convae.engine.arrays import Array
 from convae.engine.cpu.division import BLOCK_ENTRIES
 from convae.engine.cpu.jit import compiled
-from convae.engine.cpu.llvm import MOST_VECTORS, take, tiles, transpose
+from convae.engine.cpu.llvm import MOST_VECTORS, current, raised, tiles, transpose
 from convae.engine.cpu.offsets import PANEL_BYTES, TERM_ENTRIES, VECTOR_BYTES
 from convae.engine.cpu.passes import (
     activate_row,
@@ -243,14 +243,15 @@ def sum_columns(M: Array, d: int, a: int, count: int, columns: int, line: int) -
 
 @compiled
 def run(
-    M: Array, T: Array, rows: Array, numbers: Array, sums: Array, taken: Array, last: int,
-    scratch: int, panel_steps: Array,
+    M: Array, T: Array, rows: Array, numbers: Array, sums: Array, counters: Array, last: int,
+    scratch: int, panel_steps: Array, waits: bool,
 ) -> None:  # fmt: skip
-    """Do the calls [taken, last) of a list, one at a time, until others have taken the rest.
+    """Do calls of a list, one at a time, until this and other threads have taken all before `last`.
 
-    `sums` get their sums of squared errors.
+    The counters are those of calls that are taken and of those that are done, for which it waits if
+    it `waits`. `sums` get the sums of squared errors.
     """
-    n = take(taken)
+    n = raised(counters, 0)
     while n < last:
         row = rows[n]
         operation = row[Field.OPERATION]
@@ -276,4 +277,7 @@ def run(
             sum_columns(
                 M, row[Field.D], row[Field.A], row[Field.COUNT], row[Field.COLUMNS], scratch
             )
-        n = take(taken)
+        raised(counters, 1)
+        n = raised(counters, 0)
+    while waits and current(counters, 1) < last:
+        pass

@@ -245,3 +245,16 @@ def map_tasks(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list
         if work.failed:
             raise work.failed[min(work.failed)]
         return work.results
+
+
+def share(work: Callable[[bool], None], together: int) -> None:
+    """Call work(True) here and work(False) beside it, in as many threads as can work together.
+
+    The work is such that the call here returns when all of it is done, whoever does it: that others
+    have come to an end is not waited for, which would take as long as small problems.
+    """
+    pool, others = _helpers(), min(num_threads(), together) - 1
+    helping = [pool.submit(work, False) for _ in range(others)] if pool is not None else []
+    work(True)
+    for help in helping:
+        help.cancel()  # if it has not begun

@@ -116,5 +116,16 @@ def test_operations_do_not_depend_on_the_number_of_threads(rng, operation: str) 
     assert len(results) == 1
 
 
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_shared_work_is_done_when_the_caller_returns(rng) -> None:
+    """Of which helpers that come late find nothing left, though the next call has begun."""
+    K, V = rng.standard_normal((4, 2, 3, 3), "f4"), rng.standard_normal((40, 2, 32, 31), "f4")
+    engine.set_num_threads(1)
+    expected = engine.c(K, V)
+    engine.set_num_threads(6)
+    for _ in range(300):
+        assert (engine.c(K, V) == expected).all()
+
+
 def test_cores_are_those_of_the_process() -> None:
     assert 1 <= threads.cores() <= (os.cpu_count() or 1)

@@ -7,14 +7,16 @@ only, not on the number of threads.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from itertools import count
 from math import prod
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +36,9 @@ WORK_PER_PARAMETER = 3000
 
 LARGEST_CHUNK, FEWEST_CHUNKS = 64, 4
 """Longest chunk, in examples; fewest chunks of a batch that is worth dividing."""
+
+WATCHING = 500_000
+"""Looks for work, about a millisecond, before a thread sleeps."""
 
 ALIGNMENT = 64
 """Bytes of a cache line; vector loads are fastest when aligned to it."""
@@ -138,7 +143,7 @@ def set_num_threads(count: int) -> None:
     global _threads
     check_range("count", count, at_least=1, integer=True)
     _threads = int(count)
-    _helpers.cache_clear()  # threads that are working finish their chunks
+    _end_helpers()
 
 
 def num_threads() -> int:
@@ -149,11 +154,101 @@ def num_threads() -> int:
     return max(1, min(cores(), int(wanted))) if wanted.isdigit() else cores()
 
 
+class _Helpers:
+    """Threads that work beside a caller.
+
+    One that has nothing to do watches for work a while before it sleeps: to wake it takes as long
+    as a small problem. They are kept off the caller's core, where Linux likes to wake them, and
+    where they would stay for many milliseconds.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._posted = np.zeros(1, np.int64)
+        self._avoided = -1  # the core on which the last caller was
+        self._threads = [
+            threading.Thread(target=self._serve, name="convae", daemon=True) for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def post(self, work: Callable[[], None], together: int) -> None:
+        """Offer work to so many of them, if there are so many."""
+        if together < 1 or not self.count:
+            return
+        core = _core()
+        if core != self._avoided:
+            self._avoided = core
+            others = os.sched_getaffinity(0) - {core}
+            for thread in self._threads if others else []:
+                with suppress(OSError):  # it has ended, or the system allows it other cores
+                    os.sched_setaffinity(thread.native_id or -1, others)
+        for _ in range(min(together, self.count)):
+            self._queue.put(work)
+        self._posted += 1
+
+    def end(self) -> None:
+        """Let them end when they have done what they are at."""
+        for _ in range(self.count):
+            self._queue.put(None)
+
+    def _serve(self) -> None:
+        """Do work until the end."""
+        _local.busy = True
+        while (work := self._next()) is not None:
+            work()
+            del work  # and the arrays that it knows, while this waits
+
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for work."""
+        while True:
+            seen = int(self._posted[0])
+            with suppress(Empty):
+                return self._queue.get_nowait()
+            if not _changes(self._posted, seen):
+                return self._queue.get()
+
+
+def _changes(counter: Array, seen: int) -> bool:
+    """Watch a counter for a while, without the interpreter's lock; tells whether it has changed."""
+    from convae.engine.cpu.backend import compiled, compiles  # which import this
+
+    return compiles() and bool(compiled("waiting").changes(counter, seen, WATCHING))
+
+
+def _core() -> int:
+    """Return the core that this thread is on; -1 where the system does not tell."""
+    read = _core_reader()
+    return -1 if read is None else int(read())
+
+
 @cache
-def _helpers() -> ThreadPoolExecutor | None:
-    """Make the threads that work beside a caller; None where there are none."""
-    others = num_threads() - 1
-    return ThreadPoolExecutor(others, thread_name_prefix="convae") if others else None
+def _core_reader() -> Callable[[], int] | None:
+    if not hasattr(os, "sched_setaffinity"):  # Linux has both
+        return None
+    return getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+
+_found: _Helpers | None = None
+_found_lock = threading.Lock()
+
+
+def _helpers() -> _Helpers:
+    """Return the threads beside all callers, which are made once for each number of threads."""
+    global _found
+    with _found_lock:
+        if _found is None:
+            _found = _Helpers(num_threads() - 1)
+        return _found
+
+
+def _end_helpers() -> None:
+    global _found
+    with _found_lock:
+        ended, _found = _found, None
+    if ended is not None:
+        ended.end()
 
 
 class _SingleThreadedBlas:
@@ -191,8 +286,8 @@ def _blas() -> ThreadpoolController:
 
 def _after_fork() -> None:
     """Forget the parent's threads, which a forked child does not have, and what they held."""
-    global _local, _single_threaded_blas
-    _helpers.cache_clear()
+    global _found, _found_lock, _local, _single_threaded_blas
+    _found, _found_lock = None, threading.Lock()
     _blas.cache_clear()
     _local = threading.local()
     _single_threaded_blas = _SingleThreadedBlas()
@@ -210,18 +305,44 @@ class _Work:
         self.results: list[Any] = [None] * len(tasks)
         self.failed: dict[int, BaseException] = {}
         self._next = count()
+        self._changed = threading.Condition()
+        self._helping, self._is_closed = 0, False
+        self._left = np.zeros(1, np.int64)  # times that a helper has left
 
-    def __call__(self) -> None:
-        """Do tasks in this thread."""
+    def do(self) -> None:
+        """Do tasks in this thread, and wait for those that others are at."""
         was_busy, _local.busy = in_pool(), True
         try:
-            while not self.failed and (index := next(self._next)) < len(self.tasks):
-                try:
-                    self.results[index] = self.function(self.tasks[index])
-                except BaseException as error:
-                    self.failed[index] = error
+            self._take()
         finally:
             _local.busy = was_busy
+            with self._changed:
+                self._is_closed = True
+            is_changing = True
+            while is_changing:
+                seen = int(self._left[0])
+                is_changing = self._helping > 0 and _changes(self._left, seen)
+            with self._changed:
+                self._changed.wait_for(lambda: not self._helping)
+
+    def help(self) -> None:
+        """Do tasks in another thread, unless they are all done."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._helping += 1
+        self._take()
+        with self._changed:
+            self._helping -= 1
+            self._left += 1
+            self._changed.notify()
+
+    def _take(self) -> None:
+        while not self.failed and (index := next(self._next)) < len(self.tasks):
+            try:
+                self.results[index] = self.function(self.tasks[index])
+            except BaseException as error:
+                self.failed[index] = error
 
 
 def map_tasks(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
@@ -235,13 +356,9 @@ def map_tasks(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list
     with _single_threaded_blas:
         if len(tasks) == 1:
             return [function(tasks[0])]
-        work, pool = _Work(function, tasks), _helpers()
-        others = min(num_threads(), len(tasks)) - 1
-        helping = [pool.submit(work) for _ in range(others)] if pool is not None else []
-        work()
-        for help in helping:
-            if not help.cancel():  # one that has begun finishes what it is at
-                help.result()
+        work = _Work(function, tasks)
+        _helpers().post(work.help, len(tasks) - 1)
+        work.do()
         if work.failed:
             raise work.failed[min(work.failed)]
         return work.results
@@ -253,8 +370,5 @@ def share(work: Callable[[bool], None], together: int) -> None:
     The work is such that the call here returns when all of it is done, whoever does it: that others
     have come to an end is not waited for, which would take as long as small problems.
     """
-    pool, others = _helpers(), min(num_threads(), together) - 1
-    helping = [pool.submit(work, False) for _ in range(others)] if pool is not None else []
+    _helpers().post(partial(work, False), together - 1)
     work(True)
-    for help in helping:
-        help.cancel()  # if it has not begun

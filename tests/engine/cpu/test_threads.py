@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -125,6 +126,38 @@ def test_shared_work_is_done_when_the_caller_returns(rng) -> None:
     engine.set_num_threads(6)
     for _ in range(300):
         assert (engine.c(K, V) == expected).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinities")
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_the_cores_of_callers_stay_theirs() -> None:
+    """Helpers are moved; who calls may be on all cores as before, in whatever thread."""
+    before = os.sched_getaffinity(0)
+    engine.set_num_threads(3)
+
+    def call() -> None:
+        for _ in range(20):
+            BACKEND.map(lambda chunk: None, threads.cut(8, 1))
+        assert os.sched_getaffinity(0) == before
+
+    call()
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_helpers_end_with_their_number() -> None:
+    def count() -> int:
+        return sum(thread.name == "convae" for thread in threading.enumerate())
+
+    for workers in (5, 2, 1, 3):
+        engine.set_num_threads(workers)
+        BACKEND.map(lambda chunk: None, threads.cut(8, 1))
+        end = time.monotonic() + 20
+        while count() != workers - 1 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert count() == workers - 1
 
 
 def test_cores_are_those_of_the_process() -> None:

@@ -120,12 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.argv[1:] = given = ordered(sys.argv[1:])
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on; what is shown is decided here
-    # Hydra takes sweepers from its own package of plugins only: theirs are names in it
-    sweepers: dict[str, type[Plugin]] = {sweeps.GRID: sweeps.Grid, search.SEARCH: search.Search}
-    Plugins.instance().class_name_to_class.update(sweepers)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
+        # Hydra takes sweepers from its own package of plugins only: theirs are names in it
+        sweepers: dict[str, type[Plugin]] = {sweeps.GRID: sweeps.Grid, search.SEARCH: search.Search}
+        Plugins.instance().class_name_to_class.update(sweepers)  # imports all plugins
         if message := mistake(given) or names_used_folder(given) or resumes_sweep(given):
             sys.exit(f"error: {message}")
         check_composition(given)

@@ -25,8 +25,13 @@ enum { PARTS = ROWS / PART_ROWS * (COLUMNS / PART_COLUMNS) };
 enum { SLICES = WORKERS / PARTS };
 enum { DEPTH = (SLICES == 1 ? 16 : 8) * (sizeof(Factor) == 2 ? 2 : 1) };  // a slice's terms
 enum { STAGE = SLICES * DEPTH };
-// blocks for which a multiprocessor has registers: more registers for losses and for three axes
+// blocks for which a multiprocessor has registers: more registers for losses, for three axes, and for
+// compilers of older cards, which need more
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+enum { BLOCKS = 1 };
+#else
 enum { BLOCKS = LOSS || q.size[0] > 1 ? 1 : 2 };
+#endif
 static_assert(SLICES * PARTS == WORKERS, "the parts of a block must suit its threads");
 
 // --- fetching ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from convae.engine.backend import Backend
+from convae.engine.gpu import kernels
 from convae.engine.gpu.examination import PASSING, Trial, examine
 from convae.engine.gpu.verdicts import Verdict
 from convae.engine.gpu.ways import candidates, rounds, ways
@@ -71,7 +72,7 @@ class Choice:
                 continue
             three = {"c": problem}
             for other in chosen:
-                operation = "h" if other.operation == "error" else other.operation
+                operation = kernels.product_of(other)
                 kernel = other.shape("dK" if operation == "g" else "K")
                 is_own = other["geometry"] == problem.geometry and kernel == problem.shape("K")
                 if operation in ("h", "g") and is_own:

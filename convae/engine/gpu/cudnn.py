@@ -56,7 +56,7 @@ class CudnnPlan:
         """See `Way`."""
         if not kernels.suits_products(problem) or set(problem.geometry.tile) != {1}:
             return False
-        dtype = _factor_dtype(problem)
+        dtype = kernels.factor_dtype(problem)
         K_shape = problem.shape("dK" if problem.operation == "g" else "K") or ()
         is_shared = len(K_shape) == problem.geometry.axes + 2
         # types of two bytes are for tensor cores anyway, with one set of plans
@@ -92,8 +92,8 @@ class CudnnPlan:
     def product(self, problem: Problem) -> Product:
         """Describe what cuDNN computes of a problem."""
         channels, filters = kernels.channels_and_filters(problem)
-        operation = "h" if problem.operation == "error" else problem.operation
-        dtype = _factor_dtype(problem)
+        operation = kernels.product_of(problem)
+        dtype = kernels.factor_dtype(problem)
         output = dtype if operation != "g" or self.short_sums else "float32"
         if problem.operation == "error":
             output = "float32"  # for the loss
@@ -238,10 +238,6 @@ def _has_more(problem: Problem) -> bool:
     is_plain = (f is None or f.name == "identity") and problem["slope"] is None
     has_arrays = any(problem.shape(role) is not None for role in ("bias", "extra", "target"))
     return not is_plain or has_arrays
-
-
-def _factor_dtype(problem: Problem) -> str:
-    return problem.dtype("V" if problem.operation in ("c", "g") else "G")
 
 
 def _proposed(product: Product) -> Proposed:

@@ -51,21 +51,20 @@ class Tiles:
 
     def build(self, problem: Problem, arrays: Arrays) -> Run:
         """See `Way`."""
-        return {"c": self._c, "h": self._h, "error": self._h, "g": self._g}[problem.operation](
-            problem, arrays
-        )
+        build = {"c": self._c, "h": self._h, "g": self._g}[kernels.product_of(problem)]
+        return build(problem, arrays)
 
     def prepare(self, problem: Problem) -> None:
         """Compile what it needs; may be called by any thread."""
         self._module(problem).compile()
 
     def _tensor(self, problem: Problem) -> int:
-        return kernels.TENSOR[_batch_dtype(problem)] if self.tensor_cores else 0
+        return kernels.TENSOR[kernels.factor_dtype(problem)] if self.tensor_cores else 0
 
     def _module(self, problem: Problem) -> Any:
         constants = kernels.product_constants(problem, self._tensor(problem))
-        file = "h" if problem.operation == "error" else problem.operation
-        return compiled(file, _batch_dtype(problem), tuple(constants.items()))
+        file, dtype = kernels.product_of(problem), kernels.factor_dtype(problem)
+        return compiled(file, dtype, tuple(constants.items()))
 
     def _c(self, problem: Problem, arrays: Arrays) -> Run:
         geometry, N = problem.geometry, len(arrays["V"])
@@ -120,11 +119,6 @@ class Tiles:
         return in_order(sums, launch(add, blocks, parts, arrays["dK"], numbers[1], scale))
 
 
-def _batch_dtype(problem: Problem) -> str:
-    """Return the type of the batch that is multiplied."""
-    return problem.dtype("V" if problem.operation in ("c", "g") else "G")
-
-
 class Narrow:
     """h to few channels: one thread for each repeat, instead of nearly empty blocks."""
 
@@ -158,7 +152,7 @@ class Narrow:
     @staticmethod
     def _module(problem: Problem) -> Any:
         constants = kernels.narrow_constants(problem)
-        return compiled("narrow", _batch_dtype(problem), tuple(constants.items()))
+        return compiled("narrow", kernels.factor_dtype(problem), tuple(constants.items()))
 
 
 class Passes:

@@ -69,8 +69,7 @@ def sources() -> dict[str, str]:
         for index, problem in enumerate(own):
             kind = f"{problem.operation} {index} of {name} b{examples}, {dtype}, tensor={tensor}"
             constants = kernels.product_constants(problem, tensor)
-            file = "h" if problem.operation == "error" else problem.operation
-            found[kind] = kernels.source(file, dtype, **constants)
+            found[kind] = kernels.source(kernels.product_of(problem), dtype, **constants)
             if problem.operation in ("h", "error") and kernels.box_of(problem) and not tensor:
                 constants = kernels.narrow_constants(problem)
                 found[f"narrow {kind}"] = kernels.source("narrow", dtype, **constants)

@@ -7,6 +7,7 @@ compile the kernels on any machine.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from itertools import product
 from math import ceil, gcd, inf, prod
 from pathlib import Path
@@ -21,10 +22,10 @@ STORAGE = {"float32": "float", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 HEADERS = {"float16": "cuda_fp16.h", "bfloat16": "cuda_bf16.h"}
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "sigmoid", "tanh", "softplus")
-"""Activations by the numbers that `products.cu` gives them; LEAK is leaky_relu's slope."""
+"""Activations by the numbers that `convolution.cu` gives them; LEAK is leaky_relu's slope."""
 
 LOSSES = {"mse": 1, "bce": 2}
-"""Losses by the numbers that `products.cu` gives them."""
+"""Losses by the numbers that `convolution.cu` gives them."""
 
 TENSOR = {"float16": 1, "bfloat16": 2, "float32": 3}
 """The element type of products on tensor cores: half, bfloat16, TF32."""
@@ -34,7 +35,7 @@ BEFORE = {"narrow": PRODUCTS[:1], "around": PRODUCTS[:1], **dict.fromkeys("chg",
 """Files that precede others; `sums.cu` precedes all."""
 
 MOST_POSITIONS = 2**31
-"""Positions of a batch, examples included, that `products.cu` can count."""
+"""Positions of a batch, examples included, that `convolution.cu` can count."""
 
 THREADS = 256
 """Threads per block, in all kernels."""
@@ -44,7 +45,7 @@ ADDED = 32
 
 BLOCKS = [(256, 32), (256, 16), (128, 128), (128, 64), (128, 32), (64, 128), (64, 64), (64, 32)]
 BLOCKS += [(64, 16), (32, 64), (32, 32), (32, 16)]
-"""Rows and columns that a block of `products.cu` can compute."""
+"""Rows and columns that `blocks.cu` can compute."""
 
 ENOUGH = 256
 """Blocks that keep a card busy; for fewer, smaller ones are taken."""
@@ -124,7 +125,7 @@ def block_of(problem: Problem, tensor: int = 0) -> tuple[int, int]:
     geometry = problem.geometry
     channels, filters = (n // geometry.groups for n in channels_and_filters(problem))
     is_g, is_c = problem.operation == "g", problem.operation == "c"
-    itemsize = 4 if problem.dtype("V" if is_c or is_g else "G") == "float32" else 2
+    itemsize = 4 if factor_dtype(problem) == "float32" else 2
     if is_g:
         rows, columns, products = prod(geometry.kernel) * channels, filters, ENOUGH
     else:
@@ -169,6 +170,7 @@ def input_repeats(geometry: Geometry) -> list[int]:
     return [ceil(n / p) for n, p in zip(geometry.size, input_period(geometry), strict=True)]
 
 
+@cache
 def box_of(problem: Problem) -> tuple[int, ...] | None:
     """Choose the box of repeats of a block of `narrow.cu`, on three axes; None if none fits."""
     geometry = problem.geometry
@@ -201,7 +203,7 @@ def _three(entries: Iterable[int]) -> tuple[int, ...]:
 
 
 def suits_products(problem: Problem) -> bool:
-    """Tell whether `products.cu` covers a convolution and what stands behind it."""
+    """Tell whether our kernels cover a convolution and what stands behind it."""
     if problem.operation not in ("c", "h", "error", "g"):
         return False
     zeros = problem.geometry.padding_mode == "zeros"
@@ -211,6 +213,16 @@ def suits_products(problem: Problem) -> bool:
     known = all(f.name in ACTIVATIONS for f in functions)
     known &= problem["loss"] is None or problem["loss"].name in LOSSES
     return zeros and known and dtypes <= {*STORAGE} and max(sizes) < MOST_POSITIONS
+
+
+def product_of(problem: Problem) -> str:
+    """Return which product a convolution is, "c", "h" or "g"; an error is an h."""
+    return "h" if problem.operation == "error" else problem.operation
+
+
+def factor_dtype(problem: Problem) -> str:
+    """Return the type of the batch that a convolution multiplies."""
+    return problem.dtype("V" if problem.operation in ("c", "g") else "G")
 
 
 def channels_and_filters(problem: Problem) -> tuple[int, int]:

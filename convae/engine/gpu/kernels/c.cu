@@ -1,34 +1,29 @@
 // c of the whole family; preceded by products.cu.
 
-struct LeftOfC {
-    typedef Share<ROWS, CHANNELS_AT_ONCE, true> Mine;
+struct LeftOfC : Gathered<CHANNELS_AT_ONCE> {
     const Outputs& outputs;
     const T* V;
     unsigned first_row;
-    int group, y[Mine::COUNT][3], step[3], l = 0;
-    const T* image[Mine::COUNT];
-    bool exists = false;
+    int group;
 
+    __device__ LeftOfC(const Outputs& outputs, const T* V, unsigned first_row, int group)
+        : outputs(outputs), V(V), first_row(first_row), group(group) {}
     __device__ void row(int i, int row) {
         int j[3];
-        image[i] = nullptr;
+        example[i] = nullptr;
         if (first_row + row >= outputs.rows) return;
         const int n = outputs.place(first_row + row, j);
-        image[i] = V + (long long)n * count(q.size) * q.channels + group * CHANNELS;
-        for (int axis = 0; axis < 3; ++axis) y[i][axis] = j[axis] * q.stride[axis] - q.before[axis];
+        example[i] = V + (long long)n * count(q.size) * q.channels + group * CHANNELS;
+        for (int axis = 0; axis < 3; ++axis)
+            place[i][axis] = j[axis] * q.stride[axis] - q.before[axis];
     }
     __device__ void term(unsigned term, bool is_one) {
         exists = is_one;
-        l = term % CHANNELS;
-        split(term / CHANNELS, q.kernel, step);
-        for (int axis = 0; axis < 3; ++axis) step[axis] *= q.dilation[axis];
+        channel = term % CHANNELS;
+        split(term / CHANNELS, q.kernel, distance);
+        for (int axis = 0; axis < 3; ++axis) distance[axis] *= q.dilation[axis];
     }
-    __device__ Vector<T, Mine::WIDTH> fetch(int i) const {
-        int x[3];
-        for (int axis = 0; axis < 3; ++axis) x[axis] = y[i][axis] + step[axis];
-        if (!exists || !image[i] || !inside(x, q.size)) return {};
-        return load<Mine::WIDTH>(image[i] + (long long)join(x, q.size) * q.channels + l);
-    }
+    __device__ auto fetch(int i) const { return gather(i, q.size, q.channels); }
 };
 
 struct RightOfC {
@@ -62,7 +57,7 @@ c(const T* K, const T* V, T* Z, const float* bias, const T* extra, const T* outp
     const int group = index % q.groups, turn = index / q.groups;
     const Outputs outputs(N, turn);
     if (first_row >= outputs.rows) return;
-    LeftOfC left{outputs, V, first_row, group};
+    LeftOfC left(outputs, V, first_row, group);
     const T* kernel = K + (long long)group * FILTERS * q.filter_step + turn * q.turn_step;
     RightOfC right{kernel, first_column};
     Behind behind{bias, extra, outputs_H, nullptr, 0, 0};

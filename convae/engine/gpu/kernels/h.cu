@@ -1,36 +1,30 @@
 // h of the whole family; preceded by products.cu.
 
-struct LeftOfH {
-    typedef Share<ROWS, FILTERS_AT_ONCE, true> Mine;
+struct LeftOfH : Gathered<FILTERS_AT_ONCE> {
     const Inputs& inputs;
     const T* G;
     unsigned first_row;
-    int group, j[Mine::COUNT][3], o = 0, reach[3] = {0, 0, 0};
-    const T* code[Mine::COUNT];
-    bool exists = false;
+    int group;
 
+    __device__ LeftOfH(const Inputs& inputs, const T* G, unsigned first_row, int group)
+        : inputs(inputs), G(G), first_row(first_row), group(group) {}
     __device__ void row(int i, int row) {
         int y[3];
-        code[i] = nullptr;
+        example[i] = nullptr;
         if (first_row + row >= inputs.rows) return;
         const int n = inputs.place(first_row + row, y);
-        code[i] = G + (long long)n * count(q.output) * q.filters + group * FILTERS;
+        example[i] = G + (long long)n * count(q.output) * q.filters + group * FILTERS;
         for (int axis = 0; axis < 3; ++axis)
-            j[i][axis] = (y[axis] - inputs.phase[axis]) / q.stride[axis];
+            place[i][axis] = (y[axis] - inputs.phase[axis]) / q.stride[axis];
     }
     __device__ void term(unsigned term, bool is_one) {
         exists = is_one;
         if (!is_one) return;
         int m[3];
-        o = term % FILTERS;
-        inputs.reach(term / FILTERS, m, reach);
+        channel = term % FILTERS;
+        inputs.reach(term / FILTERS, m, distance);
     }
-    __device__ Vector<T, Mine::WIDTH> fetch(int i) const {
-        int x[3];
-        for (int axis = 0; axis < 3; ++axis) x[axis] = j[i][axis] + reach[axis];
-        if (!exists || !code[i] || !inside(x, q.output)) return {};
-        return load<Mine::WIDTH>(code[i] + (long long)join(x, q.output) * q.filters + o);
-    }
+    __device__ auto fetch(int i) const { return gather(i, q.output, q.filters); }
 };
 
 struct RightOfH {
@@ -64,7 +58,7 @@ h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T* outp
     const Inputs inputs(N, index / q.groups);
     Behind behind{bias, extra, outputs_H, target, factor, 0};
     if (first_row < inputs.rows) {
-        LeftOfH left{inputs, G, first_row, group};
+        LeftOfH left(inputs, G, first_row, group);
         RightOfH right{inputs, K + (long long)group * FILTERS * q.filter_step, first_column};
         product(0, count(inputs.taps) * FILTERS, left, right,
                 [&](int row, int column, const float* sums) {

@@ -13,6 +13,22 @@
 
 enum { CHANNELS_AT_ONCE = width_of(CHANNELS), FILTERS_AT_ONCE = width_of(FILTERS) };
 
+// The left factor of c and h: rows are positions, whose terms are read from their example WIDTH at a
+// time, at a distance that depends on the term.
+template <int WIDTH> struct Gathered {
+    typedef Share<ROWS, WIDTH, true> Mine;
+    int place[Mine::COUNT][3], distance[3] = {0, 0, 0}, channel = 0;
+    const T* example[Mine::COUNT];  // null for rows that there are not
+    bool exists = false;            // the term
+
+    __device__ Vector<T, WIDTH> gather(int i, const int* size, int channels) const {
+        int x[3];
+        for (int axis = 0; axis < 3; ++axis) x[axis] = place[i][axis] + distance[axis];
+        if (!exists || !example[i] || !inside(x, size)) return {};
+        return load<WIDTH>(example[i] + (long long)join(x, size) * channels + channel);
+    }
+};
+
 // Finishes a run of sums at neighbouring channels, and writes those of the first `length` channels
 // of a group; `at` is the place of the first in the output.
 template <int LENGTH>

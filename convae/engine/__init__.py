@@ -2,7 +2,8 @@
 
 from convae.engine.arrays import Array, array_module, device_failures, missing_gpu, to_numpy
 from convae.engine.backend import ArrayBackend, Backend, backend_for
-from convae.engine.cpu.threads import free_memory, set_num_threads
+from convae.engine.cpu.buffers import free_memory
+from convae.engine.cpu.threads import set_num_threads
 from convae.engine.geometry import Geometry, resolve
 from convae.engine.identity import trilinear_error
 from convae.engine.operations import c, g, h, rot180

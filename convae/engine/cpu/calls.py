@@ -16,10 +16,11 @@ import numpy as np
 
 from convae.engine.arrays import Array
 from convae.engine.cpu import products
+from convae.engine.cpu.buffers import scratch
 from convae.engine.cpu.division import Table
 from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Number, Operation
-from convae.engine.cpu.threads import in_pool, scratch, share
+from convae.engine.cpu.threads import in_pool, share
 from convae.engine.program.arithmetic import Run
 from convae.errors import counted
 

@@ -1,7 +1,7 @@
-"""A thread pool for chunks of a batch, and buffers that each thread keeps between calls.
+"""Chunks of a batch, and the threads that share them.
 
 NumPy, BLAS and compiled code release the GIL, so threads suffice. BLAS is limited to one thread
-while the pool is working. How a batch is split, and therefore the result, depends on the problem
+while several are working. How a batch is split, and therefore the result, depends on the problem
 only, not on the number of threads.
 """
 
@@ -10,12 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from itertools import count
-from math import prod
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -40,57 +38,7 @@ LARGEST_CHUNK, FEWEST_CHUNKS = 64, 4
 WATCHING = 500_000
 """Looks for work, about a millisecond, before a thread sleeps."""
 
-ALIGNMENT = 64
-"""Bytes of a cache line; vector loads are fastest when aligned to it."""
-
 _local = threading.local()
-
-
-class _Kept:
-    """The memory that a thread keeps: buffers by name."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[str, np.ndarray[Any, Any]] = {}
-
-
-_all_kept: weakref.WeakSet[_Kept] = weakref.WeakSet()
-_all_kept_lock = threading.Lock()
-
-
-def _kept() -> _Kept:
-    """Find what this thread keeps."""
-    if not hasattr(_local, "kept"):
-        _local.kept = _Kept()
-        with _all_kept_lock:
-            _all_kept.add(_local.kept)
-    kept: _Kept = _local.kept
-    return kept
-
-
-def free_memory() -> None:
-    """Release the memory that the CPU backend's threads keep for reuse.
-
-    Each thread keeps at most the memory of its largest problem so far.
-    """
-    with _all_kept_lock:
-        for kept in _all_kept:
-            kept.buffers.clear()
-
-
-def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-    """Return an uninitialised buffer that this thread reuses at the next call with its name."""
-    buffers = _kept().buffers
-    size = prod(shape) * dtype.itemsize
-    buffer = buffers.get(name)
-    if buffer is None or buffer.nbytes < size:
-        buffers[name] = buffer = np.frombuffer(_aligned(size), np.uint8)
-    return buffer[:size].view(dtype).reshape(shape)
-
-
-def _aligned(size: int) -> memoryview:
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    offset = -memory.ctypes.data % ALIGNMENT
-    return memory[offset : offset + size].data
 
 
 def divide(examples: int, work: int, parameters: int = 0) -> list[slice]:
@@ -110,7 +58,7 @@ def cut(examples: int, length: int) -> list[slice]:
 
 
 def in_pool() -> bool:
-    """Tell whether this is one of the pool's threads."""
+    """Tell whether this thread is busy with a task of several threads."""
     return getattr(_local, "busy", False)
 
 
@@ -175,7 +123,7 @@ class _Helpers:
 
     def post(self, work: Callable[[], None], together: int) -> None:
         """Offer work to so many of them, if there are so many."""
-        if together < 1 or not self.count:
+        if not self.count:
             return
         core = _core()
         if core != self._avoided:
@@ -197,7 +145,8 @@ class _Helpers:
         """Do work until the end."""
         _local.busy = True
         while (work := self._next()) is not None:
-            work()
+            with suppress(MemoryError):  # the caller does what is left
+                work()
             del work  # and the arrays that it knows, while this waits
 
     def _next(self) -> Callable[[], None] | None:
@@ -306,8 +255,7 @@ class _Work:
         self.failed: dict[int, BaseException] = {}
         self._next = count()
         self._changed = threading.Condition()
-        self._helping, self._is_closed = 0, False
-        self._left = np.zeros(1, np.int64)  # times that a helper has left
+        self._helping, self._is_closed = np.zeros(1, np.int64), False
 
     def do(self) -> None:
         """Do tasks in this thread, and wait for those that others are at."""
@@ -318,12 +266,10 @@ class _Work:
             _local.busy = was_busy
             with self._changed:
                 self._is_closed = True
-            is_changing = True
-            while is_changing:
-                seen = int(self._left[0])
-                is_changing = self._helping > 0 and _changes(self._left, seen)
+            while (helping := int(self._helping[0])) and _changes(self._helping, helping):
+                pass
             with self._changed:
-                self._changed.wait_for(lambda: not self._helping)
+                self._changed.wait_for(lambda: not self._helping[0])
 
     def help(self) -> None:
         """Do tasks in another thread, unless they are all done."""
@@ -334,7 +280,6 @@ class _Work:
         self._take()
         with self._changed:
             self._helping -= 1
-            self._left += 1
             self._changed.notify()
 
     def _take(self) -> None:
@@ -370,5 +315,6 @@ def share(work: Callable[[bool], None], together: int) -> None:
     The work is such that the call here returns when all of it is done, whoever does it: that others
     have come to an end is not waited for, which would take as long as small problems.
     """
-    _helpers().post(partial(work, False), together - 1)
+    if together > 1:
+        _helpers().post(partial(work, False), together - 1)
     work(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 
 import numpy as np
 
@@ -162,15 +163,10 @@ class Fused:
     def __init__(self, executable: Executable) -> None:
         self._executable = executable
         self._steps: list[Run] = []
-        together: list[Calls] = []
-        for _, _, run in executable.calls:
-            if isinstance(run, Calls):
-                together.append(run)
-                continue
-            self._steps += [joined(together)] if together else []
-            self._steps.append(run)
-            together = []
-        self._steps += [joined(together)] if together else []
+        for _, group in groupby(executable.calls, lambda call: isinstance(call[2], Calls)):
+            runs = [run for _, _, run in group]
+            calls = [run for run in runs if isinstance(run, Calls)]
+            self._steps += [joined(calls)] if calls else runs
         self._entries: dict[str, tuple[Table, Table]] = {}  # of arrays that were moved
 
     def __call__(self) -> None:

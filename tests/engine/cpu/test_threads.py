@@ -12,7 +12,7 @@ import pytest
 
 import convae
 from convae import engine
-from convae.engine.cpu import threads
+from convae.engine.cpu import buffers, threads
 from tests.helpers import STACKS
 
 BACKEND = engine.backend_for("cpu")
@@ -39,9 +39,9 @@ def test_gradients_do_not_depend_on_the_number_of_threads(rng, examples: int) ->
 
 def test_a_buffer_is_the_same_at_the_next_call() -> None:
     def work(chunk: slice) -> bool:
-        first = threads.scratch("test", (5, 7), np.dtype("float32"))
-        assert first.ctypes.data % threads.ALIGNMENT == 0
-        return np.shares_memory(first, threads.scratch("test", (35,), np.dtype("float32")))
+        first = buffers.scratch("test", (5, 7), np.dtype("float32"))
+        assert first.ctypes.data % buffers.ALIGNMENT == 0
+        return np.shares_memory(first, buffers.scratch("test", (35,), np.dtype("float32")))
 
     assert BACKEND.map(work, threads.cut(4, 1)) == [True] * 4
 
@@ -144,6 +144,21 @@ def test_the_cores_of_callers_stay_theirs() -> None:
     thread = threading.Thread(target=call)
     thread.start()
     thread.join()
+
+
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_helpers_survive_a_shortage_of_memory() -> None:
+    """Who calls does what is left, and has them again the next time."""
+    engine.set_num_threads(3)
+    tried = threading.Barrier(3, timeout=20)
+
+    def work(is_caller: bool) -> None:
+        tried.wait()
+        if not is_caller:
+            raise MemoryError
+
+    for _ in range(3):
+        threads.share(work, 3)
 
 
 @pytest.mark.usefixtures("any_number_of_threads")

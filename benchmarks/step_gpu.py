@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 
 import torch
 from tqdm import tqdm
@@ -21,8 +20,6 @@ from benchmarks import card
 from benchmarks.measure import keep, ratio, table
 from convae import engine
 
-OURS = ("fast",)
-
 HEADER = ["workload", "precision", "convae, ms", "PyTorch, ms", "PyTorch's best / convae"]
 HEADER += ["floor, ms", "convae / floor"]
 
@@ -30,32 +27,31 @@ HEADER += ["floor, ms", "convae / floor"]
 def row(name: str, precision: str, rate: float, bandwidth: float, is_compiled: bool) -> list[str]:
     """Measure a workload in one precision; the losses of three steps have to agree."""
     workload = card.workloads()[name]
-    steps: dict[str, Callable[[], object]] = {}
-    for who in OURS:
-        model, steps[who] = card.our_step(workload, precision, who)
-    steps |= dict(card.their_steps(workload, precision, is_compiled))
-    expected = [float(steps[OURS[0]]()) for _ in range(3 + card.WARM_UP)]
-    for who in set(steps) - {OURS[0]}:
-        found = [float(steps[who]()) for _ in range(3)]
+    model, ours = card.our_step(workload, precision, "fast")
+    theirs = dict(card.their_steps(workload, precision, is_compiled))
+    expected = [float(ours()) for _ in range(3 + card.WARM_UP)]
+    for who, step in theirs.items():
+        found = [float(step()) for _ in range(3)]
         done = card.WARM_UP if who == "whole step in a graph" else 0
         right = expected[done : done + 3]
         difference = max(abs(a - b) for a, b in zip(found, right, strict=True)) / expected[0]
         assert difference < card.TOLERANCES[precision], f"{who}: losses differ by {difference}"
-    times = card.alternated(steps)
+    times = card.alternated({"fast": ours, **theirs})
     medians = {who: card.middle(values) for who, values in times.items()}
-    theirs = [who for who in steps if who not in OURS]
-    mine, best = (min(names, key=medians.__getitem__) for names in (OURS, theirs))
-    median, low, high = ratio(times[best], times[mine])
+    best = min(theirs, key=medians.__getitem__)
+    median, low, high = ratio(times[best], times["fast"])
     itemsize = 2 if precision == "bfloat16" else 4
     least = card.floor(model, workload[0], rate, bandwidth, itemsize)
-    named = (", ".join(f"{w} {1e3 * medians[w]:.3f}" for w in names) for names in (OURS, theirs))
+    named = (
+        ", ".join(f"{w} {1e3 * medians[w]:.3f}" for w in names) for names in (["fast"], theirs)
+    )
     return [
         name,
         precision,
         *named,
         f"{median:.2f} ({low:.2f} to {high:.2f})",
         f"{1e3 * least:.3f}",
-        f"{medians[mine] / least:.1f}",
+        f"{medians['fast'] / least:.1f}",
     ]
 
 

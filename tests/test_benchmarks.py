@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import convae
-from benchmarks import card, card_probe, comparison, measure, quality, turns, workloads
+from benchmarks import card, card_probe, comparison, measure, quality, step_gpu, turns, workloads
 from benchmarks.peers import Peer
 from convae import engine
 from tests.helpers import REPOSITORY
@@ -206,6 +206,35 @@ def test_the_probe_prints_a_line_for_each_measurement(cupy, monkeypatch, capsys)
     assert not any("failed" in line for line in lines)
     ways = [line for line in lines if line["what"] == "ways"]
     assert any(line["error"] is not None for line in ways)
+
+
+@pytest.mark.gpu
+def test_a_row_of_the_gpu_table_compares_losses_first(cupy, monkeypatch) -> None:
+    """With our own steps as PyTorch's; a planted fault is one that has done too many."""
+
+    def rivals(done: int):
+        def made(workload, precision: str, is_compiled: bool):
+            for who, before in (("whole step in a graph", done), ("max-autotune", 0)):
+                step = card.our_step(workload, precision, "portable")[1]
+                for _ in range(before):
+                    step()
+                yield who, step
+
+        return made
+
+    monkeypatch.setattr(card, "workloads", lambda: TINY)
+    monkeypatch.setattr(card, "TURN_SECONDS", 1e-4)
+    monkeypatch.setattr(card, "their_steps", rivals(card.WARM_UP))
+    name, precision, ours, theirs, *_ = step_gpu.row("tiny", "float32", 1e12, 1e12, True)
+    assert (name, precision) == ("tiny", "float32")
+    assert ours.startswith("fast ")
+    assert [part.rpartition(" ")[0] for part in theirs.split(", ")] == [
+        "whole step in a graph",
+        "max-autotune",
+    ]
+    monkeypatch.setattr(card, "their_steps", rivals(card.WARM_UP + 9))
+    with pytest.raises(AssertionError, match="whole step in a graph: losses differ"):
+        step_gpu.row("tiny", "float32", 1e12, 1e12, True)
 
 
 @pytest.mark.gpu

@@ -1,20 +1,17 @@
-"""The table of all stacks, ours beside PyTorch's fastest mode."""
+"""Tables of what is computed by us and beside us by PyTorch, in its fastest mode."""
 
 from __future__ import annotations
 
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-import convae
 from benchmarks.measure import gemm_peak, keep, table
 from benchmarks.turns import BusyError, Make, Times, check_idle, take_turns
-from benchmarks.workloads import WORKLOADS, Workload
-
-TINY = Workload(128, (1, 8, 8), "4@3/2")
 
 INFORMATION = ("bfloat16",)
 """Contestants that do not do the same: a column, but no comparison."""
@@ -23,11 +20,27 @@ TOLERANCE = 1e-4
 """The largest difference of what contestants return, relative to the largest of it."""
 
 
-def chosen(words: Sequence[str]) -> list[Workload]:
-    """Find the workloads whose names contain all of one of the arguments; all without any."""
-    found = [w for w in WORKLOADS.values() if not words or any(word in w.name for word in words)]
+class Case(Protocol):
+    """What is measured in a line of a table."""
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+
+    @property
+    def source(self) -> str:
+        """Where people find it."""
+
+
+C = TypeVar("C", bound=Case)
+
+
+def chosen(cases: Sequence[C], words: Sequence[str]) -> list[C]:
+    """Find the cases whose names contain one of the words; all without any."""
+    found = [c for c in cases if not words or any(word in c.name for word in words)]
     if not found:
-        sys.exit(f"error: {' '.join(words)}: in no workload; they are\n" + "\n".join(WORKLOADS))
+        names = "\n".join(c.name for c in cases)
+        sys.exit(f"error: {' '.join(words)}: in none of the names, which are\n{names}")
     return found
 
 
@@ -44,26 +57,32 @@ def check(name: str, times: Mapping[str, Times]) -> None:
 def compare(
     result: str,
     command: str,
-    makers: Mapping[str, Make],
-    work: Callable[[convae.Autoencoder], int],
+    cases: Sequence[C],
+    first: C,
+    makers: Callable[[C], Mapping[str, Make]],
+    work: Callable[[C], int],
     words: Sequence[str],
 ) -> None:
-    """Measure workloads and write a table; refuses to write that of a busy machine."""
-    workloads, rows = chosen(words), []
+    """Measure cases, whose work is in multiply-accumulates, and write a table.
+
+    That of a busy machine is not written, nor one of some cases only, those that `words` choose.
+    Every process has computed the `first`, a tiny case, before: memory is not that of libraries.
+    """
+    measured, rows = chosen(cases, words), []
     ratios: list[float] = []
     try:
         check_idle()
         peak = gemm_peak()
-        for workload in tqdm(workloads, desc="benchmark", unit=" stacks", disable=None):
-            times = take_turns(makers, TINY, workload)
-            check(workload.name, times)
+        for case in tqdm(measured, desc="benchmark", unit=" lines", disable=None):
+            times = take_turns(makers(case), first, case)
+            check(case.name, times)
             ratios.append(_ratio(times))
-            rows.append(_row(workload, times, work, peak, ratios[-1]))
+            rows.append(_row(case.name, times, work(case), peak, ratios[-1]))
             print(" | ".join(rows[-1]), flush=True)
         refusal = ""
     except BusyError as error:
         refusal = str(error)
-    header = ["stack", "convae, ms", "PyTorch, ms", "PyTorch / convae", "smallest", "GFLOP/s"]
+    header = ["what", "convae, ms", "PyTorch, ms", "PyTorch / convae", "smallest", "GFLOP/s"]
     header += ["of GEMM peak", "MB: convae", "MB: PyTorch"]
     if refusal or not ratios:
         print(table(header, rows))
@@ -76,8 +95,8 @@ def compare(
         f"mean of the ratios: {mean:.2f}; the lowest: {min(ratios):.2f}. GEMM peak here: "
         f"{peak / 1e9:.0f} GFLOP/s."
     )
-    sources = "\n".join(f"- {w.name}: {w.source}" for w in workloads)
-    text = f"{note}\n\n{table(header, rows)}\n\nWhere the stacks are from:\n\n{sources}"
+    sources = "\n".join(f"- {case.name}: {case.source}" for case in measured)
+    text = f"{note}\n\n{table(header, rows)}\n\nWhere they are from:\n\n{sources}"
     if words:
         print(text)
     else:
@@ -93,21 +112,14 @@ def _ratio(times: Mapping[str, Times]) -> float:
     return min(rival.median for rival in _rivals(times).values()) / times["convae"].median
 
 
-def _row(
-    workload: Workload,
-    times: Mapping[str, Times],
-    work: Callable[[convae.Autoencoder], int],
-    peak: float,
-    ratio: float,
-) -> list[str]:
+def _row(name: str, times: Mapping[str, Times], work: int, peak: float, ratio: float) -> list[str]:
     """Write a line of the table."""
     ours = times["convae"]
     least = min(rival.least for rival in _rivals(times).values()) / ours.least
-    model = convae.Autoencoder(workload.shape, workload.build_layers())
-    rate = 2 * work(model) * workload.batch / ours.median
+    rate = 2 * work / ours.median
     others = {who: found for who, found in times.items() if who != "convae"}
     return [
-        workload.name,
+        name,
         f"{1e3 * ours.median:.2f}",
         ", ".join(f"{who} {1e3 * found.median:.2f}" for who, found in others.items()),
         f"{ratio:.2f}",

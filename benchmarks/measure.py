@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
@@ -15,27 +14,6 @@ import torch
 from convae.engine.cpu.threads import cores
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def interleaved(
-    contestants: Mapping[str, Callable[[], object]], rounds: int = 9, seconds: float = 0.05
-) -> dict[str, list[float]]:
-    """Time the contestants in alternating rounds; return the seconds per call of each round."""
-    # rounds alternate, A B A B ..., so that noise on the machine favours none
-    calls = {}
-    for name, contestant in contestants.items():
-        contestant()
-        start = time.perf_counter()
-        contestant()
-        calls[name] = max(1, round(seconds / (time.perf_counter() - start)))
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, contestant in contestants.items():
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                contestant()
-            times[name].append((time.perf_counter() - start) / calls[name])
-    return times
 
 
 def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import sys
 
-import convae
 from benchmarks.comparison import compare
 from benchmarks.contestants import STEPS
+from benchmarks.workloads import TINY, WORKLOADS, Workload
 from convae.models.backpropagation import training_work
+
+
+def work(workload: Workload) -> int:
+    """Count the multiply-accumulates of a step."""
+    return training_work(workload.build().layers) * workload.batch
 
 
 def main(words: list[str]) -> None:
     """Measure the stacks."""
-
-    def work(model: convae.Autoencoder) -> int:
-        return training_work(model.layers)
-
-    compare("step_cpu", "python -m benchmarks.step", STEPS, work, words)
+    command, stacks = "python -m benchmarks.step", list(WORKLOADS.values())
+    compare("step_cpu", command, stacks, TINY, lambda _: STEPS, work, words)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ class Workload(NamedTuple):
         """What a table calls it."""
         return f"{'x'.join(map(str, self.shape))} b{self.batch}: {self.layers}"
 
+    def build(self) -> convae.Autoencoder:
+        """Make the model."""
+        return convae.Autoencoder(self.shape, self.build_layers())
+
     def build_layers(self) -> list[Layer]:
         """Make the layers."""
         found = []
@@ -88,12 +92,14 @@ TUNED = [
     Workload(64, (3, 64, 64), "32@5/2 64@5/2 128@5/2", "the same"),
 ]
 
+TINY = Workload(128, (1, 8, 8), "4@3/2", "what every process computes before it is measured")
+
 WORKLOADS = {workload.name: workload for workload in [*EVERYDAY, *TUNED]}
 
 
 def build(workload: Workload) -> tuple[convae.Autoencoder, np.ndarray]:
     """Create a workload's model and batch."""
-    model = convae.Autoencoder(workload.shape, workload.build_layers())
+    model = workload.build()
     shape = (workload.batch, *workload.shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return model, to_floats(pixels, model.backend, "float32")

@@ -14,7 +14,18 @@ import pytest
 import torch
 
 import convae
-from benchmarks import card, card_probe, comparison, measure, quality, step_gpu, turns, workloads
+from benchmarks import (
+    card,
+    card_probe,
+    comparison,
+    measure,
+    operations,
+    problems,
+    quality,
+    step_gpu,
+    turns,
+    workloads,
+)
 from benchmarks.peers import Peer
 from convae import engine
 from tests.helpers import REPOSITORY
@@ -39,7 +50,7 @@ def test_the_workloads_of_a_gpu_are_large() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "says"), [("device=gpu", "CuPy"), ("gpu", "in no workload; they are")]
+    ("argument", "says"), [("device=gpu", "CuPy"), ("gpu", "in none of the names, which are")]
 )
 def test_the_benchmark_says_what_is_missing(argument: str, says: str) -> None:
     if not engine.missing_gpu():
@@ -57,6 +68,15 @@ def test_every_workload_has_a_source_and_can_be_built() -> None:
         assert workload.source
         model = convae.Autoencoder(workload.shape, workload.build_layers())
         assert model.code_size > 0
+
+
+@pytest.mark.parametrize("problem", problems.PROBLEMS, ids=lambda problem: problem.name)
+def test_every_single_operation_is_the_same_as_in_pytorch(problem: problems.Problem) -> None:
+    small = problem._replace(examples=2)
+    assert problem.source
+    expected = problems.our_operation(small)()
+    for who, make in operations.contestants(small).items():
+        assert make(small)() == pytest.approx(expected, rel=1e-4), who
 
 
 def halves(first: float) -> Callable[[], float]:
@@ -125,8 +145,9 @@ def test_a_table_of_a_busy_machine_is_not_written(monkeypatch, tmp_path) -> None
 
     monkeypatch.setattr(comparison, "check_idle", busy)
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    tiny = workloads.TINY
     with pytest.raises(SystemExit, match="50% busy with something else; nothing was written"):
-        comparison.compare("step", "a command", {}, lambda model: 1, [])
+        comparison.compare("step", "a command", [tiny], tiny, lambda _: {}, lambda _: 1, [])
     assert not list(tmp_path.iterdir())
 
 

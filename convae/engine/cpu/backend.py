@@ -79,7 +79,7 @@ class NumpyBackend(ArrayBackend):
         return filters_first(dK, geometry.axes)
 
     def _compute(self, operation: str, arrays: tuple[Array, ...], geometry: Geometry) -> None:
-        getattr(compiled("convolution"), operation)(*arrays, geometry)()
+        compiled("convolution").compute(operation, arrays, geometry)
 
     def update(
         self,
@@ -132,9 +132,15 @@ def compiled(module: str) -> ModuleType:
 
 def _batch(array: Array) -> Array:
     """View (N, C, *size) as it lies in memory, (N, *size, C), copying only if it does not."""
-    return np.require(channels_last(array), requirements=("C", "ALIGNED"))
+    return _dense(channels_last(array))
 
 
 def _kernel(K: Array, geometry: Geometry) -> Array:
     """View a kernel as it lies in memory, copying only if it does not."""
-    return np.require(filters_last(K, geometry.axes), requirements=("C", "ALIGNED"))
+    return _dense(filters_last(K, geometry.axes))
+
+
+def _dense(array: Array) -> Array:
+    """Copy an array that is not contiguous, or not aligned."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")

@@ -109,6 +109,8 @@ class Line:
 class Written(NamedTuple):
     """A list of calls as compiled code reads it, and the sums of squared errors of its lines.
 
+    It knows where arrays lie, but does not keep them: threads may hold it a while longer.
+
     Parameters
     ----------
     table : (T,) ndarray of int
@@ -121,6 +123,8 @@ class Written(NamedTuple):
         What was summed last.
     scratch : int
         Elements of scratch memory for any of them.
+    parts : list of (first, last, together)
+        Lines to be done one part after the other, and how many of a part at the same time.
     """
 
     table: Table
@@ -128,6 +132,31 @@ class Written(NamedTuple):
     numbers: Array
     sums: Array
     scratch: int
+    parts: list[tuple[int, int, int]]
+
+    def run(self) -> None:
+        """Do all lines; in a thread that is busy with a task, one after the other."""
+        for first, last, together in [(0, len(self.rows), 1)] if in_pool() else self.parts:
+            counters = np.array((first, first))
+            share(partial(self._do, counters, last), together)
+
+    def _do(self, counters: Array, last: int, waits: bool) -> None:
+        """Do lines in this thread until all before the last are taken; see `products.run`."""
+        dtype = self.numbers.dtype
+        memory = scratch("calls", (self.scratch,), dtype)
+        steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), _INTEGER)
+        products.run(
+            anchor(dtype), self.table, self.rows, self.numbers, self.sums, counters, last,
+            place(memory), steps, waits,
+        )  # fmt: skip
+
+    def entries(self, array: Array) -> tuple[Table, Table]:
+        """Find the entries of the lines that are the place of an array: rows, columns."""
+        rows, columns = np.nonzero(self.rows[:, _POINTERS] == place(array))
+        return rows, np.array(_POINTERS)[columns]
+
+
+_INTEGER = np.dtype(np.int64)
 
 
 @dataclass
@@ -177,12 +206,8 @@ class Calls:
         parts = [table for _, table in tables.values()] or [np.zeros(1, np.int64)]
         table = parts[0] if len(parts) == 1 else np.concatenate(parts)
         scratches = (line.plan.scratch if line.plan else line.scratch for line in lines)
-        return Written(table, rows, numbers, np.zeros(len(lines)), max(scratches, default=0))
-
-    def entries(self, array: Array) -> tuple[Table, Table]:
-        """Find the entries of the written lines that are the place of an array: rows, columns."""
-        rows, columns = np.nonzero(self.written.rows[:, _POINTERS] == place(array))
-        return rows, np.array(_POINTERS)[columns]
+        most = max(scratches, default=0)
+        return Written(table, rows, numbers, np.zeros(len(lines)), most, self._parts())
 
     def describe(self) -> str:
         """Say how the products among them are computed."""
@@ -198,23 +223,8 @@ class Calls:
                 )
         return "; ".join(found)
 
-    def __call__(self) -> None:
-        """Do all of it; in a thread that is busy with a task, one line after the other."""
-        written = self.written  # before several threads ask for it
-        for run in self.before:
-            run()
-        for first, last, together in [(0, len(written.rows), 1)] if in_pool() else self._parts:
-            counters = np.full(2, first)
-            share(partial(self._do, counters, last), together)
-        for finish in self.after:
-            finish(written.sums)
-
-    @cached_property
     def _parts(self) -> list[tuple[int, int, int]]:
-        """First and last line of each stage, and how many can be done at the same time.
-
-        Stages of one line are put together.
-        """
+        """Divide the lines by stages, of which those of one line are put together."""
         parts: list[tuple[int, int, int]] = []
         for first, last in pairwise(accumulate(map(len, self.stages), initial=0)):
             if last - first == 1 and parts and parts[-1][2] == 1:
@@ -224,15 +234,13 @@ class Calls:
                 parts.append((first, last, last - first))
         return parts
 
-    def _do(self, counters: Array, last: int, waits: bool) -> None:
-        """Do lines in this thread until all before the last are taken; see `products.run`."""
-        table, rows, numbers, sums, elements = self.written
-        memory = scratch("calls", (elements,), self.dtype)
-        steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), np.dtype(np.int64))
-        products.run(
-            anchor(self.dtype), table, rows, numbers, sums, counters, last, place(memory), steps,
-            waits,
-        )  # fmt: skip
+    def __call__(self) -> None:
+        """Do all of it."""
+        for run in self.before:
+            run()
+        self.written.run()
+        for finish in self.after:
+            finish(self.written.sums)
 
 
 def joined(parts: Sequence[Calls]) -> Calls:
@@ -251,3 +259,40 @@ def joined(parts: Sequence[Calls]) -> Calls:
 
 def _on_part(finish: Callable[[Array], None], first: int, last: int, sums: Array) -> None:
     finish(sums[first:last])
+
+
+class Template:
+    """A list of calls whose arrays lie somewhere else each time.
+
+    Parameters
+    ----------
+    calls : Calls
+        The list, on arrays that are as large.
+    arrays : sequence of ndarray
+        Those that will be others, no two of which lie at the same place.
+    between : sequence of ndarray
+        Those that hold what one line leaves for another.
+    """
+
+    def __init__(self, calls: Calls, arrays: Sequence[Array], between: Sequence[Array]) -> None:
+        self._written = calls.written
+        self._dtype = calls.dtype
+        sizes = [-(-array.nbytes // VECTOR_BYTES) * VECTOR_BYTES for array in between]
+        self._room = sum(sizes) // calls.dtype.itemsize
+        entries = [calls.written.entries(array) for array in [*arrays, *between]]
+        self._rows = np.concatenate([rows for rows, _ in entries])
+        self._columns = np.concatenate([columns for _, columns in entries])
+        counts = [len(rows) for rows, _ in entries]
+        self._which = np.repeat(np.arange(len(entries)), counts)
+        starts = accumulate(sizes[:-1], initial=0) if sizes else ()
+        self._starts = [start // calls.dtype.itemsize for start in starts]
+
+    def __call__(self, *arrays: Array) -> None:
+        """Do it with these arrays."""
+        places = [place(array) for array in arrays]
+        if self._room:
+            room = place(scratch("between", (self._room,), self._dtype))
+            places += [room + start for start in self._starts]
+        rows = self._written.rows.copy()
+        rows[self._rows, self._columns] = np.array(places)[self._which]
+        self._written._replace(rows=rows).run()

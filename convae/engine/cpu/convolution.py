@@ -5,8 +5,9 @@ Batches are ``(N, *size, C)`` and kernels filters last, ``(*tile, *kernel, C/gro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import TypeAlias
@@ -14,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from convae.engine.arrays import Array
-from convae.engine.cpu.calls import Calls, Line
+from convae.engine.cpu.calls import Calls, Line, Template
 from convae.engine.cpu.offsets import Plan, narrow_plan_for, plan_for, rounded
 from convae.engine.cpu.rows import Field, Kind, Number, Operation
 from convae.engine.cpu.threads import in_pool, num_threads
@@ -48,6 +49,9 @@ NOTHING = Behind()
 Turned: TypeAlias = dict[int, Array]
 """Transposed kernels by the addresses of the kernels."""
 
+Allocate: TypeAlias = Callable[[tuple[int, ...], "np.dtype[np.generic]"], Array]
+"""What makes arrays for what one line leaves for another."""
+
 
 def c(K: Array, V: Array, Z: Array, geometry: Geometry, behind: Behind = NOTHING) -> Calls:
     """Write ``Z = c(K, V)``."""
@@ -63,6 +67,7 @@ def h(
     geometry: Geometry,
     behind: Behind = NOTHING,
     known: Turned | None = None,
+    allocate: Allocate = np.empty,
 ) -> Calls:
     """Write ``V = h(K, G)``; kernels that are `known` have been transposed before."""
     K, V, G, geometry = _dense(K, V, G, geometry)
@@ -76,7 +81,7 @@ def h(
     known, address = {} if known is None else known, K.ctypes.data
     stages = []
     if address not in known:
-        known[address] = np.empty((count * O + rounded(O, K.itemsize)) * width, K.dtype)
+        known[address] = allocate(((count * O + rounded(O, K.itemsize)) * width,), K.dtype)
         how: dict[int, int] = {Field.ROWS: C, Field.COLUMNS: O, Field.WIDTH: width}
         how[Field.LAST] = count
         stages.append([Line(Operation.TURN, {Field.D: known[address], Field.A: K}, how)])
@@ -84,7 +89,7 @@ def h(
     return Calls(V.dtype, [*stages, product])
 
 
-def g(G: Array, V: Array, dK: Array, geometry: Geometry) -> Calls:
+def g(G: Array, V: Array, dK: Array, geometry: Geometry, allocate: Allocate = np.empty) -> Calls:
     """Write ``dK = g(G, V)``; sums of several threads are added in order."""
     dK, V, G, geometry = _dense(dK, V, G, geometry)
     plan = plan_for("g", geometry, V.shape[-1], G.shape[-1], len(V), V.itemsize, _blocks())
@@ -92,7 +97,7 @@ def g(G: Array, V: Array, dK: Array, geometry: Geometry) -> Calls:
     tasks = min(TASKS_OF_G, 1 << (work // WORK_OF_G).bit_length())
     lines, sums = [], []
     for number, part in enumerate(_parts(plan, tasks)):
-        D = dK if number == 0 else np.empty_like(dK)
+        D = dK if number == 0 else allocate(dK.shape, dK.dtype)
         fields: dict[int, int] = {Field.COUNT: dK.size}
         arrays = {Field.D: D, Field.A: V, Field.B: G}
         lines.append(Line(Operation.CONVOLVE, arrays, fields, plan=plan, part=part))
@@ -100,6 +105,31 @@ def g(G: Array, V: Array, dK: Array, geometry: Geometry) -> Calls:
             added = {Field.D: dK, Field.A: D}
             sums.append([Line(Operation.ADD, added, fields)])
     return Calls(dK.dtype, [lines, *sums])
+
+
+def compute(operation: str, arrays: tuple[Array, Array, Array], geometry: Geometry) -> None:
+    """Compute c of (K, V, Z), h of (K, G, V), or g of (G, V, dK), of arrays with elements."""
+    shapes = tuple(array.shape for array in arrays)
+    _template(operation, shapes, arrays[0].dtype, geometry, in_pool(), num_threads())(*arrays)
+
+
+@lru_cache(maxsize=256)
+def _template(
+    operation: str, shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[np.generic],
+    geometry: Geometry, is_in_pool: bool, threads: int,
+) -> Template:  # fmt: skip
+    """Write the calls of an operation once for all arrays of these shapes."""
+    between: list[Array] = []
+
+    def allocate(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+        between.append(np.empty(shape, dtype))
+        return between[-1]
+
+    arrays = [np.empty(shape, dtype) for shape in shapes]
+    if operation == "c":
+        return Template(c(*arrays, geometry), arrays, between)
+    make = h if operation == "h" else g
+    return Template(make(*arrays, geometry, allocate=allocate), arrays, between)
 
 
 def _dense(

@@ -180,6 +180,6 @@ class Fused:
         if len(self._steps) > 1 or not isinstance(calls, Calls):
             return False
         if name not in self._entries:  # while every array has a place of its own
-            self._entries[name] = calls.entries(self._executable.arrays[name])
+            self._entries[name] = calls.written.entries(self._executable.arrays[name])
         calls.written.rows[self._entries[name]] = place(array)
         return True

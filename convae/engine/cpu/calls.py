@@ -19,8 +19,8 @@ from convae.engine.cpu import products
 from convae.engine.cpu.buffers import scratch
 from convae.engine.cpu.division import Table
 from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan
-from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Number, Operation
-from convae.engine.cpu.threads import in_pool, share
+from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Job, Number, Operation, Watched
+from convae.engine.cpu.threads import WATCHING, in_pool, share
 from convae.engine.program.arithmetic import Run
 from convae.errors import counted
 
@@ -33,13 +33,18 @@ def anchor(dtype: np.dtype[np.generic]) -> Array:
 
 @cache
 def _anchor_address(dtype: np.dtype[np.generic]) -> int:
-    return int(anchor(dtype).ctypes.data)
+    return _address(anchor(dtype))
+
+
+def _address(array: Array) -> int:
+    """Return where an array begins in memory."""
+    return int(array.ctypes.data)
 
 
 def place(array: Array) -> int:
     """Return the offset of a contiguous array from the anchor of its type."""
     assert array.flags.c_contiguous
-    distance = array.ctypes.data - _anchor_address(array.dtype)
+    distance = _address(array) - _anchor_address(array.dtype)
     assert distance % array.itemsize == 0, "an array that is not aligned"
     return int(distance // array.itemsize)
 
@@ -136,19 +141,20 @@ class Written(NamedTuple):
 
     def run(self) -> None:
         """Do all lines; in a thread that is busy with a task, one after the other."""
-        for first, last, together in [(0, len(self.rows), 1)] if in_pool() else self.parts:
-            counters = np.array((first, first))
-            share(partial(self._do, counters, last), together)
+        for part in [(0, len(self.rows), 1)] if in_pool() else self.parts:
+            share(partial(self._do, part), part[2])
 
-    def _do(self, counters: Array, last: int, waits: bool) -> None:
-        """Do lines in this thread until all before the last are taken; see `products.run`."""
-        dtype = self.numbers.dtype
-        memory = scratch("calls", (self.scratch,), dtype)
-        steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), _INTEGER)
-        products.run(
-            anchor(dtype), self.table, self.rows, self.numbers, self.sums, counters, last,
-            place(memory), steps, waits,
+    def _do(self, part: tuple[int, int, int], job: Array) -> None:
+        """Write a part of the lines as a job, and do it."""
+        first, last, together = part
+        memory = scratch("calls", (self.scratch,), self.numbers.dtype)
+        job[Job.TAKEN] = job[Job.DONE] = first
+        job[Job.NUMBER] += 1
+        job[Job.LAST :] = (
+            last, together, memory.itemsize, self.scratch, _address(self.table), len(self.table),
+            _address(self.rows), len(self.rows), _address(self.numbers), _address(self.sums),
         )  # fmt: skip
+        _work(memory, job, 0, 0, 0)
 
     def entries(self, array: Array) -> tuple[Table, Table]:
         """Find the entries of the lines that are the place of an array: rows, columns."""
@@ -157,6 +163,23 @@ class Written(NamedTuple):
 
 
 _INTEGER = np.dtype(np.int64)
+
+
+def watch(job: Array, helper: int, posted: int) -> bool:
+    """Do jobs while they come, as a helper; tells whether it is wanted for something else."""
+    reason = Watched.UNFIT
+    while reason == Watched.UNFIT:
+        dtype = np.dtype(f"f{job[Job.ITEMSIZE]}")
+        memory = scratch("calls", (int(job[Job.SCRATCH]),), dtype)
+        reason = _work(memory, job, helper, posted, WATCHING)
+    return reason == Watched.POSTED
+
+
+def _work(memory: Array, job: Array, helper: int, posted: int, turns: int) -> Watched:
+    """Do jobs with this scratch memory; see `products.work`."""
+    steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), _INTEGER)
+    where = anchor(memory.dtype), job, helper, posted, place(memory), memory.size, steps, turns
+    return Watched(products.work(*where))
 
 
 @dataclass

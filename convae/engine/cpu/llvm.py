@@ -258,14 +258,15 @@ def _entry(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any
 
 
 @intrinsic
-def raised(typing: Any, counters: Any, index: Any) -> Any:
-    """Raise a counter that threads share by one; returns what it was."""
+def added(typing: Any, counters: Any, index: Any, amount: Any) -> Any:
+    """Add to a counter that threads share; returns what it was."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        entry = _entry(context, builder, counters, *arguments)
-        return builder.atomic_rmw("add", entry, INTEGER(1), "seq_cst")
+        array, index, amount = arguments
+        entry = _entry(context, builder, counters, array, index)
+        return builder.atomic_rmw("add", entry, amount, "seq_cst")
 
-    return types.intp(counters, types.intp), codegen
+    return types.intp(counters, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -277,6 +278,29 @@ def current(typing: Any, counters: Any, index: Any) -> Any:
         return builder.load_atomic(entry, "seq_cst", 8)
 
     return types.intp(counters, types.intp), codegen
+
+
+@intrinsic
+def replaced(typing: Any, counters: Any, index: Any, value: Any) -> Any:
+    """Write a counter that threads share; returns what it was."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, index, value = arguments
+        entry = _entry(context, builder, counters, array, index)
+        return builder.atomic_rmw("xchg", entry, value, "seq_cst")
+
+    return types.intp(counters, types.intp, types.intp), codegen
+
+
+@intrinsic
+def pointer(typing: Any, address: Any, like: Any) -> Any:
+    """Return a pointer to elements like those of an array."""
+    kind = types.CPointer(like.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(kind))
+
+    return kind(types.intp, like), codegen
 
 
 @intrinsic

@@ -6,10 +6,21 @@ of tables of offsets, and `row` a line of a list of calls, whose entries `rows` 
 
 from __future__ import annotations
 
+import numpy as np
+from numba import carray
+
 from convae.engine.arrays import Array
 from convae.engine.cpu.division import BLOCK_ENTRIES
 from convae.engine.cpu.jit import compiled
-from convae.engine.cpu.llvm import MOST_VECTORS, current, raised, tiles, transpose
+from convae.engine.cpu.llvm import (
+    MOST_VECTORS,
+    added,
+    current,
+    pointer,
+    replaced,
+    tiles,
+    transpose,
+)
 from convae.engine.cpu.offsets import PANEL_BYTES, TERM_ENTRIES, VECTOR_BYTES
 from convae.engine.cpu.passes import (
     activate_row,
@@ -21,7 +32,20 @@ from convae.engine.cpu.passes import (
     sum_rows,
     zero_row,
 )
-from convae.engine.cpu.rows import Field, Fresh, Kind, Number, Operation
+from convae.engine.cpu.rows import (
+    FIELDS,
+    NUMBERS,
+    Field,
+    Fresh,
+    Job,
+    Kind,
+    Number,
+    Operation,
+    Watched,
+)
+
+SUMS = np.zeros(1)
+"""An array like those of sums."""
 
 ERRORS = 4096
 """Squared errors that are summed before they are added in float64."""
@@ -242,16 +266,14 @@ def sum_columns(M: Array, d: int, a: int, count: int, columns: int, line: int) -
 
 
 @compiled
-def run(
-    M: Array, T: Array, rows: Array, numbers: Array, sums: Array, counters: Array, last: int,
-    scratch: int, panel_steps: Array, waits: bool,
-) -> None:  # fmt: skip
-    """Do calls of a list, one at a time, until this and other threads have taken all before `last`.
-
-    The counters are those of calls that are taken and of those that are done, for which it waits if
-    it `waits`. `sums` get the sums of squared errors.
-    """
-    n = raised(counters, 0)
+def do(M: Array, job: Array, scratch: int, panel_steps: Array) -> None:
+    """Do lines of a job, one at a time, until this and other threads have taken all."""
+    count, last = job[Job.ROW_COUNT], job[Job.LAST]
+    T = carray(pointer(job[Job.TABLE], job), job[Job.TABLE_LENGTH])
+    rows = carray(pointer(job[Job.ROWS], job), (count, FIELDS))
+    numbers = carray(pointer(job[Job.NUMBERS], M), (count, NUMBERS))
+    sums = carray(pointer(job[Job.SUMS], SUMS), count)
+    n = added(job, Job.TAKEN, 1)
     while n < last:
         row = rows[n]
         operation = row[Field.OPERATION]
@@ -277,7 +299,45 @@ def run(
             sum_columns(
                 M, row[Field.D], row[Field.A], row[Field.COUNT], row[Field.COLUMNS], scratch
             )
-        raised(counters, 1)
-        n = raised(counters, 0)
-    while waits and current(counters, 1) < last:
-        pass
+        added(job, Job.DONE, 1)
+        n = added(job, Job.TAKEN, 1)
+
+
+@compiled
+def work(
+    M: Array, job: Array, helper: int, posted: int, scratch: int, room: int, panel_steps: Array,
+    turns: int,
+) -> int:  # fmt: skip
+    """Do a job, as its caller, helper 0, or as a helper, for this and other jobs that come.
+
+    The caller opens the job, waits for all of its lines, and closes it: afterwards nobody is at it.
+    A helper looks for jobs as long as none has come for so many `turns`; see `rows.Watched`.
+    """
+    if helper == 0:
+        replaced(job, Job.OPEN, job[Job.NUMBER])
+        do(M, job, scratch, panel_steps)
+        while current(job, Job.DONE) < job[Job.LAST]:
+            pass
+        replaced(job, Job.OPEN, 0)
+        while current(job, Job.INSIDE) > 0:
+            pass
+        return Watched.NOTHING
+    seen, left = 0, turns
+    while left > 0:
+        left -= 1
+        if current(job, Job.POSTED) != posted:
+            return Watched.POSTED
+        number = current(job, Job.OPEN)
+        if number == seen or number == 0:
+            continue
+        seen, is_fit = number, True
+        added(job, Job.INSIDE, 1)
+        if current(job, Job.OPEN) == number and helper < job[Job.TOGETHER]:  # it cannot close now
+            is_fit = job[Job.ITEMSIZE] == M.itemsize and job[Job.SCRATCH] <= room
+            if is_fit:
+                do(M, job, scratch, panel_steps)
+                left = turns
+        added(job, Job.INSIDE, -1)
+        if not is_fit:
+            return Watched.UNFIT
+    return Watched.NOTHING

@@ -1,4 +1,4 @@
-"""What a line of a list of calls says; `calls` writes them and `products` reads them."""
+"""What a line of a list of calls says, and a job; `calls` writes them, `products` reads them."""
 
 from __future__ import annotations
 
@@ -100,3 +100,40 @@ class Number(IntEnum):
 
 NUMBERS = 6
 """Such entries of a line."""
+
+
+class Job(IntEnum):
+    """The entries of a job: lines of a list that threads do together, and how far they are.
+
+    Counters that threads share have a cache line each.
+    """
+
+    OPEN = 0  # the number of the job that threads may join; 0 while there is none
+    INSIDE = 8  # threads that have joined, or are about to
+    TAKEN = 16  # lines that somebody has taken
+    DONE = 24  # lines that are done
+    POSTED = 32  # raised when helpers are wanted for something that is no job
+    # what the caller has written before it opens the job
+    NUMBER = 40
+    LAST = 41  # line at which it ends
+    TOGETHER = 42  # threads that can do it together
+    ITEMSIZE = 43  # of its arrays' elements
+    SCRATCH = 44  # elements of scratch memory for a thread
+    TABLE = 45  # addresses, and lengths
+    TABLE_LENGTH = 46
+    ROWS = 47
+    ROW_COUNT = 48
+    NUMBERS = 49
+    SUMS = 50
+
+
+JOB_ENTRIES = Job.SUMS + 1
+"""Entries of a job."""
+
+
+class Watched(IntEnum):
+    """Why a helper has stopped watching for jobs."""
+
+    NOTHING = 0  # none has come for a while
+    POSTED = 1  # it is wanted for something else
+    UNFIT = 2  # a job needs other elements or more scratch memory

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from convae.engine.arrays import Array
+from convae.engine.cpu.rows import JOB_ENTRIES, Job
 from convae.errors import check_range
 
 Result = TypeVar("Result")
@@ -35,7 +36,7 @@ WORK_PER_PARAMETER = 3000
 LARGEST_CHUNK, FEWEST_CHUNKS = 64, 4
 """Longest chunk, in examples; fewest chunks of a batch that is worth dividing."""
 
-WATCHING = 500_000
+WATCHING = 2_000_000
 """Looks for work, about a millisecond, before a thread sleeps."""
 
 _local = threading.local()
@@ -103,7 +104,7 @@ def num_threads() -> int:
 
 
 class _Helpers:
-    """Threads that work beside a caller.
+    """Threads that work beside a caller, at jobs of compiled code or at what Python gives them.
 
     One that has nothing to do watches for work a while before it sleeps: to wake it takes as long
     as a small problem. They are kept off the caller's core, where Linux likes to wake them, and
@@ -112,58 +113,99 @@ class _Helpers:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._posted = np.zeros(1, np.int64)
+        self.job = new_job()
+        self.has_job = threading.Lock()
+        self._queues: list[SimpleQueue[Callable[[], None] | None]]
+        self._queues = [SimpleQueue() for _ in range(count)]
+        self._is_awake, self._wakings = [False] * count, 0
         self._avoided = -1  # the core on which the last caller was
         self._threads = [
-            threading.Thread(target=self._serve, name="convae", daemon=True) for _ in range(count)
+            threading.Thread(target=self._serve, args=(n,), name="convae", daemon=True)
+            for n in range(count)
         ]
         for thread in self._threads:
             thread.start()
 
     def post(self, work: Callable[[], None], together: int) -> None:
         """Offer work to so many of them, if there are so many."""
-        if not self.count:
-            return
-        core = _core()
-        if core != self._avoided:
-            self._avoided = core
-            others = os.sched_getaffinity(0) - {core}
-            for thread in self._threads if others else []:
-                with suppress(OSError):  # it has ended, or the system allows it other cores
-                    os.sched_setaffinity(thread.native_id or -1, others)
-        for _ in range(min(together, self.count)):
-            self._queue.put(work)
-        self._posted += 1
+        self._keep_away()
+        for queue in self._queues[:together]:
+            queue.put(work)
+        self._interrupt()
+
+    def wake(self, together: int) -> None:
+        """See that so many of them watch for a job soon, if there are so many."""
+        self._keep_away()
+        self._wakings += 1
+        for n in range(min(together, self.count)):
+            if not self._is_awake[n]:
+                self._is_awake[n] = True
+                self._queues[n].put(_nothing)
 
     def end(self) -> None:
         """Let them end when they have done what they are at."""
-        for _ in range(self.count):
-            self._queue.put(None)
+        for queue in self._queues:
+            queue.put(None)
+        self._interrupt()
 
-    def _serve(self) -> None:
+    def _interrupt(self) -> None:
+        """Have those who watch look into their queues."""
+        self.job[Job.POSTED] += 1
+
+    def _keep_away(self) -> None:
+        """Keep them off this thread's core."""
+        core = _core() if self.count else self._avoided
+        if core == self._avoided:
+            return
+        self._avoided = core
+        others = os.sched_getaffinity(0) - {core}
+        for thread in self._threads if others else []:
+            with suppress(OSError):  # it has ended, or the system allows it other cores
+                os.sched_setaffinity(thread.native_id or -1, others)
+
+    def _serve(self, n: int) -> None:
         """Do work until the end."""
         _local.busy = True
-        while (work := self._next()) is not None:
+        while (work := self._next(n)) is not None:
             with suppress(MemoryError):  # the caller does what is left
                 work()
             del work  # and the arrays that it knows, while this waits
 
-    def _next(self) -> Callable[[], None] | None:
-        """Wait for work."""
+    def _next(self, n: int) -> Callable[[], None] | None:
+        """Do jobs until there is other work."""
+        queue = self._queues[n]
         while True:
-            seen = int(self._posted[0])
+            posted, wakings = int(self.job[Job.POSTED]), self._wakings
             with suppress(Empty):
-                return self._queue.get_nowait()
-            if not _changes(self._posted, seen):
-                return self._queue.get()
+                return queue.get_nowait()
+            self._is_awake[n] = True
+            if _watch(self.job, n + 1, posted):
+                continue
+            self._is_awake[n] = False
+            if wakings == self._wakings:  # else it has just been taken for awake
+                return queue.get()
 
 
-def _changes(counter: Array, seen: int) -> bool:
-    """Watch a counter for a while, without the interpreter's lock; tells whether it has changed."""
+def _nothing() -> None:
+    """Do nothing, but having been woken."""
+
+
+def new_job() -> Array:
+    """Return the entries of a job; see `rows.Job`."""
+    return np.zeros(JOB_ENTRIES, np.int64)
+
+
+def _watch(job: Array, helper: int, posted: int) -> bool:
+    """Do jobs while they come, without the interpreter's lock; tells if other work is posted."""
     from convae.engine.cpu.backend import compiled, compiles  # which import this
 
-    return compiles() and bool(compiled("waiting").changes(counter, seen, WATCHING))
+    if not compiles():
+        return False
+    if not job[Job.ITEMSIZE]:  # there has been none
+        return bool(compiled("waiting").changes(job, Job.POSTED, posted, WATCHING))
+    with suppress(MemoryError):
+        return bool(compiled("calls").watch(job, helper, posted))
+    return False
 
 
 def _core() -> int:
@@ -246,6 +288,15 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _await_zero(counter: Array) -> None:
+    """Watch a counter that falls, at most a while after it has last fallen."""
+    from convae.engine.cpu.backend import compiled, compiles  # which import this
+
+    while compiles() and (seen := int(counter[0])):
+        if not compiled("waiting").changes(counter, 0, seen, WATCHING):
+            break
+
+
 class _Work:
     """Tasks that several threads take, one at a time, until none is left or one has failed."""
 
@@ -266,8 +317,7 @@ class _Work:
             _local.busy = was_busy
             with self._changed:
                 self._is_closed = True
-            while (helping := int(self._helping[0])) and _changes(self._helping, helping):
-                pass
+            _await_zero(self._helping)
             with self._changed:
                 self._changed.wait_for(lambda: not self._helping[0])
 
@@ -309,12 +359,18 @@ def map_tasks(function: Callable[[Task], Result], tasks: Sequence[Task]) -> list
         return work.results
 
 
-def share(work: Callable[[bool], None], together: int) -> None:
-    """Call work(True) here and work(False) beside it, in as many threads as can work together.
+def share(work: Callable[[Array], None], together: int) -> None:
+    """Call a function on a job, at which helpers look if so many threads can work at it together.
 
-    The work is such that the call here returns when all of it is done, whoever does it: that others
-    have come to an end is not waited for, which would take as long as small problems.
+    It has written and done the job when it returns. While another caller has the helpers, it does
+    so alone.
     """
-    if together > 1:
-        _helpers().post(partial(work, False), together - 1)
-    work(True)
+    helpers = _helpers() if together > 1 else None
+    if helpers is None or not helpers.count or not helpers.has_job.acquire(blocking=False):
+        work(new_job())
+        return
+    try:
+        helpers.wake(together - 1)
+        work(helpers.job)
+    finally:
+        helpers.has_job.release()

@@ -11,7 +11,7 @@ import numpy as np
 
 from convae.engine.cpu.division import Axes, Division, Four, Table, Three
 
-WORTH_GROUPING = 1.06
+WORTH_GROUPING = 1.03
 """Products with padding, relative to the others, from which on positions that meet it are apart."""
 
 

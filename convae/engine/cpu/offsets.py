@@ -18,9 +18,9 @@ blocks, whose offsets are the same (`division`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from math import prod
 
@@ -50,11 +50,14 @@ WORTH_DIVIDING = 1 << 21
 PART_VECTORS = 4
 """Vectors of positions that are multiplied at a time where they run along positions."""
 
-FEWEST_STEPS = 64
-"""Channels of A from which on each element of a kernel has a term of its own."""
+TILE_ROWS = 8
+"""Rows of D that are summed together: others are as if there were so many."""
 
-FEWEST_CHANNELS = 24
-"""The same for g, whose rows they are."""
+READING = 6
+"""What it takes to read a row of B anew, in rows for which it is used."""
+
+LONGEST_PASS, WRITING = 128, 16
+"""Steps after which sums are written, and what that takes, in steps."""
 
 TERM_ENTRIES = 6
 """Entries of a term: where D and A begin, its first row and step, where B begins, columns."""
@@ -154,9 +157,13 @@ class Sizes:
 def _plan_c(sizes: Sizes) -> Plan:
     """Plan c: rows are output positions, steps kernel elements and channels."""
     builder, O = _Builder(sizes, sizes.by_outputs()), sizes.O
-    boxes = visible_boxes(builder.axes, builder.division, sizes.C, O)
-    apart, channels = builder.channels >= FEWEST_STEPS, builder.channels
-    for found in builder.output_classes(boxes, apart):
+    boxes, channels = visible_boxes(builder.axes, builder.division, sizes.C, O), builder.channels
+
+    def cost(found: Class) -> int:
+        return _cost(len(found.places), len(found.shifts) * channels)
+
+    apart, chosen = builder.cheaper(partial(builder.output_classes, boxes), cost)
+    for found in chosen:
         row = builder.add_rows(found.places, found.bases)
         A_steps = _outer(found.shifts, 1, channels)
         step = builder.add_steps(A_steps, _outer(found.elements, channels * O, channels, O))
@@ -171,7 +178,11 @@ def _plan_g(sizes: Sizes) -> Plan:
     builder, O = _Builder(sizes, sizes.by_outputs()), sizes.O
     axes, channels = builder.axes, builder.channels
     boxes = visible_boxes(axes, builder.division, sizes.C, O)
-    for found in builder.output_classes(boxes, channels >= FEWEST_CHANNELS):
+
+    def cost(found: Class) -> int:
+        return _cost(len(found.shifts) * channels, len(found.places))
+
+    for found in builder.cheaper(partial(builder.output_classes, boxes), cost)[1]:
         A_rows = _outer(found.shifts, 1, channels)
         row = builder.add_rows(_outer(found.elements, channels * O, channels, O), A_rows)
         step = builder.add_steps(found.bases, found.places)
@@ -179,7 +190,7 @@ def _plan_g(sizes: Sizes) -> Plan:
         builder.terms_of_groups(*counts, row, step, builder.filters, channels, builder.filters)
     boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0  # blocks are of G, not D
     every = prod(axes.tile) * prod(axes.kernel) * channels
-    rows_of_D = np.concatenate(builder.D_offsets)
+    rows_of_D = _joined(builder.D_offsets)
     is_each_once = len(rows_of_D) == every == len(np.unique(rows_of_D))
     return builder.plan(boxes, sizes.C, 0, Fresh.FIRST if is_each_once else Fresh.ALL)
 
@@ -193,10 +204,20 @@ def _plan_h(sizes: Sizes) -> Plan:
     builder = _Builder(sizes, division)
     boxes = hidden_boxes(axes, division, C, O)
     channels, filters = builder.channels, builder.filters
-    width, apart = rounded(channels, sizes.itemsize), filters >= FEWEST_STEPS
-    along = [input_groups(axes, axis, division, apart) for axis in range(3)]
-    strides = _strides(boxes.whole, O), _strides(axes.size, C)
-    for found in classes(axes, along, division, *strides):
+    width, strides = (
+        rounded(channels, sizes.itemsize),
+        (_strides(boxes.whole, O), _strides(axes.size, C)),
+    )
+
+    def input_classes(apart: bool) -> Iterator[Class]:
+        along = [input_groups(axes, axis, division, apart) for axis in range(3)]
+        return classes(axes, along, division, *strides)
+
+    def cost(found: Class) -> int:
+        return _cost(len(found.places), len(found.shifts) * filters)
+
+    apart, chosen = builder.cheaper(input_classes, cost)
+    for found in chosen:
         row = builder.add_rows(found.places, found.bases)
         A_steps = _outer(found.shifts, 1, filters)
         step = builder.add_steps(A_steps, _outer(found.elements, O * width, filters, width))
@@ -256,6 +277,17 @@ def narrow_plan_for(
     return Plan(Operation.SPREAD, fields, tables, len(boxes.table), scratch)
 
 
+def _cost(rows: int, depth: int) -> int:
+    """Estimate the time of a term with so many rows of D and steps, in rows times steps."""
+    rows = -(-rows // TILE_ROWS) * TILE_ROWS
+    return (rows + READING) * (depth + WRITING * -(-depth // LONGEST_PASS))
+
+
+def _joined(parts: list[Table]) -> Table:
+    """Join tables, of which there may be none."""
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+
+
 def rounded(count: int, itemsize: int) -> int:
     """Round up to whole vectors."""
     vector = VECTOR_BYTES // itemsize
@@ -293,6 +325,17 @@ class _Builder:
         self.D_offsets: list[Table] = []
         self.A_offsets: list[Table] = []
         self.steps: list[Table] = []
+
+    def cheaper(
+        self, make: Callable[[bool], Iterable[Class]], cost: Callable[[Class], int]
+    ) -> tuple[bool, list[Class]]:
+        """Choose whether each element of a kernel is a class apart, and list the classes."""
+        together = list(make(False))
+        if any(t > 1 for t in self.axes.tile):  # positions of a kernel are few already
+            return False, together
+        apart = list(make(True))
+        is_apart = sum(map(cost, apart)) < sum(map(cost, together))
+        return is_apart, apart if is_apart else together
 
     def output_classes(self, boxes: Boxes, apart: bool) -> Iterator[Class]:
         """List the classes of output positions, for c and g."""
@@ -334,10 +377,6 @@ class _Builder:
 
     def plan(self, boxes: Boxes, channels: int, span: int, fresh: Fresh) -> Plan:
         """Put the tables together."""
-
-        def joined(parts: list[Table]) -> Table:
-            return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
-
         room = boxes.positions * channels
         fields = _box_fields(boxes, channels) | {
             Field.SPAN: span,
@@ -351,9 +390,9 @@ class _Builder:
             Field.TERMS: np.array(self.terms, np.int64),
             Field.ROW_COUNTS: np.array(self.rows, np.int64),
             Field.DEPTHS: np.array(self.depths, np.int64),
-            Field.D_ROWS: joined(self.D_offsets),
-            Field.A_ROWS: joined(self.A_offsets),
-            Field.STEPS: joined(self.steps),
+            Field.D_ROWS: _joined(self.D_offsets),
+            Field.A_ROWS: _joined(self.A_offsets),
+            Field.STEPS: _joined(self.steps),
         }
         scratch = PANEL_BYTES // self.sizes.itemsize + room
         return Plan(Operation.CONVOLVE, fields, tables, len(boxes.table), scratch)

@@ -24,7 +24,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 @contextmanager
 def changed(**constants: int) -> Iterator[None]:
     """Plan with other constants of the modules `offsets` and `convolution`."""
-    caches = offsets.plan_for, offsets.narrow_plan_for
+    caches = offsets.plan_for, offsets.narrow_plan_for, convolution._template
     with pytest.MonkeyPatch.context() as patch:
         for name, value in constants.items():
             for module in (convolution, division, offsets):
@@ -41,6 +41,8 @@ WAYS = {
     "as it is": {},
     "never along positions": {"NARROW": 0},
     "along positions wherever possible": {"NARROW": 1000},
+    "elements of a kernel apart": {"WRITING": -(10**6)},
+    "elements of a kernel together": {"WRITING": 10**6},
     "blocks of few rows": {"LEAST_BYTES": 1, "MOST_BYTES": 1},
     "blocks of some rows": {"LEAST_BYTES": 300, "MOST_BYTES": 300, "WORTH_DIVIDING": 1},
     "blocks of one example": {"WORTH_DIVIDING": 1, "FEWEST_BLOCKS": 1000},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -147,18 +148,68 @@ def test_the_cores_of_callers_stay_theirs() -> None:
 
 
 @pytest.mark.usefixtures("any_number_of_threads")
-def test_helpers_survive_a_shortage_of_memory() -> None:
+def test_helpers_survive_a_shortage_of_memory(rng, monkeypatch) -> None:
     """Who calls does what is left, and has them again the next time."""
+    from convae.engine.cpu import calls
+
+    K, V = rng.standard_normal((4, 2, 3, 3), "f4"), rng.standard_normal((40, 2, 32, 31), "f4")
+    engine.set_num_threads(1)
+    expected = engine.c(K, V)
     engine.set_num_threads(3)
-    tried = threading.Barrier(3, timeout=20)
+    short, scratch = threading.Event(), calls.scratch
 
-    def work(is_caller: bool) -> None:
-        tried.wait()
-        if not is_caller:
+    def scarce(*arguments) -> np.ndarray:
+        if threads.in_pool():
+            short.set()
             raise MemoryError
+        return scratch(*arguments)
 
-    for _ in range(3):
-        threads.share(work, 3)
+    monkeypatch.setattr(calls, "scratch", scarce)
+    for _ in range(20):
+        assert (engine.c(K, V) == expected).all()
+    assert short.wait(20)
+    monkeypatch.undo()
+    together = threading.Barrier(3, timeout=20)
+    BACKEND.map(lambda _: together.wait(), threads.cut(3, 1))
+    assert (engine.c(K, V) == expected).all()
+
+
+def test_a_late_helper_keeps_no_result(rng) -> None:
+    """What a call has read and written is freed at once, though helpers may still look at it."""
+    V = BACKEND.arrange(rng.standard_normal((40, 2, 32, 31), "f4"))
+    K = rng.standard_normal((4, 2, 3, 3), "f4")
+    for _ in range(50):
+        result = engine.c(K, V)
+        memory = weakref.ref(result.base if result.base is not None else result)
+        del result
+        assert memory() is None
+
+
+@pytest.mark.usefixtures("any_number_of_threads")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_callers_in_several_threads_do_not_disturb_each_other(rng, dtype: str) -> None:
+    """Of which one has the helpers; sizes and types differ, so that helpers have to adapt."""
+    problems = []
+    engine.set_num_threads(1)
+    for number, (side, kind) in enumerate([(32, dtype), (9, "float32"), (40, "float64")]):
+        K = rng.standard_normal((4, 2, 3, 3)).astype(kind)
+        V = rng.standard_normal((40, 2, side, side + number)).astype(kind)
+        problems.append((K, V, engine.c(K, V)))
+    engine.set_num_threads(4)
+    wrong: list[int] = []
+
+    def call(number: int) -> None:
+        K, V, expected = problems[number]
+        for _ in range(100):
+            if not (engine.c(K, V) == expected).all():
+                wrong.append(number)
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
 
 
 @pytest.mark.usefixtures("any_number_of_threads")

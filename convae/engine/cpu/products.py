@@ -11,7 +11,7 @@ from numba import carray
 
 from convae.engine.arrays import Array
 from convae.engine.cpu.division import BLOCK_ENTRIES
-from convae.engine.cpu.jit import compiled
+from convae.engine.cpu.jit import compiled, inline
 from convae.engine.cpu.llvm import (
     MOST_VECTORS,
     added,
@@ -156,7 +156,7 @@ def finish(M: Array, row: Array, numbers: Array, first: int, count: int) -> floa
     return J
 
 
-@compiled
+@inline
 def convolve(
     M: Array, T: Array, row: Array, numbers: Array, scratch: int, panel_steps: Array
 ) -> float:
@@ -200,7 +200,7 @@ def turn(M: Array, t: int, a: int, rows: int, columns: int, width: int) -> None:
             transpose(M, t + j * width + r, width, a + r * columns + j, columns, there[0], there[1])
 
 
-@compiled
+@inline
 def spread(
     M: Array, T: Array, row: Array, numbers: Array, scratch: int, panel_steps: Array
 ) -> float:
@@ -226,7 +226,7 @@ def spread(
             turn(M, turned, box + j * O, n, O, part)
             multiply(
                 M, T, products + j, row[Field.D_ROWS], row[Field.B], row[Field.A_ROWS],
-                row[Field.ROWS], row[Field.STEPS], O, turned, n, True, panel, panel_steps,
+                row[Field.ROWS], row[Field.STEPS], O, turned, n, n > 0, panel, panel_steps,
             )  # fmt: skip
         for e in range(examples):
             for y0 in range(T[block + 11]):
@@ -265,7 +265,7 @@ def sum_columns(M: Array, d: int, a: int, count: int, columns: int, line: int) -
             add_row(M, d, line + j, columns)
 
 
-@compiled
+@inline
 def do(M: Array, job: Array, scratch: int, panel_steps: Array) -> None:
     """Do lines of a job, one at a time, until this and other threads have taken all."""
     count, last = job[Job.ROW_COUNT], job[Job.LAST]
@@ -313,31 +313,37 @@ def work(
     The caller opens the job, waits for all of its lines, and closes it: afterwards nobody is at it.
     A helper looks for jobs as long as none has come for so many `turns`; see `rows.Watched`.
     """
-    if helper == 0:
-        replaced(job, Job.OPEN, job[Job.NUMBER])
-        do(M, job, scratch, panel_steps)
-        while current(job, Job.DONE) < job[Job.LAST]:
-            pass
-        replaced(job, Job.OPEN, 0)
-        while current(job, Job.INSIDE) > 0:
-            pass
-        return Watched.NOTHING
     seen, left = 0, turns
+    is_caller, is_fit = helper == 0, True
+    if is_caller:
+        replaced(job, Job.OPEN, job[Job.NUMBER])
+        left = 1
     while left > 0:
         left -= 1
-        if current(job, Job.POSTED) != posted:
-            return Watched.POSTED
-        number = current(job, Job.OPEN)
-        if number == seen or number == 0:
-            continue
-        seen, is_fit = number, True
-        added(job, Job.INSIDE, 1)
-        if current(job, Job.OPEN) == number and helper < job[Job.TOGETHER]:  # it cannot close now
+        if not is_caller:
+            if current(job, Job.POSTED) != posted:
+                return Watched.POSTED
+            number = current(job, Job.OPEN)
+            if number == seen or number == 0:
+                continue
+            seen = number
+            added(job, Job.INSIDE, 1)
+            # it cannot close from now on
+            is_open = current(job, Job.OPEN) == number and helper < job[Job.TOGETHER]
             is_fit = job[Job.ITEMSIZE] == M.itemsize and job[Job.SCRATCH] <= room
-            if is_fit:
-                do(M, job, scratch, panel_steps)
-                left = turns
-        added(job, Job.INSIDE, -1)
-        if not is_fit:
-            return Watched.UNFIT
+            if not is_open or not is_fit:
+                added(job, Job.INSIDE, -1)
+                if is_open:
+                    return Watched.UNFIT
+                continue
+        do(M, job, scratch, panel_steps)
+        if is_caller:
+            while current(job, Job.DONE) < job[Job.LAST]:
+                pass
+            replaced(job, Job.OPEN, 0)
+            while current(job, Job.INSIDE) > 0:
+                pass
+        else:
+            added(job, Job.INSIDE, -1)
+            left = turns
     return Watched.NOTHING

@@ -16,7 +16,7 @@ import numpy as np
 
 from convae.engine.arrays import Array
 from convae.engine.cpu.calls import Calls, Line, Template
-from convae.engine.cpu.offsets import Plan, narrow_plan_for, plan_for, rounded
+from convae.engine.cpu.offsets import Plan, group_of, narrow_plan_for, plan_for, rounded
 from convae.engine.cpu.rows import Field, Kind, Number, Operation
 from convae.engine.cpu.threads import in_pool, num_threads
 from convae.engine.geometry import Geometry, resolve
@@ -78,13 +78,17 @@ def h(
         return Calls(V.dtype, [_lines(narrow, arrays, behind)])
     plan = plan_for("h", geometry, V.shape[-1], O, len(G), G.itemsize, _blocks())
     count, width = prod(K.shape[:-2]), rounded(C, K.itemsize)
+    group = group_of(geometry, V.shape[-1], O, K.itemsize)
     known, address = {} if known is None else known, K.ctypes.data
     stages = []
     if address not in known:
-        known[address] = allocate(((count * O + rounded(O, K.itemsize)) * width,), K.dtype)
-        how: dict[int, int] = {Field.ROWS: C, Field.COLUMNS: O, Field.WIDTH: width}
-        how[Field.LAST] = count
-        stages.append([Line(Operation.TURN, {Field.D: known[address], Field.A: K}, how)])
+        size = K.size if group else (count * O + rounded(O, K.itemsize)) * width
+        known[address] = allocate((size,), K.dtype)
+        operation, how = Operation.TURN, {Field.ROWS: C, Field.COLUMNS: O, Field.WIDTH: width}
+        if group:
+            operation, how = Operation.SWAP, {Field.GROUP: group, Field.COLUMNS: O}
+        fields: dict[int, int] = {**how, Field.LAST: count}
+        stages.append([Line(operation, {Field.D: known[address], Field.A: K}, fields)])
     product = _lines(plan, arrays | {Field.B: known[address]}, behind)
     return Calls(V.dtype, [*stages, product])
 

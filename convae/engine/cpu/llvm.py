@@ -9,7 +9,7 @@ file changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -138,8 +138,12 @@ def _emit_tile(
     depth: Any,
     B: Any,
     fresh: Any,
+    factor: Callable[[Any], Any],
 ) -> None:
-    """Emit one tile of `tiles`; the mask is that of the last vector of its rows."""
+    """Emit one tile of `tiles`; the mask is that of the last vector of its rows.
+
+    `factor(pointer)` loads what a row of B is multiplied by.
+    """
     builder = emit.builder
     masks = [None] * (vectors - 1) + [mask]
 
@@ -151,7 +155,7 @@ def _emit_tile(
         row_of_B = [emit.load(row, v, masks[v]) for v in range(vectors)]
         new: list[Any] = []
         for pointer in A_rows:
-            a = emit.everywhere(builder.load(builder.gep(pointer, [a_step])))
+            a = factor(builder.gep(pointer, [a_step]))
             for b in row_of_B:
                 new.append(builder.fadd(builder.fmul(a, b, **FUSED), sums[len(new)], **FUSED))
         return new
@@ -194,21 +198,81 @@ def tiles(
     ``p, m = steps[step + 2 * q], steps[step + 2 * q + 1]``, for `rows` rows r, `depth` steps q,
     and j below `columns`, which are at most `MOST_VECTORS` vectors. Rows and depth are over 0.
     """
+
+    def emit_all(emit: Emitter, columns: Any, rows: Callable[..., None]) -> None:
+        builder = emit.builder
+
+        def factor(pointer: Any) -> Any:
+            return emit.everywhere(builder.load(pointer))
+
+        for vectors in range(1, MOST_VECTORS + 1):
+            low, high = (INTEGER(n * emit.width) for n in (vectors - 1, vectors))
+            with builder.if_then(builder.icmp_signed("==", columns, high)):
+                rows(vectors, None, factor)
+            partial = builder.and_(
+                builder.icmp_signed("<", low, columns), builder.icmp_signed("<", columns, high)
+            )
+            with builder.if_then(partial):
+                rows(vectors, emit.first(builder.sub(columns, low)), factor)
+
+    return _tiles(M, emit_all)
+
+
+@intrinsic
+def grouped_tiles(
+    typing: Any,
+    M: Any,
+    T: Any,
+    d: Any,
+    d_rows: Any,
+    a: Any,
+    a_rows: Any,
+    rows: Any,
+    steps: Any,
+    step: Any,
+    depth: Any,
+    b: Any,
+    columns: Any,
+    fresh: Any,
+    group: Any,
+) -> Any:
+    """Do what `tiles` does for small groups side by side, at most a vector of them.
+
+    The number that column j is multiplied by is that of its group, which begins at the multiple of
+    `group` below j: ``M[a + T[a_rows + r] + p + j // group * group]``. Groups are a power of two,
+    less than a vector.
+    """
+
+    def emit_all(emit: Emitter, columns: Any, rows: Callable[..., None], group: Any) -> None:
+        builder, mask = emit.builder, emit.first(columns)
+        size = 1
+        while size < emit.width:
+
+            def factor(pointer: Any, size: int = size) -> Any:
+                found = emit.load(pointer, 0, mask)
+                return emit.shuffle(found, found, [n // size * size for n in range(emit.width)])
+
+            with builder.if_then(builder.icmp_signed("==", group, INTEGER(size))):
+                rows(1, mask, factor)
+            size *= 2
+
+    return _tiles(M, emit_all, types.intp)
+
+
+def _tiles(M: Any, emit_all: Callable[..., None], *more: Any) -> Any:
+    """Return signature and code of `tiles`, and those with `more` arguments."""
     integer, table = types.intp, types.Array(types.int64, 1, "C")
-    ranges = (integer,) * 5
-    signature = types.void(
-        M, table, *ranges, table, *(integer,) * 4, types.boolean
-    )  # fmt: skip
+    signature = types.void(M, table, *(integer,) * 5, table, *(integer,) * 4, types.boolean, *more)
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, T_, d, d_rows, a, a_rows, rows, steps, step, depth, b, columns, fresh = arguments
+        M_, T_, d, d_rows, a, a_rows, rows, steps, step, depth, b, columns, fresh, *rest = arguments
         emit = Emitter(context, builder, M.dtype)
         corner_D, corner_A, corner_B = (emit.pointer(M_, M, place) for place in (d, a, b))
         D_offsets, A_offsets = (emit.pointer(T_, table, place) for place in (d_rows, a_rows))
         start = emit.pointer(steps, table, step)
         last_row = builder.sub(rows, INTEGER(1))
 
-        def tile(count: int, vectors: int, mask: Any, row: Any, is_rest: bool) -> None:
+        def tile(count: int, vectors: int, mask: Any, row: Any, is_rest: bool, factor: Any) -> None:
             indices = [builder.add(row, INTEGER(r)) for r in range(count)]
             if is_rest:  # the last row stands in for those that there are not
                 indices = [
@@ -221,14 +285,14 @@ def tiles(
                 return [builder.gep(corner, [offset]) for offset in loaded]
 
             both = places(corner_A, A_offsets), places(corner_D, D_offsets)
-            _emit_tile(emit, *both, vectors, mask, start, depth, corner_B, fresh)
+            _emit_tile(emit, *both, vectors, mask, start, depth, corner_B, fresh, factor)
 
-        def all_rows(vectors: int, mask: Any) -> None:
+        def all_rows(vectors: int, mask: Any, factor: Any) -> None:
             largest = LARGEST_TILE[vectors]
             rest = builder.srem(rows, INTEGER(largest))
             whole = builder.sub(rows, rest)
             with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(largest)) as (row, _):
-                tile(largest, vectors, mask, row, False)
+                tile(largest, vectors, mask, row, False, factor)
             sizes = [size for size in (1, 2, 4) if size < largest] + [largest]
             for smaller, size in zip([0, *sizes], sizes, strict=False):
                 fits = builder.and_(
@@ -236,17 +300,9 @@ def tiles(
                     builder.icmp_signed("<=", rest, INTEGER(size)),
                 )
                 with builder.if_then(fits):
-                    tile(size, vectors, mask, whole, True)
+                    tile(size, vectors, mask, whole, True, factor)
 
-        for vectors in range(1, MOST_VECTORS + 1):
-            low, high = (INTEGER(n * emit.width) for n in (vectors - 1, vectors))
-            with builder.if_then(builder.icmp_signed("==", columns, high)):
-                all_rows(vectors, None)
-            partial = builder.and_(
-                builder.icmp_signed("<", low, columns), builder.icmp_signed("<", columns, high)
-            )
-            with builder.if_then(partial):
-                all_rows(vectors, emit.first(builder.sub(columns, low)))
+        emit_all(emit, columns, all_rows, *rest)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -220,7 +220,10 @@ def _plan_h(sizes: Sizes) -> Plan:
     for found in chosen:
         row = builder.add_rows(found.places, found.bases)
         A_steps = _outer(found.shifts, 1, filters)
-        step = builder.add_steps(A_steps, _outer(found.elements, O * width, filters, width))
+        B_steps = _outer(found.elements, O * width, filters, width)
+        if builder.group:  # rows of B are those of all groups side by side
+            B_steps = _outer(found.elements, filters * C, filters, C)
+        step = builder.add_steps(A_steps, B_steps)
         counts = found.counts(builder.longest), builder.always(len(A_steps))
         builder.terms_of_groups(*counts, row, step, channels, filters, filters * width)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
@@ -277,6 +280,13 @@ def narrow_plan_for(
     return Plan(Operation.SPREAD, fields, tables, len(boxes.table), scratch)
 
 
+def group_of(geometry: Geometry, C: int, O: int, itemsize: int) -> int:
+    """Return the channels of a group if they are its filters, and groups share vectors; else 0."""
+    size, vector = C // geometry.groups, VECTOR_BYTES // itemsize
+    is_even = C == O and size < vector and vector % size == 0
+    return size if geometry.groups > 1 and is_even else 0
+
+
 def _cost(rows: int, depth: int) -> int:
     """Estimate the time of a term with so many rows of D and steps, in rows times steps."""
     rows = -(-rows // TILE_ROWS) * TILE_ROWS
@@ -319,6 +329,7 @@ class _Builder:
         self.sizes, self.axes, self.division = sizes, sizes.axes, division
         self.groups, self.longest = sizes.geometry.groups, division.number
         self.channels, self.filters = sizes.C // self.groups, sizes.O // self.groups
+        self.group = group_of(sizes.geometry, sizes.C, sizes.O, sizes.itemsize)
         self.terms: list[tuple[int, ...]] = []
         self.rows: list[Table] = []
         self.depths: list[Table] = []
@@ -370,6 +381,11 @@ class _Builder:
 
         The groups lie side by side in rows of D, so their distance is also the columns of a term.
         """
+        if self.group:
+            self.terms.append((0, 0, row, step, 0, self.groups * D))
+            self.rows.append(rows)
+            self.depths.append(depths)
+            return
         for group in range(self.groups):
             self.terms.append((group * D, group * A, row, step, group * B, D))
             self.rows.append(rows)
@@ -384,6 +400,7 @@ class _Builder:
             Field.ROOM: room,
             Field.TERM_COUNT: len(self.terms),
             Field.NUMBERS: self.longest + 1,
+            Field.GROUP: self.group,
         }
         tables = {
             Field.BLOCKS: boxes.table,
@@ -394,5 +411,5 @@ class _Builder:
             Field.A_ROWS: _joined(self.A_offsets),
             Field.STEPS: _joined(self.steps),
         }
-        scratch = PANEL_BYTES // self.sizes.itemsize + room
+        scratch = (PANEL_BYTES + VECTOR_BYTES) // self.sizes.itemsize + room
         return Plan(Operation.CONVOLVE, fields, tables, len(boxes.table), scratch)

@@ -16,6 +16,7 @@ from convae.engine.cpu.llvm import (
     MOST_VECTORS,
     added,
     current,
+    grouped_tiles,
     pointer,
     replaced,
     tiles,
@@ -92,6 +93,37 @@ def multiply(
                 )  # fmt: skip
             else:
                 tiles(M, T, d + j, d_rows, a, a_rows, rows, T, now, count, b + j, wide, renew)
+
+
+@compiled
+def multiply_groups(
+    M: Array, T: Array, d: int, d_rows: int, a: int, a_rows: int, rows: int, step: int, depth: int,
+    b: int, columns: int, fresh: bool, group: int,
+) -> None:  # fmt: skip
+    """Do what `llvm.grouped_tiles` does, with the steps in T, for any depth and columns."""
+    if rows == 0:
+        return
+    vector = VECTOR_BYTES // M.itemsize
+    if depth == 0 and fresh:
+        for r in range(rows):
+            zero_row(M, d + T[d_rows + r], columns)
+    for j in range(0, columns, vector):
+        wide = min(vector, columns - j)
+        for q in range(0, depth, SUM_LENGTH):
+            count, now = min(SUM_LENGTH, depth - q), step + 2 * q
+            grouped_tiles(
+                M, T, d + j, d_rows, a + j, a_rows, rows, T, now, count, b + j, wide,
+                fresh and q == 0, group,
+            )  # fmt: skip
+
+
+@compiled
+def swap(M: Array, t: int, a: int, size: int, columns: int) -> None:
+    """Transpose each square of a matrix, (size, columns) at a, to t."""
+    for i in range(size):
+        for j in range(columns):
+            first = j // size * size
+            copy_row(M, t + i * columns + j, a + (j - first) * columns + first + i, 1)
 
 
 @compiled
@@ -177,12 +209,19 @@ def convolve(
         for index in range(row[Field.TERM_COUNT]):
             term = row[Field.TERMS] + TERM_ENTRIES * index
             entry = index * row[Field.NUMBERS] + T[block]
-            multiply(
-                M, T, d + T[term], row[Field.D_ROWS] + T[term + 2], box + T[term + 1],
-                row[Field.A_ROWS] + T[term + 2], T[row[Field.ROW_COUNTS] + entry],
-                row[Field.STEPS] + 2 * T[term + 3], T[row[Field.DEPTHS] + entry],
-                b + T[term + 4], T[term + 5], fresh, panel, panel_steps,
-            )  # fmt: skip
+            d_rows, a_rows = row[Field.D_ROWS] + T[term + 2], row[Field.A_ROWS] + T[term + 2]
+            rows, step = T[row[Field.ROW_COUNTS] + entry], row[Field.STEPS] + 2 * T[term + 3]
+            depth = T[row[Field.DEPTHS] + entry]
+            if row[Field.GROUP] > 0:
+                multiply_groups(
+                    M, T, d + T[term], d_rows, box + T[term + 1], a_rows, rows, step, depth,
+                    b + T[term + 4], T[term + 5], fresh, row[Field.GROUP],
+                )  # fmt: skip
+            else:
+                multiply(
+                    M, T, d + T[term], d_rows, box + T[term + 1], a_rows, rows, step, depth,
+                    b + T[term + 4], T[term + 5], fresh, panel, panel_steps,
+                )  # fmt: skip
         J += finish(M, row, numbers, T[block + 9], T[block] * row[Field.SPAN])
     return J
 
@@ -290,6 +329,11 @@ def do(M: Array, job: Array, scratch: int, panel_steps: Array) -> None:
                 turn(
                     M, to, row[Field.A] + index * lines * columns, lines, columns, row[Field.WIDTH]
                 )
+        elif operation == Operation.SWAP:
+            size, columns = row[Field.GROUP], row[Field.COLUMNS]
+            for index in range(row[Field.FIRST], row[Field.LAST]):
+                place = index * size * columns
+                swap(M, row[Field.D] + place, row[Field.A] + place, size, columns)
         elif operation == Operation.REPEAT:
             for i in range(0, row[Field.COUNT], row[Field.COLUMNS]):
                 copy_row(M, row[Field.D] + i, row[Field.A], row[Field.COLUMNS])

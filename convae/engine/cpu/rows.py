@@ -14,6 +14,7 @@ class Operation(IntEnum):
     REPEAT = 3
     ADD = 4
     SUM = 5
+    SWAP = 6
 
 
 class Kind(IntEnum):
@@ -67,6 +68,7 @@ class Field(IntEnum):
     D_ROWS = 22  # T
     A_ROWS = 23  # T
     STEPS = 24  # T
+    GROUP = 41  # size of groups whose columns are side by side in a term; 0 where each has terms
     # SPREAD
     ROWS = 25
     WIDTH = 26
@@ -82,11 +84,13 @@ class Field(IntEnum):
     H = 37
     EXTRA = 38  # 0 for none
     TARGET = 39
-    # TURN: COUNT matrices of ROWS by COLUMNS to rows of WIDTH; the others: COUNT elements
+    # TURN: matrices FIRST to LAST, of ROWS by COLUMNS, to rows of WIDTH
+    # SWAP: matrices FIRST to LAST, of GROUP by COLUMNS, whose squares are transposed
+    # the others: COUNT elements
     COUNT = 40
 
 
-FIELDS = Field.COUNT + 1
+FIELDS = Field.GROUP + 1
 """Entries of a line."""
 
 

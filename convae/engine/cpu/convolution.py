@@ -30,9 +30,9 @@ FEWEST_BLOCKS = 8
 TASKS_OF_THREAD = 8
 """Tasks for each thread into which the blocks of c and h are divided."""
 
-TASKS_OF_G, WORK_OF_G = 16, 1 << 24
+TASKS_OF_G, WORK_OF_G, WORK_OF_ELEMENT = 16, 1 << 22, 256
 """Tasks into which those of g are divided at most, each with sums of its own, whatever the threads;
-multiply-accumulates for which one is worth while."""
+multiply-accumulates for which one is worth while, in all and for each sum."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def g(G: Array, V: Array, dK: Array, geometry: Geometry, allocate: Allocate = np
     dK, V, G, geometry = _dense(dK, V, G, geometry)
     plan = plan_for("g", geometry, V.shape[-1], G.shape[-1], len(V), V.itemsize, _blocks())
     work = geometry.macs(V.shape[-1], G.shape[-1]) * len(V)
-    tasks = min(TASKS_OF_G, 1 << (work // WORK_OF_G).bit_length())
+    worth = max(WORK_OF_G, WORK_OF_ELEMENT * dK.size)
+    tasks = min(TASKS_OF_G, 1 << (work // worth).bit_length())
     lines, sums = [], []
     for number, part in enumerate(_parts(plan, tasks)):
         D = dK if number == 0 else allocate(dK.shape, dK.dtype)

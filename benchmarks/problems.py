@@ -192,7 +192,9 @@ def their_local_operation(problem: Problem) -> Callable[[], float]:
     is_local = problem.tile == 0
 
     def spread() -> torch.Tensor:
-        every = K if is_local else K[:, turns[0]][:, :, turns[1]]
+        every = K.reshape(problem.filters, *problem.geometry.tile, -1)
+        if not is_local:
+            every = every[:, turns[0]][:, :, turns[1]]
         return every.reshape(problem.filters, rows * columns, -1)
 
     def unfolded() -> torch.Tensor:

@@ -1,7 +1,7 @@
 """How a problem is divided into blocks, and the boxes of positions that blocks read.
 
 A block is a box of positions of D, for g of G, in one or several examples. What it reads is a box
-of A, with the padding around it, that is copied to where it lies alike for every block.
+of A, with the padding around it unless that is left out. Where it is not within A, it is copied.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from convae.engine.geometry import Geometry, spans
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 Three: TypeAlias = tuple[int, int, int]
 Four: TypeAlias = tuple[int, int, int, int]
+
+Exact: TypeAlias = tuple[bool, bool, bool]
+"""Whether blocks read nothing but A along an axis, all of it, and leave the padding out."""
+
+PADDED: Exact = (False, False, False)
 
 LEAST_BYTES, MOST_BYTES = 160 << 10, 768 << 10
 """Memory that a block's part of A, and of D, may take: as much as the kernel, within these bounds.
@@ -206,22 +211,36 @@ class Boxes:
         return self.examples * prod(self.whole)
 
 
-def visible_boxes(axes: Axes, division: Division, C: int, O: int) -> Boxes:
+def visible_boxes(axes: Axes, division: Division, C: int, O: int, exact: Exact) -> Boxes:
     """Return the boxes of V that blocks of output positions read; D is Z."""
 
     def start(j: tuple[int, ...]) -> list[int]:
-        return [x * s - b for x, s, b in zip(j, axes.stride, axes.before, strict=True)]
+        sides = zip(j, axes.stride, axes.before, exact, strict=True)
+        return [0 if is_exact else x * s - b for x, s, b, is_exact in sides]
 
-    return _boxes(division, axes.size, C, O, start, axes.read)
+    def extent(counts: tuple[int, ...]) -> Three:
+        return _chosen(exact, axes.size, axes.read(counts))
+
+    return _boxes(division, axes.size, C, O, start, extent)
 
 
-def hidden_boxes(axes: Axes, division: Division, C: int, O: int) -> Boxes:
+def hidden_boxes(axes: Axes, division: Division, C: int, O: int, exact: Exact) -> Boxes:
     """Return the boxes of G that blocks of input positions read; D is V'."""
 
     def start(y: tuple[int, ...]) -> list[int]:
-        return [x // s + q for x, s, q in zip(y, axes.stride, axes.reach, strict=True)]
+        sides = zip(y, axes.stride, axes.reach, exact, strict=True)
+        return [0 if is_exact else x // s + q for x, s, q, is_exact in sides]
 
-    return _boxes(division, axes.output, O, C, start, axes.met)
+    def extent(counts: tuple[int, ...]) -> Three:
+        return _chosen(exact, axes.output, axes.met(counts))
+
+    return _boxes(division, axes.output, O, C, start, extent)
+
+
+def _chosen(exact: Exact, size: Three, read: Three) -> Three:
+    """Take the size along axes that are exact, else what is read."""
+    one, two, three = (s if e else r for e, s, r in zip(exact, size, read, strict=True))
+    return one, two, three
 
 
 def _boxes(

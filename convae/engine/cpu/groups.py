@@ -11,9 +11,6 @@ import numpy as np
 
 from convae.engine.cpu.division import Axes, Division, Four, Table, Three
 
-WORTH_GROUPING = 1.03
-"""Products with padding, relative to the others, from which on positions that meet it are apart."""
-
 
 @dataclass(frozen=True)
 class Group:
@@ -46,34 +43,25 @@ def _grouped(found: list[tuple[int, tuple[Three, ...]]], apart: bool) -> list[Gr
     ]
 
 
-def output_groups(axes: Axes, axis: int, division: Division, apart: bool) -> list[Group]:
-    """Group a block's output positions along an axis, for c and g.
-
-    Where they are the whole axis, padding is left out if taps are `apart`, or much of it is met.
-    """
-    count, whole = division.box[axis + 1], division.is_whole(axis)
+def output_groups(axes: Axes, axis: int, count: int, is_exact: bool, apart: bool) -> list[Group]:
+    """Group a block's output positions along an axis, for c and g."""
     k, s, d = axes.kernel[axis], axes.stride[axis], axes.dilation[axis]
     before, size, tile = axes.before[axis], axes.size[axis], axes.tile[axis]
 
-    def taps(j: int, is_exact: bool) -> tuple[Three, ...]:
+    def taps(j: int) -> tuple[Three, ...]:
         inside = (m for m in range(k) if not is_exact or 0 <= j * s - before + m * d < size)
         return tuple((m, m * d, j % tile) for m in inside)
 
-    exact = [taps(j, True) for j in range(count)]
-    is_exact = whole and (apart or sum(map(len, exact)) * WORTH_GROUPING < count * k)
-    return _grouped([(j * s, taps(j, is_exact)) for j in range(count)], apart)
+    start = before if is_exact else 0
+    return _grouped([(j * s - start, taps(j)) for j in range(count)], apart)
 
 
-def input_groups(axes: Axes, axis: int, division: Division, apart: bool) -> list[Group]:
-    """Group a block's input positions along an axis, for h, as `output_groups` does."""
-    count, whole = division.box[axis + 1], division.is_whole(axis)
-    exact, every = (
-        [input_taps(axes, axis, y, is_exact) for y in range(count)] for is_exact in (True, False)
-    )
-    needless = sum(map(len, exact)) * WORTH_GROUPING < sum(map(len, every))
-    is_exact = axes.is_local[axis] or (whole and (apart or needless))
-    bases = (y // axes.stride[axis] for y in range(count))
-    return _grouped(list(zip(bases, exact if is_exact else every, strict=True)), apart)
+def input_groups(axes: Axes, axis: int, count: int, is_exact: bool, apart: bool) -> list[Group]:
+    """Group a block's input positions along an axis, for h."""
+    start = axes.reach[axis] if is_exact else 0
+    bases = (y // axes.stride[axis] + start for y in range(count))
+    taps = (input_taps(axes, axis, y, is_exact) for y in range(count))
+    return _grouped(list(zip(bases, taps, strict=True)), apart)
 
 
 def input_taps(axes: Axes, axis: int, y: int, is_exact: bool) -> tuple[Three, ...]:

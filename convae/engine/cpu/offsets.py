@@ -18,18 +18,21 @@ blocks, whose offsets are the same (`division`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import product
 from math import prod
+from operator import itemgetter
 
 import numpy as np
 
 from convae.engine.cpu.division import (
+    PADDED,
     Axes,
     Boxes,
     Division,
+    Exact,
     Four,
     Table,
     Three,
@@ -58,6 +61,9 @@ READING = 6
 
 LONGEST_PASS, WRITING = 128, 16
 """Steps after which sums are written, and what that takes, in steps."""
+
+COPYING = 1.0
+"""What it takes to copy an element of A, in rows times steps of one vector."""
 
 TERM_ENTRIES = 6
 """Entries of a term: where D and A begin, its first row and step, where B begins, columns."""
@@ -157,12 +163,12 @@ class Sizes:
 def _plan_c(sizes: Sizes) -> Plan:
     """Plan c: rows are output positions, steps kernel elements and channels."""
     builder, O = _Builder(sizes, sizes.by_outputs()), sizes.O
-    boxes, channels = visible_boxes(builder.axes, builder.division, sizes.C, O), builder.channels
+    channels = builder.channels
 
     def cost(found: Class) -> int:
         return _cost(len(found.places), len(found.shifts) * channels)
 
-    apart, chosen = builder.cheaper(partial(builder.output_classes, boxes), cost)
+    apart, boxes, chosen = builder.cheapest(builder.output_classes, cost, sizes.C, O)
     for found in chosen:
         row = builder.add_rows(found.places, found.bases)
         A_steps = _outer(found.shifts, 1, channels)
@@ -177,12 +183,12 @@ def _plan_g(sizes: Sizes) -> Plan:
     """Plan g: rows are kernel elements and channels, steps output positions."""
     builder, O = _Builder(sizes, sizes.by_outputs()), sizes.O
     axes, channels = builder.axes, builder.channels
-    boxes = visible_boxes(axes, builder.division, sizes.C, O)
 
     def cost(found: Class) -> int:
         return _cost(len(found.shifts) * channels, len(found.places))
 
-    for found in builder.cheaper(partial(builder.output_classes, boxes), cost)[1]:
+    _, boxes, chosen = builder.cheapest(builder.output_classes, cost, sizes.C, O)
+    for found in chosen:
         A_rows = _outer(found.shifts, 1, channels)
         row = builder.add_rows(_outer(found.elements, channels * O, channels, O), A_rows)
         step = builder.add_steps(found.bases, found.places)
@@ -202,21 +208,13 @@ def _plan_h(sizes: Sizes) -> Plan:
     numbers = max(prod(axes.met(axes.size)) * O, prod(axes.size) * C)
     division = sizes.divide(axes.size, (one, two, three), numbers)
     builder = _Builder(sizes, division)
-    boxes = hidden_boxes(axes, division, C, O)
     channels, filters = builder.channels, builder.filters
-    width, strides = (
-        rounded(channels, sizes.itemsize),
-        (_strides(boxes.whole, O), _strides(axes.size, C)),
-    )
-
-    def input_classes(apart: bool) -> Iterator[Class]:
-        along = [input_groups(axes, axis, division, apart) for axis in range(3)]
-        return classes(axes, along, division, *strides)
+    width = rounded(channels, sizes.itemsize)
 
     def cost(found: Class) -> int:
         return _cost(len(found.places), len(found.shifts) * filters)
 
-    apart, chosen = builder.cheaper(input_classes, cost)
+    apart, boxes, chosen = builder.cheapest(builder.input_classes, cost, O, C)
     for found in chosen:
         row = builder.add_rows(found.places, found.bases)
         A_steps = _outer(found.shifts, 1, filters)
@@ -243,7 +241,7 @@ def narrow_plan_for(
     axes, elements = sizes.axes, prod(geometry.kernel)
     numbers = prod(axes.met(axes.size)) * (O + elements * C)
     division = sizes.divide(axes.size, axes.stride, numbers)
-    boxes = hidden_boxes(axes, division, C, O)
+    boxes = hidden_boxes(axes, division, C, O, PADDED)
     part = PART_VECTORS * VECTOR_BYTES // itemsize
     width, room = rounded(boxes.positions, itemsize), boxes.positions * O
     _, plane, row, _ = _strides(boxes.whole, 1)
@@ -337,23 +335,48 @@ class _Builder:
         self.A_offsets: list[Table] = []
         self.steps: list[Table] = []
 
-    def cheaper(
-        self, make: Callable[[bool], Iterable[Class]], cost: Callable[[Class], int]
-    ) -> tuple[bool, list[Class]]:
-        """Choose whether each element of a kernel is a class apart, and list the classes."""
-        together = list(make(False))
-        if any(t > 1 for t in self.axes.tile):  # positions of a kernel are few already
-            return False, together
-        apart = list(make(True))
-        is_apart = sum(map(cost, apart)) < sum(map(cost, together))
-        return is_apart, apart if is_apart else together
+    def cheapest(
+        self,
+        make: Callable[[Exact, bool], tuple[Boxes, Iterator[Class]]],
+        cost: Callable[[Class], float],
+        A_channels: int,
+        columns: int,
+    ) -> tuple[bool, Boxes, list[Class]]:
+        """Choose whether padding is left out, and whether elements of a kernel are classes apart.
 
-    def output_classes(self, boxes: Boxes, apart: bool) -> Iterator[Class]:
-        """List the classes of output positions, for c and g."""
-        axes = self.axes
-        along = [output_groups(axes, axis, self.division, apart) for axis in range(3)]
-        strides = _strides(boxes.whole, self.sizes.C), _strides(axes.output, self.sizes.O)
-        return classes(axes, along, self.division, *strides)
+        Returns whether they are, the boxes and the classes.
+        """
+        one, two, three = (self.division.is_whole(axis) for axis in range(3))
+        whole = one, two, three
+        copying = COPYING / -(-columns * self.sizes.itemsize // VECTOR_BYTES)
+        found = []
+        for exact, apart in [(PADDED, False), (whole, False), (whole, True)]:
+            if apart and any(t > 1 for t in self.axes.tile):
+                continue  # there are few positions of a kernel already
+            boxes, members = make(exact, apart)
+            chosen = list(members)
+            copied = 0 if exact == whole else boxes.positions * A_channels
+            found.append((sum(map(cost, chosen)) + copying * copied, apart, boxes, chosen))
+        return min(found, key=itemgetter(0))[1:]
+
+    def output_classes(self, exact: Exact, apart: bool) -> tuple[Boxes, Iterator[Class]]:
+        """Return the boxes and list the classes of output positions, for c and g."""
+        axes, division, C, O = self.axes, self.division, self.sizes.C, self.sizes.O
+        boxes = visible_boxes(axes, division, C, O, exact)
+        counts = division.box[1:]
+        along = [output_groups(axes, n, counts[n], exact[n], apart) for n in range(3)]
+        strides = _strides(boxes.whole, C), _strides(axes.output, O)
+        return boxes, classes(axes, along, division, *strides)
+
+    def input_classes(self, exact: Exact, apart: bool) -> tuple[Boxes, Iterator[Class]]:
+        """Return the boxes and list the classes of input positions, for h."""
+        axes, division, C, O = self.axes, self.division, self.sizes.C, self.sizes.O
+        one, two, three = (e or is_local for e, is_local in zip(exact, axes.is_local, strict=True))
+        exact = one, two, three
+        boxes, counts = hidden_boxes(axes, division, C, O, exact), division.box[1:]
+        along = [input_groups(axes, n, counts[n], exact[n], apart) for n in range(3)]
+        strides = _strides(boxes.whole, O), _strides(axes.size, C)
+        return boxes, classes(axes, along, division, *strides)
 
     def add_rows(self, D: Table, A: Table) -> int:
         """Append rows; returns where they begin."""

@@ -127,13 +127,22 @@ def swap(M: Array, t: int, a: int, size: int, columns: int) -> None:
 
 
 @compiled
-def surround(M: Array, T: Array, row: Array, block: int, p: int) -> None:
-    """Copy the box of A that a block reads, with zeros beyond A's edge, to offset p.
+def surround(M: Array, T: Array, row: Array, block: int, p: int) -> int:
+    """Return where the box of A that a block reads lies, (examples, *whole, C).
 
-    A (N, *size, C) -> (examples, *whole, C)
+    Where it is not a part of A (N, *size, C) that lies like that, it is copied to offset p, with
+    zeros beyond A's edge.
     """
     C, size2 = row[Field.CHANNELS], row[Field.SIZE + 2]
     examples, start2, extent2 = T[block + 2], T[block + 5], T[block + 8]
+    is_inside, is_alike, place, positions = True, True, 0, examples
+    for axis in range(3):
+        start, extent, size = T[block + 3 + axis], T[block + 6 + axis], row[Field.SIZE + axis]
+        is_inside = is_inside and start >= 0 and start + extent <= size
+        is_alike = is_alike and (positions == 1 or row[Field.WHOLE + axis] == size)
+        place, positions = place * size + start, positions * extent
+    if is_inside and is_alike:
+        return row[Field.A] + T[block + 1] + place * C
     left = min(max(-start2, 0), extent2)
     inside = max(min(extent2, size2 - start2) - left, 0)
     right = extent2 - left - inside
@@ -153,6 +162,7 @@ def surround(M: Array, T: Array, row: Array, block: int, p: int) -> None:
                 zero_row(M, to, left * C)
                 copy_row(M, to + left * C, source, inside * C)
                 zero_row(M, to + (left + inside) * C, right * C)
+    return p
 
 
 @compiled
@@ -197,10 +207,10 @@ def convolve(
     See `offsets.Plan`; returns the sum of what `finish` returns.
     """
     J, panel = 0.0, scratch
-    box = scratch + PANEL_BYTES // M.itemsize
+    room = scratch + PANEL_BYTES // M.itemsize
     for number in range(row[Field.FIRST], row[Field.LAST]):
         block = row[Field.BLOCKS] + BLOCK_ENTRIES * number
-        surround(M, T, row, block, box)
+        box = surround(M, T, row, block, room)
         d, b = row[Field.D] + T[block + 9], row[Field.B] + T[block + 10]
         mode = row[Field.FRESH]
         fresh = mode == Fresh.ROWS or (mode == Fresh.FIRST and number == row[Field.FIRST])
@@ -248,14 +258,14 @@ def spread(
     stride = row[Field.STRIDE], row[Field.STRIDE + 1], row[Field.STRIDE + 2]
     vector = VECTOR_BYTES // M.itemsize
     panel, J = scratch, 0.0
-    box = panel + PANEL_BYTES // M.itemsize
-    turned = box + -(-row[Field.ROOM] // vector) * vector
+    room = panel + PANEL_BYTES // M.itemsize
+    turned = room + -(-row[Field.ROOM] // vector) * vector
     products = turned + -(-O // vector) * vector * part
     line = products + row[Field.ROWS] * width
     plane = row[Field.WHOLE + 1] * row[Field.WHOLE + 2]
     for number in range(row[Field.FIRST], row[Field.LAST]):
         block = row[Field.BLOCKS] + BLOCK_ENTRIES * number
-        surround(M, T, row, block, box)
+        box = surround(M, T, row, block, room)
         examples, d = T[block + 2], row[Field.D] + T[block + 9]
         positions = T[block + 13]
         columns = (examples - 1) * row[Field.WHOLE] * plane

@@ -6,7 +6,10 @@ functions are cached on disk if a cache folder is writable.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
@@ -29,18 +32,27 @@ def compiled(function: Function) -> Function:
         dispatcher = numba.njit(function, cache=True, **how)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(function, **how)  # type: ignore[no-any-return]
-    _discard_unreadable(dispatcher)
+    file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if file is not None:
+        file._source_stamp = file._source_stamp, _sources()
+        _discard_unreadable(file)
     return dispatcher  # type: ignore[no-any-return]
 
 
-def _discard_unreadable(dispatcher: Any) -> None:
+@cache
+def _sources() -> str:
+    """Hash the files of this package: Numba looks only at that of the function itself."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def _discard_unreadable(file: Any) -> None:
     """Empty a function's cache if it is damaged, or of a version with other types.
 
-    Numba notices changed sources and versions, but fails on what it cannot unpickle.
+    Numba notices other sources and versions, but fails on what it cannot unpickle.
     """
-    file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if file is None:
-        return
     try:
         for name in file._load_index().values():
             file._load_data(name)

@@ -2,9 +2,6 @@
 
 The building block of all convolutions is `tiles`: sums of products that stay in registers while
 they grow; the last vector of a row is masked. `passes` has the code for single rows.
-
-Numba's cache does not track changes to this file: a compiled caller is rebuilt only when its own
-file changes.
 """
 
 from __future__ import annotations

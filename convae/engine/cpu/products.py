@@ -54,6 +54,9 @@ ERRORS = 4096
 FEWEST_ROWS = 32
 """Rows of A for which it is worth copying rows of B."""
 
+ROWS_AT_ONCE = 100000
+"""Rows of D that are computed, where there are groups, before others are begun."""
+
 SUM_LENGTH = 256
 """Rows that are summed before their sum is added to the others, for accuracy."""
 
@@ -107,14 +110,16 @@ def multiply_groups(
     if depth == 0 and fresh:
         for r in range(rows):
             zero_row(M, d + T[d_rows + r], columns)
-    for j in range(0, columns, vector):
-        wide = min(vector, columns - j)
-        for q in range(0, depth, SUM_LENGTH):
-            count, now = min(SUM_LENGTH, depth - q), step + 2 * q
-            grouped_tiles(
-                M, T, d + j, d_rows, a + j, a_rows, rows, T, now, count, b + j, wide,
-                fresh and q == 0, group,
-            )  # fmt: skip
+    for r in range(0, rows, ROWS_AT_ONCE):
+        n = min(ROWS_AT_ONCE, rows - r)
+        for j in range(0, columns, vector):
+            wide = min(vector, columns - j)
+            for q in range(0, depth, SUM_LENGTH):
+                count, now = min(SUM_LENGTH, depth - q), step + 2 * q
+                grouped_tiles(
+                    M, T, d + j, d_rows + r, a + j, a_rows + r, n, T, now, count, b + j, wide,
+                    fresh and q == 0, group,
+                )  # fmt: skip
 
 
 @compiled

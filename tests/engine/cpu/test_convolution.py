@@ -80,29 +80,32 @@ def cases(draw: st.DrawFn):
     largest = [min(6, n + sum(sides)) for n, sides in zip(size, padding, strict=True)]
     kernel = [draw(st.integers(1, n)) for n in largest]
     stride = tuple(draw(st.integers(1, 3)) for _ in range(axes))
-    channels, filters = draw(st.integers(1, 19)), draw(st.integers(1, 80))
+    groups = draw(st.sampled_from([1, 1, 2, 3, 5, 16, 19]))
+    channels, filters = draw(st.integers(1, 19)), draw(st.integers(1, max(1, 80 // groups)))
+    if groups > 1 and draw(st.booleans()):  # of groups as wide as these there is a way of its own
+        channels = filters = draw(st.sampled_from([1, 2, 4, 8]))
     examples = draw(st.integers(1, 40))
     output = engine.resolve(size=size, kernel=kernel, stride=stride, padding=padding).output
     shapes = (
-        (filters, channels, *kernel),
-        (examples, channels, *size),
-        (examples, filters, *output),
+        (groups * filters, channels, *kernel),
+        (examples, groups * channels, *size),
+        (examples, groups * filters, *output),
     )
     dtype = draw(st.sampled_from(["float32", "float64"]))
-    return shapes, stride, padding, dtype, draw(st.integers(0, 2**32 - 1))
+    how = {"stride": stride, "padding": padding, "groups": groups}
+    return shapes, how, dtype, draw(st.integers(0, 2**32 - 1))
 
 
 @part_of_examples(0.5)
 @given(case=cases())
 def test_operations_equal_pytorch(case) -> None:
-    shapes, stride, padding, dtype, seed = case
+    shapes, how, dtype, seed = case
     rng = np.random.default_rng(seed)
     K, V, G = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
-    how = {"stride": stride, "padding": padding}
     Z = engine.c(K, V, **how)
     R = engine.h(K, G, size=V.shape[2:], **how)
     dK = engine.g(G, V, kernel=K.shape[2:], **how)
-    for actual, expected in zip((Z, R, dK), by_pytorch(K, V, G, stride, padding), strict=True):
+    for actual, expected in zip((Z, R, dK), by_pytorch(K, V, G, **how), strict=True):
         assert actual.shape == expected.shape
         assert actual.dtype == dtype
         assert error(actual, expected) < TOLERANCE[dtype]
@@ -155,6 +158,24 @@ def test_an_outlier_changes_only_outputs_that_depend_on_it(
         assert (is_same == ~depends).all()
 
 
+@pytest.mark.parametrize("group", [1, 4])
+def test_an_outlier_stays_in_its_group(rng, group: int) -> None:
+    groups = 24 // group
+    K = rng.standard_normal((24, group, 3, 3), dtype="float32")
+    V, G = (rng.standard_normal((2, 24, 9, 9), dtype="float32") for _ in "VG")
+
+    def every():
+        how = {"padding": "same", "groups": groups}
+        return engine.c(K, V, **how), engine.h(K, G, **how), engine.g(G, V, kernel=3, **how)
+
+    before = every()
+    V[1, 9, 4, 4] = G[1, 9, 4, 4] = np.nan
+    is_of_group = np.arange(24) // group == 9 // group
+    for old, new, axis in zip(before, every(), (1, 1, 0), strict=True):
+        is_same = (old == new).all(axis=tuple({*range(old.ndim)} - {axis}))
+        assert (is_same == ~is_of_group).all()
+
+
 def test_a_position_that_meets_padding_alone_is_zero() -> None:
     K, V = np.ones((3, 2, 2, 2)), np.ones((16, 2, 1, 1))
     how = {"stride": (1, 1), "padding": ((3, 3), (3, 3)), "dilation": (1, 1)}
@@ -179,19 +200,22 @@ def test_what_no_output_reads_does_not_reach_a_tiled_gradient() -> None:
 
 
 @pytest.mark.parametrize("examples", [1, 3, 20, 64])
-@pytest.mark.parametrize(("channels", "filters"), [(1, 48), (32, 48), (40, 3)])
+@pytest.mark.parametrize(
+    ("channels", "filters", "groups"), [(1, 48, 1), (32, 48, 1), (40, 3, 1), (48, 48, 48)]
+)
 def test_bits_do_not_depend_on_the_number_of_threads(
-    rng, examples: int, channels: int, filters: int
+    rng, examples: int, channels: int, filters: int, groups: int
 ) -> None:
-    K = rng.standard_normal((filters, channels, 3, 3), dtype="float32")
+    K = rng.standard_normal((filters, channels // groups, 3, 3), dtype="float32")
     V = rng.standard_normal((examples, channels, 24, 24), dtype="float32")
     G = rng.standard_normal((examples, filters, 24, 24), dtype="float32")
     found = set()
     try:
         for workers in (1, 2, 5, 5):
             engine.set_num_threads(workers)
-            Z, R = engine.c(K, V, padding="same"), engine.h(K, G, padding="same")
-            dK = engine.g(G, V, padding="same", kernel=3)
+            how = {"padding": "same", "groups": groups}
+            Z, R = engine.c(K, V, **how), engine.h(K, G, **how)
+            dK = engine.g(G, V, kernel=3, **how)
             found.add((Z.tobytes(), R.tobytes(), dK.tobytes()))
     finally:
         engine.set_num_threads(threads.cores())

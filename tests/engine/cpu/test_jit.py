@@ -53,6 +53,19 @@ def test_bits_are_the_same_where_nothing_can_be_cached(tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_a_change_anywhere_in_the_package_is_compiled(tmp_path) -> None:
+    """Numba itself looks only at the file of a cached function."""
+    package = tmp_path / "convae"
+    shutil.copytree(REPOSITORY / "convae", package, ignore=shutil.ignore_patterns("__pycache__"))
+    right = parameters_after_three_steps(tmp_path)
+    file = package / "engine" / "cpu" / "llvm.py"
+    changed = file.read_text().replace("builder.fadd(old, row[v])", "row[v]")
+    assert changed != file.read_text()
+    file.write_text(changed)
+    assert parameters_after_three_steps(tmp_path) != right
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda content: content[:50], lambda content: b"", bytes.upper])
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 def test_a_damaged_cache_is_rebuilt(tmp_path, damage, suffix: str) -> None:

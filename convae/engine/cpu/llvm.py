@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from convae.engine.cpu.jit import AVX512
 from convae.engine.cpu.offsets import VECTOR_BYTES
 
-LARGEST_TILE = {1: 8, 2: 8, 3: 8, 4: 6} if AVX512 else {1: 6, 2: 3}
+LARGEST_TILE = {1: 12, 2: 8, 3: 8, 4: 6} if AVX512 else {1: 6, 2: 3}
 """Rows of a tile by the vectors of its rows, such that sums and a row of B fit into registers."""
 
 MOST_VECTORS = max(LARGEST_TILE)
@@ -290,7 +290,7 @@ def _tiles(M: Any, emit_all: Callable[..., None], *more: Any) -> Any:
             whole = builder.sub(rows, rest)
             with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(largest)) as (row, _):
                 tile(largest, vectors, mask, row, False, factor)
-            sizes = [size for size in (1, 2, 4) if size < largest] + [largest]
+            sizes = [size for size in (1, 2, 4, 8) if size < largest] + [largest]
             for smaller, size in zip([0, *sizes], sizes, strict=False):
                 fits = builder.and_(
                     builder.icmp_signed("<", INTEGER(smaller), rest),

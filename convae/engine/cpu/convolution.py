@@ -84,10 +84,9 @@ def h(
     if address not in known:
         size = K.size if group else (count * O + rounded(O, K.itemsize)) * width
         known[address] = allocate((size,), K.dtype)
-        operation, how = Operation.TURN, {Field.ROWS: C, Field.COLUMNS: O, Field.WIDTH: width}
-        if group:
-            operation, how = Operation.SWAP, {Field.GROUP: group, Field.COLUMNS: O}
-        fields: dict[int, int] = {**how, Field.LAST: count}
+        fields: dict[int, int] = {Field.LAST: count, Field.COLUMNS: O}
+        fields |= {Field.GROUP: group} if group else {Field.ROWS: C, Field.WIDTH: width}
+        operation = Operation.SWAP if group else Operation.TURN
         stages.append([Line(operation, {Field.D: known[address], Field.A: K}, fields)])
     product = _lines(plan, arrays | {Field.B: known[address]}, behind)
     return Calls(V.dtype, [*stages, product])
@@ -130,11 +129,14 @@ def _template(
         between.append(np.empty(shape, dtype))
         return between[-1]
 
-    arrays = [np.empty(shape, dtype) for shape in shapes]
+    one, two, three = arrays = [np.empty(shape, dtype) for shape in shapes]
     if operation == "c":
-        return Template(c(*arrays, geometry), arrays, between)
-    make = h if operation == "h" else g
-    return Template(make(*arrays, geometry, allocate=allocate), arrays, between)
+        calls = c(one, two, three, geometry)
+    elif operation == "h":
+        calls = h(one, two, three, geometry, allocate=allocate)
+    else:
+        calls = g(one, two, three, geometry, allocate)
+    return Template(calls, arrays, between)
 
 
 def _dense(

@@ -147,7 +147,7 @@ def surround(M: Array, T: Array, row: Array, block: int, p: int) -> int:
         is_alike = is_alike and (positions == 1 or row[Field.WHOLE + axis] == size)
         place, positions = place * size + start, positions * extent
     if is_inside and is_alike:
-        return row[Field.A] + T[block + 1] + place * C
+        return int(row[Field.A] + T[block + 1] + place * C)
     left = min(max(-start2, 0), extent2)
     inside = max(min(extent2, size2 - start2) - left, 0)
     right = extent2 - left - inside

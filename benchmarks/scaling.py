@@ -7,10 +7,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
-from benchmarks.comparison import TINY
 from benchmarks.contestants import STEPS
 from benchmarks.turns import check_idle, take_turns
-from benchmarks.workloads import Workload
+from benchmarks.workloads import TINY, Workload
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "step_time.png"
 BATCH, SIDE, FILTERS = 128, 32, 32

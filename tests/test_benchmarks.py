@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +62,13 @@ def test_the_benchmark_says_what_is_missing(argument: str, says: str) -> None:
     assert done.returncode == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "benchmarks").glob("*.py")), ids=lambda f: f.stem
+)
+def test_every_benchmark_can_be_imported(file: Path) -> None:
+    importlib.import_module(f"benchmarks.{file.stem}")
 
 
 def test_every_workload_has_a_source_and_can_be_built() -> None:

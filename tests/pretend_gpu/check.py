@@ -75,7 +75,7 @@ def streams(count: int = 2) -> list[Stream]:
 # --- memory and kernels ---------------------------------------------------------------------------
 
 
-@case()
+@case("PRETEND_EXACT=1")  # CuPy's pool may give memory that was used before
 def fresh_memory_is_nan() -> None:
     assert cupy.isnan(cupy.empty(100, "float32")).all()
     assert cupy.isnan(cupy.empty(9, "float16")).all()

@@ -238,6 +238,7 @@ class Calls:
         for line in self.lines:
             if line.plan is not None:
                 vectors = "positions" if line.plan.operation == Operation.SPREAD else "channels"
+                vectors = "groups" if line.plan.fields.get(Field.GROUP) else vectors
                 assert line.part is not None
                 blocks = line.part[1] - line.part[0]
                 terms = line.plan.fields.get(Field.TERM_COUNT, 1)

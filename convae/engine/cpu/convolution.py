@@ -16,7 +16,14 @@ import numpy as np
 
 from convae.engine.arrays import Array
 from convae.engine.cpu.calls import Calls, Line, Template
-from convae.engine.cpu.offsets import Plan, group_of, narrow_plan_for, plan_for, rounded
+from convae.engine.cpu.offsets import (
+    Plan,
+    goes_by_rows,
+    group_of,
+    narrow_plan_for,
+    plan_for,
+    rounded,
+)
 from convae.engine.cpu.rows import Field, Kind, Number, Operation
 from convae.engine.cpu.threads import in_pool, num_threads
 from convae.engine.geometry import Geometry, resolve
@@ -76,16 +83,19 @@ def h(
     if V.shape[-1] <= NARROW and geometry.groups == 1 and {*geometry.tile} == {1}:
         narrow = narrow_plan_for(geometry, C, O, len(G), G.itemsize, _blocks())
         return Calls(V.dtype, [_lines(narrow, arrays, behind)])
-    plan = plan_for("h", geometry, V.shape[-1], O, len(G), G.itemsize, _blocks())
-    count, width = prod(K.shape[:-2]), rounded(C, K.itemsize)
+    by_rows = goes_by_rows(geometry, C, O, K.itemsize)
     group = group_of(geometry, V.shape[-1], O, K.itemsize)
+    name = "h by rows" if by_rows else "h"
+    plan = plan_for(name, geometry, V.shape[-1], O, len(G), G.itemsize, _blocks())
+    rows = K.shape[-3] * C if by_rows else C  # of what is transposed at a time
+    count, width = K.size // (rows * O), rounded(rows, K.itemsize)
     known, address = {} if known is None else known, K.ctypes.data
     stages = []
     if address not in known:
         size = K.size if group else (count * O + rounded(O, K.itemsize)) * width
         known[address] = allocate((size,), K.dtype)
         fields: dict[int, int] = {Field.LAST: count, Field.COLUMNS: O}
-        fields |= {Field.GROUP: group} if group else {Field.ROWS: C, Field.WIDTH: width}
+        fields |= {Field.GROUP: group} if group else {Field.ROWS: rows, Field.WIDTH: width}
         operation = Operation.SWAP if group else Operation.TURN
         stages.append([Line(operation, {Field.D: known[address], Field.A: K}, fields)])
     product = _lines(plan, arrays | {Field.B: known[address]}, behind)
@@ -117,7 +127,7 @@ def compute(operation: str, arrays: tuple[Array, Array, Array], geometry: Geomet
     _template(operation, shapes, arrays[0].dtype, geometry, in_pool(), num_threads())(*arrays)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _template(
     operation: str, shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[np.generic],
     geometry: Geometry, is_in_pool: bool, threads: int,

@@ -118,12 +118,15 @@ class Plan:
         return row
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=256)
 def plan_for(
     operation: str, geometry: Geometry, C: int, O: int, examples: int, itemsize: int, blocks: int
 ) -> Plan:
-    """Plan c, h or g of C channels and O filters, in so many blocks, if it is large enough."""
-    make = {"c": _plan_c, "h": _plan_h, "g": _plan_g}[operation]
+    """Plan c, h or g of C channels and O filters, in so many blocks, if it is large enough.
+
+    "h by rows" is h as `goes_by_rows` means it.
+    """
+    make = {"c": _plan_c, "h": _plan_h, "g": _plan_g, "h by rows": _plan_h_by_rows}[operation]
     return make(Sizes(geometry, C, O, examples, itemsize, blocks))
 
 
@@ -226,6 +229,44 @@ def _plan_h(sizes: Sizes) -> Plan:
         builder.terms_of_groups(*counts, row, step, channels, filters, filters * width)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
     return builder.plan(boxes, O, division.span(C), fresh)
+
+
+def goes_by_rows(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
+    """Tell whether h of kernels that differ by position should have rows of a kernel as vectors.
+
+    A row of a kernel, along the last axis, is as many elements of V' side by side. They fill
+    vectors better than few channels do, but sums of O products only are then added to V'.
+    """
+    k, vector = geometry.kernel[-1], VECTOR_BYTES // itemsize
+    is_row = geometry.groups == 1 and geometry.dilation[-1] == 1 and {*geometry.tile} != {1}
+    return is_row and (O + WRITING) * -(-k * C // vector) < O * k * -(-C // vector)
+
+
+def _plan_h_by_rows(sizes: Sizes) -> Plan:
+    """Plan h: a term for each row of a kernel, whose rows are examples, and steps filters."""
+    axes, C, O = sizes.axes, sizes.C, sizes.O
+    builder = _Builder(sizes, sizes.divide(axes.size, (1, 1, 1), prod(axes.size) * C))
+    division = builder.division
+    boxes = hidden_boxes(axes, division, C, O, (True, True, True))
+    (k0, k1, k2), (n0, n1, n2) = axes.kernel, axes.size
+    examples, filters = np.arange(division.number), np.arange(O)
+    row = builder.add_rows(examples * prod(axes.size) * C, examples * prod(axes.output) * O)
+    width = rounded(k2 * C, sizes.itemsize)
+    step = builder.add_steps(filters, filters * width)
+    counts = np.arange(division.number + 1), builder.always(O)
+    for number, place in enumerate(product(*map(range, axes.output))):
+        sides = zip(place, axes.stride, axes.before, strict=True)
+        y0, y1, y2 = (j * s - b for j, s, b in sides)
+        t0, t1, t2 = (j % t for j, t in zip(place, axes.tile, strict=True))
+        tile = (t0 * axes.tile[1] + t1) * axes.tile[2] + t2
+        first, last = max(0, -y2), min(k2, n2 - y2)
+        for m0, m1 in product(range(k0), range(k1)):
+            x0, x1 = y0 + m0 * axes.dilation[0], y1 + m1 * axes.dilation[1]
+            if first < last and 0 <= x0 < n0 and 0 <= x1 < n1:
+                D = ((x0 * n1 + x1) * n2 + y2 + first) * C
+                B = ((tile * k0 + m0) * k1 + m1) * O * width + first * C
+                builder.add_term(*counts, (D, number * O, row, step, B, (last - first) * C))
+    return builder.plan(boxes, O, division.span(C), Fresh.BLOCK)
 
 
 @lru_cache(maxsize=256)
@@ -405,14 +446,16 @@ class _Builder:
         The groups lie side by side in rows of D, so their distance is also the columns of a term.
         """
         if self.group:
-            self.terms.append((0, 0, row, step, 0, self.groups * D))
-            self.rows.append(rows)
-            self.depths.append(depths)
+            self.add_term(rows, depths, (0, 0, row, step, 0, self.groups * D))
             return
         for group in range(self.groups):
-            self.terms.append((group * D, group * A, row, step, group * B, D))
-            self.rows.append(rows)
-            self.depths.append(depths)
+            self.add_term(rows, depths, (group * D, group * A, row, step, group * B, D))
+
+    def add_term(self, rows: Table, depths: Table, entries: tuple[int, ...]) -> None:
+        """Append a term, with its counts of rows and steps for every number."""
+        self.terms.append(entries)
+        self.rows.append(rows)
+        self.depths.append(depths)
 
     def plan(self, boxes: Boxes, channels: int, span: int, fresh: Fresh) -> Plan:
         """Put the tables together."""

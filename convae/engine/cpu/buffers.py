@@ -66,9 +66,9 @@ def _aligned(size: int) -> memoryview:
 
 
 def _after_fork() -> None:
-    """Forget what the parent's thread kept."""
-    global _own
-    _own = threading.local()
+    """Forget what the parent's thread kept, and who was about to keep something."""
+    global _own, _all_kept_lock
+    _own, _all_kept_lock = threading.local(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork

@@ -114,7 +114,7 @@ class Line:
 class Written(NamedTuple):
     """A list of calls as compiled code reads it, and the sums of squared errors of its lines.
 
-    It knows where arrays lie, but does not keep them: threads may hold it a while longer.
+    It knows where arrays lie, but does not keep them.
 
     Parameters
     ----------
@@ -302,7 +302,7 @@ class Template:
         self._written = calls.written
         self._dtype = calls.dtype
         sizes = [-(-array.nbytes // VECTOR_BYTES) * VECTOR_BYTES for array in between]
-        self._room = sum(sizes) // calls.dtype.itemsize
+        self._room = max(1, sum(sizes) // calls.dtype.itemsize)
         entries = [calls.written.entries(array) for array in [*arrays, *between]]
         self._rows = np.concatenate([rows for rows, _ in entries])
         self._columns = np.concatenate([columns for _, columns in entries])
@@ -314,9 +314,8 @@ class Template:
     def __call__(self, *arrays: Array) -> None:
         """Do it with these arrays."""
         places = [place(array) for array in arrays]
-        if self._room:
-            room = place(scratch("between", (self._room,), self._dtype))
-            places += [room + start for start in self._starts]
+        between = scratch("between", (self._room,), self._dtype)  # kept until all is done
+        places += [place(between) + start for start in self._starts]
         rows = self._written.rows.copy()
         rows[self._rows, self._columns] = np.array(places)[self._which]
         self._written._replace(rows=rows).run()

@@ -24,7 +24,7 @@ from convae.engine.cpu.offsets import (
     rounded,
 )
 from convae.engine.cpu.rows import Field, Kind, Number, Operation
-from convae.engine.cpu.threads import in_pool, num_threads
+from convae.engine.cpu.threads import in_pool
 from convae.engine.geometry import Geometry, resolve
 
 NARROW = 8
@@ -33,8 +33,8 @@ NARROW = 8
 FEWEST_BLOCKS = 8
 """Blocks of a problem that threads share, if it has so many examples and rows."""
 
-TASKS_OF_THREAD = 8
-"""Tasks for each thread into which the blocks of c and h are divided."""
+TASKS = 64
+"""Tasks into which the blocks of c and h are divided at most, whatever the threads."""
 
 TASKS_OF_G, WORK_OF_G, WORK_OF_ELEMENT = 16, 1 << 22, 256
 """Tasks into which those of g are divided at most, each with sums of its own, whatever the threads;
@@ -123,13 +123,13 @@ def g(G: Array, V: Array, dK: Array, geometry: Geometry, allocate: Allocate = np
 def compute(operation: str, arrays: tuple[Array, Array, Array], geometry: Geometry) -> None:
     """Compute c of (K, V, Z), h of (K, G, V), or g of (G, V, dK), of arrays with elements."""
     shapes = tuple(array.shape for array in arrays)
-    _template(operation, shapes, arrays[0].dtype, geometry, in_pool(), num_threads())(*arrays)
+    _template(operation, shapes, arrays[0].dtype, geometry, in_pool())(*arrays)
 
 
 @lru_cache(maxsize=128)
 def _template(
     operation: str, shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[np.generic],
-    geometry: Geometry, is_in_pool: bool, threads: int,
+    geometry: Geometry, is_in_pool: bool,
 ) -> Template:  # fmt: skip
     """Write the calls of an operation once for all arrays of these shapes."""
     between: list[Array] = []
@@ -180,5 +180,5 @@ def _lines(plan: Plan, arrays: Mapping[Field, Array], behind: Behind) -> list[Li
     where = {**arrays, **behind.arrays}
     return [
         Line(plan.operation, where, fields, behind.numbers, plan, part=part)
-        for part in _parts(plan, TASKS_OF_THREAD * num_threads())
+        for part in _parts(plan, TASKS)
     ]

@@ -186,7 +186,7 @@ def _even(total: int, number: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes of A that blocks copy.
+    """The boxes of A that blocks read.
 
     Parameters
     ----------

@@ -246,7 +246,9 @@ def grouped_tiles(
         while size < emit.width:
 
             def factor(pointer: Any, size: int = size) -> Any:
-                found = emit.load(pointer, 0, mask)
+                begins = [n % size == 0 for n in range(emit.width)]
+                bits = ir.Constant(ir.VectorType(ir.IntType(1), emit.width), begins)
+                found = emit.load(pointer, 0, builder.and_(mask, bits))  # no more: A may end there
                 return emit.shuffle(found, found, [n // size * size for n in range(emit.width)])
 
             with builder.if_then(builder.icmp_signed("==", group, INTEGER(size))):

@@ -232,14 +232,15 @@ def _plan_h(sizes: Sizes) -> Plan:
 
 
 def goes_by_rows(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
-    """Tell whether h of kernels that differ by position should have rows of a kernel as vectors.
+    """Tell whether h of local kernels should have rows of a kernel as vectors.
 
     A row of a kernel, along the last axis, is as many elements of V' side by side. They fill
     vectors better than few channels do, but sums of O products only are then added to V'.
     """
     k, vector = geometry.kernel[-1], VECTOR_BYTES // itemsize
-    is_row = geometry.groups == 1 and geometry.dilation[-1] == 1 and {*geometry.tile} != {1}
-    return is_row and (O + WRITING) * -(-k * C // vector) < O * k * -(-C // vector)
+    is_local = geometry.tile == geometry.output and {*geometry.tile} != {1}
+    is_row = geometry.groups == 1 and geometry.dilation[-1] == 1
+    return is_local and is_row and (O + WRITING) * -(-k * C // vector) < O * k * -(-C // vector)
 
 
 def _plan_h_by_rows(sizes: Sizes) -> Plan:

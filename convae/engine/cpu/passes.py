@@ -1,7 +1,4 @@
-"""Vector code for single rows: to move, add and sum them, and what is behind a product.
-
-Numba's cache does not track changes to this file; see `llvm`.
-"""
+"""Vector code for single rows: to move, add and sum them, and what is behind a product."""
 
 from __future__ import annotations
 

@@ -54,11 +54,11 @@ ERRORS = 4096
 FEWEST_ROWS = 32
 """Rows of A for which it is worth copying rows of B."""
 
-ROWS_AT_ONCE = 100000
+ROWS_AT_ONCE = 32
 """Rows of D that are computed, where there are groups, before others are begun."""
 
 SUM_LENGTH = 256
-"""Rows that are summed before their sum is added to the others, for accuracy."""
+"""Rows, or steps, that are summed before their sum is added to the others, for accuracy."""
 
 
 @compiled
@@ -274,7 +274,10 @@ def spread(
         examples, d = T[block + 2], row[Field.D] + T[block + 9]
         positions = T[block + 13]
         columns = (examples - 1) * row[Field.WHOLE] * plane
-        columns += ((T[block + 6] - 1) * row[Field.WHOLE + 1] + T[block + 7]) * row[Field.WHOLE + 2]
+        columns += ((T[block + 6] - 1) * row[Field.WHOLE + 1] + T[block + 7] - 1) * row[
+            Field.WHOLE + 2
+        ]
+        columns += T[block + 8]  # and no more, since they may be the last of A
         for j in range(0, columns, part):
             n = min(part, columns - j)
             turn(M, turned, box + j * O, n, O, part)

@@ -49,7 +49,7 @@ class Field(IntEnum):
     D = 1  # what is written
     A = 2  # the numbers of a product, or what is read
     B = 3  # the rows of a product
-    # products: blocks, and the boxes of A that they copy
+    # products: blocks, and the boxes of A that they read
     BLOCKS = 4  # T
     FIRST = 5
     LAST = 6

@@ -8,12 +8,12 @@ only, not on the number of threads.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -117,7 +117,7 @@ class _Helpers:
         self.has_job = threading.Lock()
         self._queues: list[SimpleQueue[Callable[[], None] | None]]
         self._queues = [SimpleQueue() for _ in range(count)]
-        self._is_awake, self._wakings = [False] * count, 0
+        self._is_awake, self._wakings, self._numbers = [False] * count, 0, itertools.count(1)
         self._avoided = -1  # the core on which the last caller was
         self._threads = [
             threading.Thread(target=self._serve, args=(n,), name="convae", daemon=True)
@@ -150,7 +150,7 @@ class _Helpers:
 
     def _interrupt(self) -> None:
         """Have those who watch look into their queues."""
-        self.job[Job.POSTED] += 1
+        self.job[Job.POSTED] = next(self._numbers)
 
     def _keep_away(self) -> None:
         """Keep them off this thread's core."""
@@ -304,7 +304,7 @@ class _Work:
         self.function, self.tasks = function, tasks
         self.results: list[Any] = [None] * len(tasks)
         self.failed: dict[int, BaseException] = {}
-        self._next = count()
+        self._next = itertools.count()
         self._changed = threading.Condition()
         self._helping, self._is_closed = np.zeros(1, np.int64), False
 
@@ -327,10 +327,12 @@ class _Work:
             if self._is_closed:
                 return
             self._helping += 1
-        self._take()
-        with self._changed:
-            self._helping -= 1
-            self._changed.notify()
+        try:
+            self._take()
+        finally:
+            with self._changed:
+                self._helping -= 1
+                self._changed.notify()
 
     def _take(self) -> None:
         while not self.failed and (index := next(self._next)) < len(self.tasks):

@@ -176,6 +176,46 @@ def test_an_outlier_stays_in_its_group(rng, group: int) -> None:
         assert (is_same == ~is_of_group).all()
 
 
+GUARDED = """
+import ctypes, mmap
+import numpy as np
+from convae import engine
+
+PAGE = mmap.PAGESIZE
+
+def last(shape):
+    array = np.random.default_rng(0).standard_normal(shape, dtype="float32")
+    pages = -(-array.nbytes // PAGE) * PAGE
+    memory = np.frombuffer(mmap.mmap(-1, pages + PAGE), np.uint8)
+    end = ctypes.c_void_p(memory.ctypes.data + pages)
+    assert ctypes.CDLL(None).mprotect(end, ctypes.c_size_t(PAGE), 0) == 0
+    found = memory[pages - array.nbytes : pages].view(np.float32).reshape(shape)
+    found[...] = array
+    return found
+
+def seconds(array):
+    return array.transpose(0, array.ndim - 1, *range(1, array.ndim - 1))
+
+V, G = seconds(last((3, 12, 12, 48))), seconds(last((3, 10, 10, 48)))
+K = last((3, 3, 4, 48)).transpose(3, 2, 0, 1)
+for count in (1, 2):
+    engine.set_num_threads(count)
+    engine.c(K, V, groups=12), engine.h(K, G, groups=12), engine.g(G, V, kernel=3, groups=12)
+    for k, size, O in ((16, 16016, 256), (1, 100001, 64), (16, 1 << 18, 64)):
+        codes = seconds(last((1, size // k, O)))
+        engine.h(last((k, 1, O)).transpose(2, 1, 0), codes, stride=k, size=size)
+print("alive")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect is called as on Linux")
+def test_nothing_is_read_beyond_the_last_element() -> None:
+    """Where the next page of memory must not be read."""
+    command = [sys.executable, "-c", GUARDED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
 def test_a_position_that_meets_padding_alone_is_zero() -> None:
     K, V = np.ones((3, 2, 2, 2)), np.ones((16, 2, 1, 1))
     how = {"stride": (1, 1), "padding": ((3, 3), (3, 3)), "dilation": (1, 1)}

@@ -38,6 +38,19 @@ def test_gradients_do_not_depend_on_the_number_of_threads(rng, examples: int) ->
     assert len(results) == 1
 
 
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_the_loss_of_a_picture_does_not_depend_on_the_number_of_threads(rng) -> None:
+    """Whose products several threads share."""
+    x = rng.random((1, 1, 160, 150))
+    layers = [convae.Layer(40, 5, stride=2, padding="same")]
+    losses = set()
+    for workers in (1, 2, 7, 12):
+        engine.set_num_threads(workers)
+        model = convae.Autoencoder((1, 160, 150), layers, dtype="float64")
+        losses.add(float(model.accumulate_gradients(x)))
+    assert len(losses) == 1
+
+
 def test_a_buffer_is_the_same_at_the_next_call() -> None:
     def work(chunk: slice) -> bool:
         first = buffers.scratch("test", (5, 7), np.dtype("float32"))

@@ -132,15 +132,15 @@ def compiled(module: str) -> ModuleType:
 
 def _batch(array: Array) -> Array:
     """View (N, C, *size) as it lies in memory, (N, *size, C), copying only if it does not."""
-    return _dense(channels_last(array))
+    return _contiguous(channels_last(array))
 
 
 def _kernel(K: Array, geometry: Geometry) -> Array:
     """View a kernel as it lies in memory, copying only if it does not."""
-    return _dense(filters_last(K, geometry.axes))
+    return _contiguous(filters_last(K, geometry.axes))
 
 
-def _dense(array: Array) -> Array:
+def _contiguous(array: Array) -> Array:
     """Copy an array that is not contiguous, or not aligned."""
     flags = array.flags
     return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")

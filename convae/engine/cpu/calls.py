@@ -300,7 +300,6 @@ class Template:
 
     def __init__(self, calls: Calls, arrays: Sequence[Array], between: Sequence[Array]) -> None:
         self._written = calls.written
-        self._dtype = calls.dtype
         sizes = [-(-array.nbytes // VECTOR_BYTES) * VECTOR_BYTES for array in between]
         self._room = max(1, sum(sizes) // calls.dtype.itemsize)
         entries = [calls.written.entries(array) for array in [*arrays, *between]]
@@ -314,7 +313,8 @@ class Template:
     def __call__(self, *arrays: Array) -> None:
         """Do it with these arrays."""
         places = [place(array) for array in arrays]
-        between = scratch("between", (self._room,), self._dtype)  # kept until all is done
+        dtype = self._written.numbers.dtype
+        between = scratch("between", (self._room,), dtype)  # kept until all is done
         places += [place(between) + start for start in self._starts]
         rows = self._written.rows.copy()
         rows[self._rows, self._columns] = np.array(places)[self._which]

@@ -18,7 +18,6 @@ from convae.engine.cpu.calls import Calls, Line, Template
 from convae.engine.cpu.offsets import (
     Plan,
     goes_by_rows,
-    group_of,
     narrow_plan_for,
     plan_for,
     rounded,
@@ -83,9 +82,9 @@ def h(
         narrow = narrow_plan_for(geometry, C, O, len(G), G.itemsize, _blocks())
         return Calls(V.dtype, [_lines(narrow, arrays, behind)])
     by_rows = goes_by_rows(geometry, C, O, K.itemsize)
-    group = group_of(geometry, V.shape[-1], O, K.itemsize)
     name = "h by rows" if by_rows else "h"
     plan = plan_for(name, geometry, V.shape[-1], O, len(G), G.itemsize, _blocks())
+    group = plan.fields[Field.GROUP]
     rows = K.shape[-3] * C if by_rows else C  # of what is transposed at a time
     count, width = K.size // (rows * O), rounded(rows, K.itemsize)
     known, address = {} if known is None else known, K.ctypes.data

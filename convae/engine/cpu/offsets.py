@@ -258,14 +258,12 @@ def _plan_h_by_rows(sizes: Sizes) -> Plan:
     for number, place in enumerate(product(*map(range, axes.output))):
         sides = zip(place, axes.stride, axes.before, strict=True)
         y0, y1, y2 = (j * s - b for j, s, b in sides)
-        t0, t1, t2 = (j % t for j, t in zip(place, axes.tile, strict=True))
-        tile = (t0 * axes.tile[1] + t1) * axes.tile[2] + t2
         first, last = max(0, -y2), min(k2, n2 - y2)
         for m0, m1 in product(range(k0), range(k1)):
             x0, x1 = y0 + m0 * axes.dilation[0], y1 + m1 * axes.dilation[1]
             if first < last and 0 <= x0 < n0 and 0 <= x1 < n1:
                 D = ((x0 * n1 + x1) * n2 + y2 + first) * C
-                B = ((tile * k0 + m0) * k1 + m1) * O * width + first * C
+                B = ((number * k0 + m0) * k1 + m1) * O * width + first * C
                 builder.add_term(*counts, (D, number * O, row, step, B, (last - first) * C))
     return builder.plan(boxes, O, division.span(C), Fresh.BLOCK)
 
@@ -320,7 +318,7 @@ def narrow_plan_for(
     return Plan(Operation.SPREAD, fields, tables, len(boxes.table), scratch)
 
 
-def group_of(geometry: Geometry, C: int, O: int, itemsize: int) -> int:
+def _group_of(geometry: Geometry, C: int, O: int, itemsize: int) -> int:
     """Return the channels of a group if they are its filters, and groups share vectors; else 0."""
     size, vector = C // geometry.groups, VECTOR_BYTES // itemsize
     is_even = C == O and size < vector and vector % size == 0
@@ -369,7 +367,7 @@ class _Builder:
         self.sizes, self.axes, self.division = sizes, sizes.axes, division
         self.groups, self.longest = sizes.geometry.groups, division.number
         self.channels, self.filters = sizes.C // self.groups, sizes.O // self.groups
-        self.group = group_of(sizes.geometry, sizes.C, sizes.O, sizes.itemsize)
+        self.group = _group_of(sizes.geometry, sizes.C, sizes.O, sizes.itemsize)
         self.terms: list[tuple[int, ...]] = []
         self.rows: list[Table] = []
         self.depths: list[Table] = []
@@ -392,7 +390,7 @@ class _Builder:
         whole = one, two, three
         copying = COPYING / -(-columns * self.sizes.itemsize // VECTOR_BYTES)
         found = []
-        for exact, apart in [(PADDED, False), (whole, False), (whole, True)]:
+        for exact, apart in dict.fromkeys([(PADDED, False), (whole, False), (whole, True)]):
             if apart and any(t > 1 for t in self.axes.tile):
                 continue  # there are few positions of a kernel already
             boxes, members = make(exact, apart)

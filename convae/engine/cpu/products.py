@@ -267,16 +267,15 @@ def spread(
     turned = room + -(-row[Field.ROOM] // vector) * vector
     products = turned + -(-O // vector) * vector * part
     line = products + row[Field.ROWS] * width
-    plane = row[Field.WHOLE + 1] * row[Field.WHOLE + 2]
+    length = row[Field.WHOLE + 2]  # of the box's rows
+    plane = row[Field.WHOLE + 1] * length
     for number in range(row[Field.FIRST], row[Field.LAST]):
         block = row[Field.BLOCKS] + BLOCK_ENTRIES * number
         box = surround(M, T, row, block, room)
         examples, d = T[block + 2], row[Field.D] + T[block + 9]
         positions = T[block + 13]
         columns = (examples - 1) * row[Field.WHOLE] * plane
-        columns += ((T[block + 6] - 1) * row[Field.WHOLE + 1] + T[block + 7] - 1) * row[
-            Field.WHOLE + 2
-        ]
+        columns += (T[block + 6] - 1) * plane + (T[block + 7] - 1) * length
         columns += T[block + 8]  # and no more, since they may be the last of A
         for j in range(0, columns, part):
             n = min(part, columns - j)
@@ -289,7 +288,7 @@ def spread(
             for y0 in range(T[block + 11]):
                 for y1 in range(T[block + 12]):
                     t = (e * row[Field.WHOLE] + y0 // stride[0]) * plane
-                    t += products + y1 // stride[1] * row[Field.WHOLE + 2]
+                    t += products + y1 // stride[1] * length
                     phase = (y0 % stride[0] * stride[1] + y1 % stride[1]) * stride[2]
                     for x in range(min(stride[2], positions)):
                         count = -(-(positions - x) // stride[2])
@@ -375,7 +374,7 @@ def work(
     The caller opens the job, waits for all of its lines, and closes it: afterwards nobody is at it.
     A helper looks for jobs as long as none has come for so many `turns`; see `rows.Watched`.
     """
-    seen, left = 0, turns
+    seen, left = 0, turns  # one loop for both, so that `do` is compiled once
     is_caller, is_fit = helper == 0, True
     if is_caller:
         replaced(job, Job.OPEN, job[Job.NUMBER])

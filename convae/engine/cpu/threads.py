@@ -197,15 +197,20 @@ def new_job() -> Array:
 
 def _watch(job: Array, helper: int, posted: int) -> bool:
     """Do jobs while they come, without the interpreter's lock; tells if other work is posted."""
-    from convae.engine.cpu.backend import compiled, compiles  # which import this
+    from convae.engine.cpu.backend import compiled  # which imports this
 
-    if not compiles():
-        return False
     if not job[Job.ITEMSIZE]:  # there has been none
-        return bool(compiled("waiting").changes(job, Job.POSTED, posted, WATCHING))
+        return _changes(job, Job.POSTED, posted)
     with suppress(MemoryError):
         return bool(compiled("calls").watch(job, helper, posted))
     return False
+
+
+def _changes(counters: Array, index: int, seen: int) -> bool:
+    """Watch a counter for a while, without the interpreter's lock; tells whether it has changed."""
+    from convae.engine.cpu.backend import compiled, compiles  # which import this
+
+    return compiles() and bool(compiled("waiting").changes(counters, index, seen, WATCHING))
 
 
 def _core() -> int:
@@ -288,15 +293,6 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _await_zero(counter: Array) -> None:
-    """Watch a counter that falls, at most a while after it has last fallen."""
-    from convae.engine.cpu.backend import compiled, compiles  # which import this
-
-    while compiles() and (seen := int(counter[0])):
-        if not compiled("waiting").changes(counter, 0, seen, WATCHING):
-            break
-
-
 class _Work:
     """Tasks that several threads take, one at a time, until none is left or one has failed."""
 
@@ -317,7 +313,8 @@ class _Work:
             _local.busy = was_busy
             with self._changed:
                 self._is_closed = True
-            _await_zero(self._helping)
+            while (helping := int(self._helping[0])) and _changes(self._helping, 0, helping):
+                pass
             with self._changed:
                 self._changed.wait_for(lambda: not self._helping[0])
 

@@ -188,7 +188,7 @@ def test_helpers_survive_a_shortage_of_memory(rng, monkeypatch) -> None:
 
 
 def test_a_late_helper_keeps_no_result(rng) -> None:
-    """What a call has read and written is freed at once, though helpers may still look at it."""
+    """What a call has read and written is freed at once."""
     V = BACKEND.arrange(rng.standard_normal((40, 2, 32, 31), "f4"))
     K = rng.standard_normal((4, 2, 3, 3), "f4")
     for _ in range(50):

@@ -19,6 +19,7 @@ import numpy as np
 
 from convae.engine.arrays import Array
 from convae.engine.backend import ArrayBackend
+from convae.engine.gpu import kernels
 from convae.engine.gpu.backend import TF32_TOLERANCE
 from convae.engine.gpu.launching import timed
 from convae.engine.gpu.recording import record
@@ -152,7 +153,7 @@ def samples(problem: Problem, xp: Any) -> list[Sample]:
     found = []
     for seed in range(DRAWS):
         rng = np.random.default_rng([seed, 5])
-        given = {role: draw(rng, role, shape, dtype, xp) for role, shape, dtype in problem.arrays}
+        given = drawn(rng, problem, xp)
         found.append(Sample(given, reference(problem, given, xp)))
     return found
 
@@ -165,14 +166,32 @@ PERIOD = 100_003
 """Numbers, a prime, after which what is drawn repeats itself."""
 
 
-def draw(rng: np.random.Generator, role: str, shape: tuple[int, ...], dtype: str, xp: Any) -> Array:
-    """Draw numbers of about size 1."""
+def drawn(rng: np.random.Generator, problem: Problem, xp: Any) -> dict[str, Array]:
+    """Draw a problem's arrays, K so that its sums are of about size 1."""
+    scales: dict[str, float] = {}
+    if problem.shape("K") is not None:
+        geometry = problem.geometry
+        channels, filters = kernels.channels_and_filters(problem)
+        terms = prod(geometry.kernel) / geometry.groups
+        terms *= channels if problem.operation == "c" else filters / prod(geometry.stride)
+        scales["K"] = 1 / sqrt(terms)
+    return {r: draw(rng, r, s, d, xp, scales.get(r, 1)) for r, s, d in problem.arrays}
+
+
+def draw(
+    rng: np.random.Generator,
+    role: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    xp: Any,
+    scale: float = 1.0,
+) -> Array:
+    """Draw numbers of about size `scale`."""
     size = prod(shape)
     few = rng.standard_normal(min(size, PERIOD), dtype=np.float64)
     if role in POSITIVE:
         few = np.abs(few) % 1
-    if role == "K":  # keeps sums at about size 1
-        few *= 1 / sqrt(max(1, prod(shape[:-1]) if len(shape) < 5 else prod(shape[1:])))
+    few *= scale
     values = xp.asarray(few.astype("float64" if dtype == "float64" else "float32"))
     if size > PERIOD:
         values = values[xp.arange(size) % PERIOD]
@@ -259,7 +278,7 @@ def rotated(problem: Problem, xp: Any) -> list[dict[str, Array]]:
     found = []
     for seed in range(ROTATION if ROTATION * size < ROTATED_BYTES else 1):
         rng = np.random.default_rng([seed, 6])
-        found.append({r: draw(rng, r, shape, dtype, xp) for r, shape, dtype in problem.arrays})
+        found.append(drawn(rng, problem, xp))
     return found
 
 

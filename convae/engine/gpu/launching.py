@@ -33,10 +33,17 @@ def headers() -> tuple[str, ...]:
     return tuple(folder for folder in found if folder)
 
 
-def launch(function: Any, blocks: int | tuple[int, ...], *arguments: Any) -> Run:
-    """Return what launches a kernel on these arguments, which it keeps."""
+def launch(
+    function: Any, blocks: int | tuple[int, ...], *arguments: Any, shared_bytes: int = 0
+) -> Run:
+    """Return what launches a kernel on these arguments, which it keeps.
+
+    `shared_bytes` is the shared memory that the kernel divides itself.
+    """
     grid = blocks if isinstance(blocks, tuple) else (blocks,)
-    return lambda: function(grid, (kernels.THREADS,), arguments)
+    if shared_bytes:
+        function.max_dynamic_shared_size_bytes = shared_bytes
+    return lambda: function(grid, (kernels.THREADS,), arguments, shared_mem=shared_bytes)
 
 
 def in_order(*runs: Callable[[], None]) -> Run:
@@ -62,6 +69,7 @@ def with_loss(
     blocks: int,
     given: tuple[Any, ...],
     sizes: tuple[Any, ...],
+    shared_bytes: int = 0,
 ) -> Run:
     """Return what launches a kernel with what stands behind its sums, and adds up the loss.
 
@@ -72,9 +80,9 @@ def with_loss(
     losses = cupy.empty(blocks, np.float64) if has_loss else None
     optional = [pointer(arrays.get(role)) for role in ("bias", "extra", "H", "target")]
     factor = np.float32((problem["scale"] or 1) / count)
-    run = launch(
-        module.get_function(name), blocks, *given, *optional, factor, pointer(losses), *sizes
-    )
+    arguments = (*given, *optional, factor, pointer(losses), *sizes)
+    function = module.get_function(name)
+    run = launch(function, blocks, *arguments, shared_bytes=shared_bytes)
     if losses is None:
         return run
     numbers = np.int32(blocks), np.float64(1 / count)

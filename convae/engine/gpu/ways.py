@@ -13,6 +13,7 @@ import cupy
 import numpy as np
 
 from convae.engine.gpu import cudnn, kernels
+from convae.engine.gpu.kernels import edges
 from convae.engine.gpu.launching import compiled, in_order, launch, pointer, with_loss
 from convae.engine.program import Problem, Way
 from convae.engine.program.arithmetic import Arrays, Run
@@ -113,10 +114,7 @@ class Tiles:
             products * splits,
             *(arrays["G"], arrays["V"], parts, *numbers),
         )
-        scale = np.float32(problem["scale"] or 1)
-        blocks = ceil(size / kernels.ADDED)
-        add = module.get_function("add")
-        return in_order(sums, launch(add, blocks, parts, arrays["dK"], numbers[1], scale))
+        return in_order(sums, add_parts(problem, module, parts, arrays["dK"], splits))
 
 
 class Narrow:
@@ -153,6 +151,66 @@ class Narrow:
     def _module(problem: Problem) -> Any:
         constants = kernels.narrow_constants(problem)
         return compiled("narrow", kernels.factor_dtype(problem), tuple(constants.items()))
+
+
+class Edges:
+    """c, h and g of few channels on tensor cores, without unfolding and without empty columns."""
+
+    name, tensor_cores = "edges", True
+
+    def suits(self, problem: Problem) -> bool:
+        """See `Way`."""
+        return edges.suits_edges(problem)
+
+    def records(self, problem: Problem) -> bool:
+        """See `Way`."""
+        return True
+
+    def prepare(self, problem: Problem) -> None:
+        """Compile what it needs; may be called by any thread."""
+        self._module(problem).compile()
+
+    def build(self, problem: Problem, arrays: Arrays) -> Run:
+        """See `Way`."""
+        edge = edges.edge_of(problem)
+        assert edge is not None
+        name = kernels.product_of(problem)
+        module = self._module(problem)
+        function = module.get_function(f"edge_{name}")
+        blocks = min(edge.boxes, 2 * cupy.cuda.Device().attributes["MultiProcessorCount"])
+        if name == "c":
+            optional = (arrays.get("bias"), arrays.get("extra"), arrays.get("H"))
+            given = (arrays["K"], arrays["V"], arrays["Z"], *map(pointer, optional))
+            N = np.int32(len(arrays["V"]))
+            return launch(function, blocks, *given, N, shared_bytes=edge.shared_bytes)
+        if name == "h":
+            out = arrays["E" if problem.operation == "error" else "V"]
+            given, sizes = (arrays["K"], arrays["G"], out), (np.int32(len(arrays["G"])),)
+            return with_loss(
+                problem, arrays, module, "edge_h", blocks, given, sizes, edge.shared_bytes
+            )
+        dK = arrays["dK"]
+        filters = kernels.channels_and_filters(problem)[1]
+        width, filter_blocks = edges.filters_of_lanes(problem)
+        blocks = max(1, min(blocks, PART_BYTES // (4 * dK.size)))
+        parts = cupy.empty(blocks * dK.size, np.float32)
+        grid = (blocks, ceil(filters / (8 * width * filter_blocks)))
+        given = (arrays["G"], arrays["V"], parts, np.int32(len(arrays["V"])))
+        sums = launch(function, grid, *given, shared_bytes=edge.shared_bytes)
+        return in_order(sums, add_parts(problem, module, parts, dK, blocks))
+
+    @staticmethod
+    def _module(problem: Problem) -> Any:
+        dtype = kernels.factor_dtype(problem)
+        constants = edges.edge_constants(problem, kernels.TENSOR[dtype])
+        return compiled(f"edge_{kernels.product_of(problem)}", dtype, tuple(constants.items()))
+
+
+def add_parts(problem: Problem, module: Any, parts: Any, dK: Any, count: int) -> Run:
+    """Return what adds up the parts of a g."""
+    scale = np.float32(problem["scale"] or 1)
+    blocks = ceil(dK.size / kernels.ADDED)
+    return launch(module.get_function("add"), blocks, parts, dK, np.int32(count), scale)
 
 
 class Passes:
@@ -239,7 +297,7 @@ class Passes:
 
 def ways() -> list[Way]:
     """List all ways but the portable one."""
-    return [*cudnn.plans(), Tiles(True), Narrow(), Tiles(), Passes()]
+    return [*cudnn.plans(), Edges(), Tiles(True), Narrow(), Tiles(), Passes()]
 
 
 def candidates(problem: Problem, among: Sequence[Way], tf32: bool) -> list[Way]:

@@ -30,8 +30,18 @@ LOSSES = {"mse": 1, "bce": 2}
 TENSOR = {"float16": 1, "bfloat16": 2, "float32": 3}
 """The element type of products on tensor cores: half, bfloat16, TF32."""
 
-PRODUCTS = ("convolution", "blocks", "products")
-BEFORE = {"narrow": PRODUCTS[:1], "around": PRODUCTS[:1], **dict.fromkeys("chg", PRODUCTS)}
+PRODUCTS = ("convolution", "tensor", "blocks", "products")
+EDGES = ("convolution", "tensor", "edges")
+BEFORE = {
+    "c": PRODUCTS,
+    "h": PRODUCTS,
+    "g": (*PRODUCTS, "parts"),
+    "narrow": ("convolution", "pairs"),
+    "edge_c": (*EDGES, "patches"),
+    "edge_h": (*EDGES, "pairs"),
+    "edge_g": (*EDGES, "patches", "parts"),
+    "around": ("convolution",),
+}
 """Files that precede others; `sums.cu` precedes all."""
 
 MOST_POSITIONS = 2**31
@@ -88,7 +98,7 @@ def narrow_constants(problem: Problem) -> dict[str, Any]:
     """Return the constants of a problem for `narrow.cu`."""
     box = box_of(problem)
     assert box is not None
-    return convolution_constants(problem) | {"BOX": _initialiser(box), "CHUNK": CHUNK}
+    return convolution_constants(problem) | {"BOX": initialiser(box), "CHUNK": CHUNK}
 
 
 def convolution_constants(problem: Problem) -> dict[str, Any]:
@@ -99,13 +109,13 @@ def convolution_constants(problem: Problem) -> dict[str, Any]:
     activation, slope, loss = problem["activation"], problem["slope"], problem["loss"]
     leaks = [f.slope for f in (activation, slope) if f is not None and f.name == "leaky_relu"]
     fields = [geometry.size, geometry.output, geometry.kernel, geometry.stride]
-    fields = [_three(entries) for entries in fields]
+    fields = [three(entries) for entries in fields]
     fields.append((0,) * (3 - geometry.axes) + tuple(before for before, _ in geometry.padding))
-    fields += [_three(geometry.dilation), _three(geometry.tile)]
+    fields += [three(geometry.dilation), three(geometry.tile)]
     steps = ", ".join(map(str, kernel_steps(K_shape, geometry)))
-    bias_tile = (1, 1, 1) if bias is None else _three(bias[1:])
-    arrays = ", ".join(map(_initialiser, fields))
-    numbers = f"{channels}, {filters}, {geometry.groups}, {steps}, {_initialiser(bias_tile)}"
+    bias_tile = (1, 1, 1) if bias is None else three(bias[1:])
+    arrays = ", ".join(map(initialiser, fields))
+    numbers = f"{channels}, {filters}, {geometry.groups}, {steps}, {initialiser(bias_tile)}"
     target = problem.dtype("target") if loss is not None else "float32"
     return {
         "GEOMETRY": f"{{{arrays}, {numbers}}}",
@@ -179,9 +189,9 @@ def box_of(problem: Problem) -> tuple[int, ...] | None:
     sums = prod(input_period(geometry)) * channels
     if channels > NARROW or pairs > MOST_PAIRS or sums > MOST_SUMS:
         return None
-    repeats = _three(input_repeats(geometry))
+    repeats = three(input_repeats(geometry))
     fields = (geometry.stride, geometry.tile, geometry.kernel, geometry.dilation)
-    axes = list(zip(*map(_three, fields), strict=True))
+    axes = list(zip(*map(three, fields), strict=True))
     around = [(k - 1) * d // s + 1 for s, _, k, d in axes]  # codes beside a box's own, at most
     room = SHARED_BYTES - 4 * pairs * channels * CHUNK
     best: tuple[int, ...] | None = None
@@ -196,7 +206,7 @@ def box_of(problem: Problem) -> tuple[int, ...] | None:
     return best
 
 
-def _three(entries: Iterable[int]) -> tuple[int, ...]:
+def three(entries: Iterable[int]) -> tuple[int, ...]:
     """Put axes of length one before those of a geometry."""
     entries = tuple(entries)
     return (*(1,) * (3 - len(entries)), *entries)
@@ -240,5 +250,6 @@ def _kernel_shape(problem: Problem) -> tuple[int, ...]:
     return shape
 
 
-def _initialiser(entries: tuple[int, ...]) -> str:
+def initialiser(entries: tuple[int, ...]) -> str:
+    """Write integers as C++ initialises an array."""
     return "{" + ", ".join(map(str, entries)) + "}"

@@ -1,18 +1,10 @@
 // The product of a left and a right factor by a block of threads: ROWS x COLUMNS sums over any number
-// of terms, STAGE terms at a time, in the same order on every run; preceded by convolution.cu.
+// of terms, STAGE terms at a time, in the same order on every run; preceded by tensor.cu.
 //
 // Where ROWS x COLUMNS is too little for all threads, they are divided into slices, each with a part
-// of a stage's terms, which are added up at the end. TENSOR is 0, or the products' element type on
-// tensor cores: 1 half, 2 bfloat16, 3 TF32.
-
-#if TENSOR == 1 || TENSOR == 2
-typedef T Factor;
-#else
-typedef float Factor;
-#endif
+// of a stage's terms, which are added up at the end.
 
 #if TENSOR  // a part is a warp's
-enum { TERMS = 32 / sizeof(Factor) };  // of one instruction
 enum { WORKERS = THREADS / 32 };
 enum { PART_ROWS = ROWS < 32 ? ROWS : 32 };
 enum { PART_COLUMNS = COLUMNS >= 128 ? 64 : COLUMNS < 32 ? COLUMNS : 32 };
@@ -66,21 +58,6 @@ template <int LENGTH_, int WIDTH_, bool ALONG_TERMS_> struct Share {
 
 // --- a stage of a factor in shared memory --------------------------------------------------------
 
-#if TENSOR
-// Rounds a factor to what is multiplied.
-__device__ Factor rounded(float x) {
-#if TENSOR == 3 && defined(__CUDACC_RTC__)
-    unsigned bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-    return __uint_as_float(bits);
-#else
-    return (Factor)x;
-#endif
-}
-#else
-__device__ Factor rounded(float x) { return x; }
-#endif
-
 // For tensor cores the terms of a row are neighbours, which are read in words of one or two terms;
 // otherwise the rows of a term, which are read four at a time. The padding keeps what a warp reads
 // together in different banks.
@@ -125,7 +102,7 @@ template <class Source> struct Fetcher {
             for (int first = 0; first < WIDTH; first += RUN) {
                 Vector<Factor, RUN> values;
                 for (int j = 0; j < RUN; ++j)
-                    values.at[j] = rounded(number(next[i].at[first + j]));
+                    values.at[j] = as_factor(next[i].at[first + j]);
                 const int term = mine.term(i) + (Mine::ALONG_TERMS ? first : 0);
                 const int row = mine.row(i) + (Mine::ALONG_TERMS ? 0 : first);
                 *(Vector<Factor, RUN>*)(stage + Stage<Mine>::at(term, row)) = values;
@@ -136,25 +113,6 @@ template <class Source> struct Fetcher {
 // --- the sums of a part --------------------------------------------------------------------------
 
 #if TENSOR
-// sums += a b, of 16 rows, 8 columns and TERMS terms, spread over a warp as PTX says.
-__device__ void multiply(float* sums, const unsigned* a, const unsigned* b) {
-#ifndef __CUDACC_RTC__
-    pretend_mma<T>(sums, a, b);
-#else
-    asm volatile(
-#if TENSOR == 1
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-#elif TENSOR == 2
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-#else
-        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-#endif
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
-}
-
 // A warp's sums: a lane has rows `group` and `group` + 8 of every 16, and two columns of every 8.
 struct Part {
     enum { BY_ROWS = PART_ROWS / 16, BY_COLUMNS = PART_COLUMNS / 8, RUN = 2 };

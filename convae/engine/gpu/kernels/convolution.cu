@@ -13,6 +13,9 @@ struct Geometry {
 };
 __device__ constexpr Geometry q = GEOMETRY;
 enum { CHANNELS = q.channels / q.groups, FILTERS = q.filters / q.groups };  // of a group
+#ifdef BOX
+constexpr int box[3] = BOX;  // output positions, or repeats of h, of a block
+#endif
 
 __device__ constexpr int count(const int* n) { return n[0] * n[1] * n[2]; }
 
@@ -104,6 +107,24 @@ __device__ float finish(float sum, int c, const int* position, long long index, 
     output = number(behind.outputs[index]);
 #endif
     return finish(sum, c, position, index, extra, output, behind);
+}
+
+// Finishes and writes RUN sums at neighbouring channels, whose place in the output is a multiple of RUN.
+template <int RUN>
+__device__ void finish_vector(const float* sums, int c, const int* position, long long at, T* out,
+                              Behind& behind) {
+    Vector<T, RUN> extra = {}, outputs = {}, results;
+#if EXTRA
+    extra = load<RUN>(behind.extra + at);
+#endif
+#if SLOPE
+    outputs = load<RUN>(behind.outputs + at);
+#endif
+#pragma unroll
+    for (int i = 0; i < RUN; ++i)
+        results.at[i] = (T)finish(sums[i], c + i, position, at + i, number(extra.at[i]),
+                                  number(outputs.at[i]), behind);
+    *(Vector<T, RUN>*)(out + at) = results;
 }
 
 // Adds up the terms of the loss in a block.

@@ -36,18 +36,7 @@ __device__ void finish_run(const float* sums, int c, int left, const int* positi
                            T* out, Behind& behind) {
     constexpr int RUN = Part::RUN;
     if constexpr (LENGTH % RUN == 0) {
-        Vector<T, RUN> extra = {}, outputs = {}, results;
-#if EXTRA
-        extra = load<RUN>(behind.extra + at);
-#endif
-#if SLOPE
-        outputs = load<RUN>(behind.outputs + at);
-#endif
-#pragma unroll
-        for (int i = 0; i < RUN; ++i)
-            results.at[i] = (T)finish(sums[i], c + i, position, at + i, number(extra.at[i]),
-                                      number(outputs.at[i]), behind);
-        *(Vector<T, RUN>*)(out + at) = results;
+        finish_vector<RUN>(sums, c, position, at, out, behind);
     } else {
         for (int i = 0; i < RUN && i < left; ++i)
             out[at + i] = (T)finish(sums[i], c + i, position, at + i, behind);

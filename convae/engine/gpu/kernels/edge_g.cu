@@ -1,0 +1,100 @@
+// g of few channels; preceded by patches.cu. Rows are elements, terms are positions, columns are filters.
+
+// A lane reads WIDTH neighbouring filters, and FILTER_BLOCKS warps divide the filters among them.
+enum { BLOCK = 8 * WIDTH, COLUMNS = FILTER_BLOCKS * BLOCK };  // filters of a warp, and of all
+enum { SHARES = WARPS / FILTER_BLOCKS, OWN = TERMS / 4 };     // a lane's terms
+
+// A lane's filters of the codes that are its terms.
+struct OwnTerms {
+    Vector<T, WIDTH> codes[OWN];
+
+    __device__ OwnTerms(const Place* places, int first, const T* G, int filter) {
+#pragma unroll
+        for (int i = 0; i < OWN; ++i) {
+            const Place place = place_of(places, first + i);
+            codes[i] = {};
+            if (place.code >= 0 && filter < FILTERS)
+                codes[i] = load<WIDTH>(G + (long long)place.code * FILTERS + filter);
+        }
+    }
+};
+
+// The sums over a share of the boxes, to parts (gridDim.x, taps * channels, filters); blockIdx.y is the
+// number of its filters.
+extern "C" __global__ void __launch_bounds__(THREADS, ELEMENT_ROWS * WIDTH > 12 ? 1 : RESIDENT)
+edge_g(const T* G, const T* V, float* parts, int N) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    Place* const places = (Place*)memory;
+    Factor* const patch = (Factor*)(places + POSITIONS);
+    const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
+    const int share = warp / FILTER_BLOCKS;
+    const int filter = blockIdx.y * COLUMNS + warp % FILTER_BLOCKS * BLOCK + group * WIDTH;
+    Offsets offsets[ELEMENT_ROWS];  // of this lane's elements
+#pragma unroll
+    for (int row = 0; row < ELEMENT_ROWS; ++row)
+        offsets[row] = Offsets(row * 16 + group, row * 16 + 8 + group);
+    float sums[ELEMENT_ROWS][WIDTH][4] = {};
+    const Boxes boxes(N, q.output);
+    for (int index = blockIdx.x; index < boxes.count_; index += gridDim.x) {
+        int first[3];
+        const int example = boxes.first(index, first);
+        __syncthreads();
+        copy_patch(V, N, example, first, patch);
+        list_places(N, example, first, places);
+        __syncthreads();
+        OwnTerms next(places, share * TERMS + place * OWN, G, filter);
+        for (int unit = share * TERMS; unit < POSITIONS; unit += SHARES * TERMS) {
+            const OwnTerms own = next;
+            int base[OWN];
+#pragma unroll
+            for (int i = 0; i < OWN; ++i)
+                base[i] = place_of(places, unit + place * OWN + i).base;
+            if (unit + SHARES * TERMS < POSITIONS)  // overlaps with the sums
+                next = OwnTerms(places, unit + SHARES * TERMS + place * OWN, G, filter);
+            unsigned y[WIDTH][2];
+#pragma unroll
+            for (int column = 0; column < WIDTH; ++column)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const Factor one = as_factor(own.codes[half * EACH].at[column]);
+                    const Factor other = as_factor(own.codes[half * EACH + EACH - 1].at[column]);
+                    y[column][half] = EACH == 1 ? bits_of(one) : joined(one, other);
+                }
+#pragma unroll
+            for (int row = 0; row < ELEMENT_ROWS; ++row) {
+                unsigned x[4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const Factor* from = patch + offsets[row].of(i % 2);
+                    const Factor& one = from[base[i / 2 * EACH]];
+                    const Factor& other = from[base[i / 2 * EACH + EACH - 1]];
+                    x[i] = EACH == 1 ? bits_of(one) : joined(one, other);
+                }
+#pragma unroll
+                for (int column = 0; column < WIDTH; ++column) multiply(sums[row][column], x, y[column]);
+            }
+        }
+    }
+    float* const total = (float*)memory;  // (element, column), shares in order
+    for (int turn = 0; turn < SHARES; ++turn) {
+        __syncthreads();
+        if (share != turn) continue;
+#pragma unroll
+        for (int row = 0; row < ELEMENT_ROWS; ++row)
+#pragma unroll
+            for (int column = 0; column < WIDTH; ++column)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const int element = row * 16 + i / 2 * 8 + group;
+                    const int own = warp % FILTER_BLOCKS * BLOCK + (place * 2 + i % 2) * WIDTH + column;
+                    float* const at = total + element * COLUMNS + own;
+                    *at = turn == 0 ? sums[row][column][i] : *at + sums[row][column][i];
+                }
+    }
+    __syncthreads();
+    for (int at = threadIdx.x; at < ELEMENTS * COLUMNS; at += THREADS) {
+        const int own = blockIdx.y * COLUMNS + at % COLUMNS, element = at / COLUMNS;
+        if (own < FILTERS)
+            parts[((long long)blockIdx.x * ELEMENTS + element) * FILTERS + own] = total[at];
+    }
+}

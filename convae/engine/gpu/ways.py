@@ -25,6 +25,9 @@ SPLIT_BLOCKS = 512
 PART_TERMS = 128
 """Terms of g that a block adds up at least."""
 
+EDGE_BLOCKS = 2
+"""Blocks of `Edges` for each multiprocessor."""
+
 PART_BYTES = 64 << 20
 """The most memory for the parts of a sum."""
 
@@ -177,7 +180,8 @@ class Edges:
         name = kernels.product_of(problem)
         module = self._module(problem)
         function = module.get_function(f"edge_{name}")
-        blocks = min(edge.boxes, 2 * cupy.cuda.Device().attributes["MultiProcessorCount"])
+        resident = EDGE_BLOCKS * cupy.cuda.Device().attributes["MultiProcessorCount"]
+        blocks = min(edge.boxes, resident)
         if name == "c":
             optional = (arrays.get("bias"), arrays.get("extra"), arrays.get("H"))
             given = (arrays["K"], arrays["V"], arrays["Z"], *map(pointer, optional))

@@ -50,7 +50,7 @@ MOST_POSITIONS = 2**31
 THREADS = 256
 """Threads per block, in all kernels."""
 
-ADDED = 32
+ADDED = 8
 """Sums over blocks that a block of `sums.cu` adds up."""
 
 BLOCKS = [(256, 32), (256, 16), (128, 128), (128, 64), (128, 32), (64, 128), (64, 64), (64, 32)]

@@ -109,23 +109,29 @@ __device__ float finish(float sum, int c, const int* position, long long index, 
     return finish(sum, c, position, index, extra, output, behind);
 }
 
-// Finishes and writes RUN sums at neighbouring channels, whose place in the output is a multiple of RUN.
-template <int RUN>
-__device__ void finish_vector(const float* sums, int c, const int* position, long long at, T* out,
-                              Behind& behind) {
-    Vector<T, RUN> extra = {}, outputs = {}, results;
+// What is read behind RUN sums at neighbouring channels, whose place in the output is a multiple of RUN.
+template <int RUN> struct Read {
+    Vector<T, RUN> extra, outputs;
+
+    __device__ void read(const Behind& behind, long long at) {
 #if EXTRA
-    extra = load<RUN>(behind.extra + at);
+        extra = load<RUN>(behind.extra + at);
 #endif
 #if SLOPE
-    outputs = load<RUN>(behind.outputs + at);
+        outputs = load<RUN>(behind.outputs + at);
 #endif
+    }
+    // Finishes and writes the sums.
+    __device__ void finish_sums(const float* sums, int c, const int* position, long long at, T* out,
+                                Behind& behind) const {
+        Vector<T, RUN> results;
 #pragma unroll
-    for (int i = 0; i < RUN; ++i)
-        results.at[i] = (T)finish(sums[i], c + i, position, at + i, number(extra.at[i]),
-                                  number(outputs.at[i]), behind);
-    *(Vector<T, RUN>*)(out + at) = results;
-}
+        for (int i = 0; i < RUN; ++i)
+            results.at[i] = (T)finish(sums[i], c + i, position, at + i, number(extra.at[i]),
+                                      number(outputs.at[i]), behind);
+        *(Vector<T, RUN>*)(out + at) = results;
+    }
+};
 
 // Adds up the terms of the loss in a block.
 __device__ void add_loss(double term, double* losses) {

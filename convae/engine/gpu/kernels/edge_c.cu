@@ -11,6 +11,18 @@ __device__ constexpr int runs_at_once() {
 }
 enum { AT_ONCE = runs_at_once() };
 
+// Calls f(half, part, place in the batch, filter) for a lane's vectors of two rows.
+template <class F> __device__ void each_run(const Place* rows, int run, int place, F f) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int part = 0; part < AT_ONCE; ++part) {
+            const int filter = ((run + part) * 4 + place) * VECTOR;
+            if (rows[half].code >= 0 && filter < FILTERS)
+                f(half, part, (long long)rows[half].code * FILTERS + filter, filter);
+        }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 edge_c(const T* K, const T* V, T* Z, const float* bias, const T* extra, const T* outputs_H, int N) {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -68,19 +80,20 @@ edge_c(const T* K, const T* V, T* Z, const float* bias, const T* extra, const T*
                     }
                 }
 #pragma unroll
-                for (int i = 0; i < 4; ++i)
-#pragma unroll
-                    for (int part = 0; part < AT_ONCE; ++part) {
-                        const int filter = ((run + part) * 4 + place) * VECTOR;
-                        if (own[i].code < 0 || filter >= FILTERS) continue;
+                for (int i = 0; i < 4; i += 2) {
+                    Read<VECTOR> read[2][AT_ONCE] = {};  // all of it before anything is written
+                    each_run(own + i, run, place, [&](int half, int part, long long at, int) {
+                        read[half][part].read(behind, at);
+                    });
+                    each_run(own + i, run, place, [&](int half, int part, long long at, int filter) {
+                        const int nowhere[3] = {0, 0, 0};
                         float results[VECTOR];
 #pragma unroll
                         for (int v = 0; v < VECTOR; ++v)
-                            results[v] = sums[i / 2][part * BY + v / 2][i % 2 * 2 + v % 2];
-                        const int nowhere[3] = {0, 0, 0};
-                        const long long at = (long long)own[i].code * FILTERS + filter;
-                        finish_vector<VECTOR>(results, filter, nowhere, at, Z, behind);
-                    }
+                            results[v] = sums[i / 2][part * BY + v / 2][half * 2 + v % 2];
+                        read[half][part].finish_sums(results, filter, nowhere, at, Z, behind);
+                    });
+                }
             }
         }
     }

@@ -3,12 +3,13 @@
 // A lane reads WIDTH neighbouring filters, and FILTER_BLOCKS warps divide the filters among them.
 enum { BLOCK = 8 * WIDTH, COLUMNS = FILTER_BLOCKS * BLOCK };  // filters of a warp, and of all
 enum { SHARES = WARPS / FILTER_BLOCKS, OWN = TERMS / 4 };     // a lane's terms
+enum { UNIT = SHARES * TERMS, AHEAD = 2 };                    // terms at a time, and read ahead
 
 // A lane's filters of the codes that are its terms.
 struct OwnTerms {
     Vector<T, WIDTH> codes[OWN];
 
-    __device__ OwnTerms(const Place* places, int first, const T* G, int filter) {
+    __device__ void read(const Place* places, int first, const T* G, int filter) {
 #pragma unroll
         for (int i = 0; i < OWN; ++i) {
             const Place place = place_of(places, first + i);
@@ -42,15 +43,19 @@ edge_g(const T* G, const T* V, float* parts, int N) {
         copy_patch(V, N, example, first, patch);
         list_places(N, example, first, places);
         __syncthreads();
-        OwnTerms next(places, share * TERMS + place * OWN, G, filter);
-        for (int unit = share * TERMS; unit < POSITIONS; unit += SHARES * TERMS) {
-            const OwnTerms own = next;
+        OwnTerms next[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+            next[i].read(places, share * TERMS + i * UNIT + place * OWN, G, filter);
+        for (int unit = share * TERMS; unit < POSITIONS; unit += UNIT) {
+            const OwnTerms own = next[0];
+#pragma unroll
+            for (int i = 1; i < AHEAD; ++i) next[i - 1] = next[i];
+            // overlaps with the sums
+            next[AHEAD - 1].read(places, unit + AHEAD * UNIT + place * OWN, G, filter);
             int base[OWN];
 #pragma unroll
-            for (int i = 0; i < OWN; ++i)
-                base[i] = place_of(places, unit + place * OWN + i).base;
-            if (unit + SHARES * TERMS < POSITIONS)  // overlaps with the sums
-                next = OwnTerms(places, unit + SHARES * TERMS + place * OWN, G, filter);
+            for (int i = 0; i < OWN; ++i) base[i] = place_of(places, unit + place * OWN + i).base;
             unsigned y[WIDTH][2];
 #pragma unroll
             for (int column = 0; column < WIDTH; ++column)

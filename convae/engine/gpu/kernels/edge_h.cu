@@ -4,7 +4,7 @@
 
 enum { RUNS = (FILTERS + 4 * VECTOR - 1) / (4 * VECTOR) };  // four lanes' vectors of filters
 enum { STEPS = VECTOR / EACH / 2 };                         // instructions for the terms of a run
-enum { AT_ONCE = ELEMENT_ROWS > 5 ? 2 : ELEMENT_ROWS > 4 ? 3 : 4 };  // columns, of 8 codes, of which a warp has the sums
+enum { AT_ONCE = ELEMENT_ROWS > 4 ? 2 : 4 };  // columns, of 8 codes, of which a warp has the sums
 enum { CODES = EXAMPLES * PLACES };
 enum { LINE = (CODES + 23) / 32 * 32 + 8 };  // keeps the rows that lanes write in different banks
 

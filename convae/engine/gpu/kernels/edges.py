@@ -27,7 +27,7 @@ EXAMPLES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 MOST_POSITIONS = 1024
 """Output positions of a box of c and g."""
 
-LANES_SUMS = 96
+LANES_SUMS = 48
 """Sums of g for which a lane has registers."""
 
 OVERHEAD = 512

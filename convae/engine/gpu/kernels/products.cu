@@ -36,7 +36,9 @@ __device__ void finish_run(const float* sums, int c, int left, const int* positi
                            T* out, Behind& behind) {
     constexpr int RUN = Part::RUN;
     if constexpr (LENGTH % RUN == 0) {
-        finish_vector<RUN>(sums, c, position, at, out, behind);
+        Read<RUN> read = {};
+        read.read(behind, at);
+        read.finish_sums(sums, c, position, at, out, behind);
     } else {
         for (int i = 0; i < RUN && i < left; ++i)
             out[at + i] = (T)finish(sums[i], c + i, position, at + i, behind);

@@ -40,7 +40,7 @@ extern "C" __global__ void total(const double* parts, double* sum, int blocks, d
 
 // Adds up `parts` (count, size), and calls take(place, sum) for each place; a block has ADDED places,
 // of which several threads add up some parts each.
-enum { ADDED = 32 };
+enum { ADDED = 8 };
 
 template <class Take>
 __device__ void add_parts(const float* parts, int count, long long size, Take take) {
@@ -52,8 +52,9 @@ __device__ void add_parts(const float* parts, int count, long long size, Take ta
 #pragma unroll 8
         for (int part = own; part < count; part += THREADS / ADDED) sum += parts[part * size + at];
     sums[threadIdx.x] = sum;
-    __syncthreads();
-    if (own > 0 || at >= size) return;
-    for (int other = 1; other < THREADS / ADDED; ++other) sum += sums[other * ADDED + threadIdx.x];
-    take(at, sum);
+    for (int half = THREADS / 2; half >= ADDED; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    if (own == 0 && at < size) take(at, sums[threadIdx.x]);
 }

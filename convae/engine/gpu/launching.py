@@ -46,6 +46,15 @@ def launch(
     return lambda: function(grid, (kernels.THREADS,), arguments, shared_mem=shared_bytes)
 
 
+def resident(function: Any, shared_bytes: int) -> int:
+    """Return how many blocks of a kernel a multiprocessor runs at a time, at least one."""
+    function.max_dynamic_shared_size_bytes = shared_bytes
+    blocks = cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(
+        function.kernel.ptr, kernels.THREADS, shared_bytes
+    )
+    return max(1, int(blocks))
+
+
 def in_order(*runs: Callable[[], None]) -> Run:
     """Return what does one after the other."""
 

@@ -14,7 +14,14 @@ import numpy as np
 
 from convae.engine.gpu import cudnn, kernels
 from convae.engine.gpu.kernels import edges
-from convae.engine.gpu.launching import compiled, in_order, launch, pointer, with_loss
+from convae.engine.gpu.launching import (
+    compiled,
+    in_order,
+    launch,
+    pointer,
+    resident,
+    with_loss,
+)
 from convae.engine.program import Problem, Way
 from convae.engine.program.arithmetic import Arrays, Run
 from convae.engine.updates import Moments, Momentum
@@ -25,8 +32,8 @@ SPLIT_BLOCKS = 512
 PART_TERMS = 128
 """Terms of g that a block adds up at least."""
 
-EDGE_BLOCKS = 2
-"""Blocks of `Edges` for each multiprocessor."""
+RESERVED = 3 << 10
+"""Shared memory that the driver and what is added up over a block take."""
 
 PART_BYTES = 64 << 20
 """The most memory for the parts of a sum."""
@@ -161,9 +168,14 @@ class Edges:
 
     name, tensor_cores = "edges", True
 
+    def __init__(self) -> None:
+        card = cupy.cuda.Device().attributes
+        self._room = card["MaxSharedMemoryPerBlockOptin"] - RESERVED
+        self._multiprocessors = card["MultiProcessorCount"]
+
     def suits(self, problem: Problem) -> bool:
         """See `Way`."""
-        return edges.suits_edges(problem)
+        return edges.suits_edges(problem, self._room)
 
     def records(self, problem: Problem) -> bool:
         """See `Way`."""
@@ -175,38 +187,30 @@ class Edges:
 
     def build(self, problem: Problem, arrays: Arrays) -> Run:
         """See `Way`."""
-        edge = edges.edge_of(problem)
+        edge = edges.edge_of(problem, self._room)
         assert edge is not None
-        name = kernels.product_of(problem)
-        module = self._module(problem)
-        function = module.get_function(f"edge_{name}")
-        resident = EDGE_BLOCKS * cupy.cuda.Device().attributes["MultiProcessorCount"]
-        blocks = min(edge.boxes, resident)
-        if name == "c":
-            optional = (arrays.get("bias"), arrays.get("extra"), arrays.get("H"))
-            given = (arrays["K"], arrays["V"], arrays["Z"], *map(pointer, optional))
-            N = np.int32(len(arrays["V"]))
-            return launch(function, blocks, *given, N, shared_bytes=edge.shared_bytes)
-        if name == "h":
-            out = arrays["E" if problem.operation == "error" else "V"]
-            given, sizes = (arrays["K"], arrays["G"], out), (np.int32(len(arrays["G"])),)
-            return with_loss(
-                problem, arrays, module, "edge_h", blocks, given, sizes, edge.shared_bytes
-            )
-        dK = arrays["dK"]
-        filters = kernels.channels_and_filters(problem)[1]
-        width, filter_blocks = edges.filters_of_lanes(problem)
+        name, module = f"edge_{kernels.product_of(problem)}", self._module(problem)
+        shared = edge.shared_bytes
+        function = module.get_function(name)
+        blocks = min(edge.boxes, self._multiprocessors * resident(function, shared))
+        N = np.int32(len(arrays["G" if "G" in arrays else "V"]))
+        if name == "edge_c":
+            optional = map(pointer, (arrays.get("bias"), arrays.get("extra"), arrays.get("H")))
+            given = (arrays["K"], arrays["V"], arrays["Z"], *optional, N)
+            return launch(function, blocks, *given, shared_bytes=shared)
+        if name == "edge_h":
+            given = (arrays["K"], arrays["G"], arrays["E" if "E" in arrays else "V"])
+            return with_loss(problem, arrays, module, name, blocks, given, (N,), shared)
+        dK, filters = arrays["dK"], kernels.channels_and_filters(problem)[1]
         blocks = max(1, min(blocks, PART_BYTES // (4 * dK.size)))
         parts = cupy.empty(blocks * dK.size, np.float32)
-        grid = (blocks, ceil(filters / (8 * width * filter_blocks)))
-        given = (arrays["G"], arrays["V"], parts, np.int32(len(arrays["V"])))
-        sums = launch(function, grid, *given, shared_bytes=edge.shared_bytes)
+        grid = (blocks, ceil(filters / edges.shares_of_g(problem).filters))
+        sums = launch(function, grid, arrays["G"], arrays["V"], parts, N, shared_bytes=shared)
         return in_order(sums, add_parts(problem, module, parts, dK, blocks))
 
-    @staticmethod
-    def _module(problem: Problem) -> Any:
+    def _module(self, problem: Problem) -> Any:
         dtype = kernels.factor_dtype(problem)
-        constants = edges.edge_constants(problem, kernels.TENSOR[dtype])
+        constants = edges.edge_constants(problem, kernels.TENSOR[dtype], self._room)
         return compiled(f"edge_{kernels.product_of(problem)}", dtype, tuple(constants.items()))
 
 

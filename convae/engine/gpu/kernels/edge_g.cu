@@ -1,9 +1,10 @@
 // g of few channels; preceded by patches.cu. Rows are elements, terms are positions, columns are filters.
 
-// A lane reads WIDTH neighbouring filters, and FILTER_BLOCKS warps divide the filters among them.
+// A lane reads WIDTH neighbouring filters. FILTER_BLOCKS warps divide the filters among them, and
+// ROW_BLOCKS the elements, ROWS times 16 for each; several times as many divide the positions.
 enum { BLOCK = 8 * WIDTH, COLUMNS = FILTER_BLOCKS * BLOCK };  // filters of a warp, and of all
-enum { SHARES = WARPS / FILTER_BLOCKS, OWN = TERMS / 4 };     // a lane's terms
-enum { UNIT = SHARES * TERMS, AHEAD = 2 };                    // terms at a time, and read ahead
+enum { SHARES = WARPS / (FILTER_BLOCKS * ROW_BLOCKS), OWN = TERMS / 4 };  // of a lane's terms
+enum { UNIT = SHARES * TERMS, AHEAD = 2 };  // terms at a time, and units that are read ahead
 
 // A lane's filters of the codes that are its terms.
 struct OwnTerms {
@@ -22,19 +23,22 @@ struct OwnTerms {
 
 // The sums over a share of the boxes, to parts (gridDim.x, taps * channels, filters); blockIdx.y is the
 // number of its filters.
-extern "C" __global__ void __launch_bounds__(THREADS, ELEMENT_ROWS * WIDTH > 12 ? 1 : RESIDENT)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 edge_g(const T* G, const T* V, float* parts, int N) {
     extern __shared__ __align__(16) unsigned char memory[];
     Place* const places = (Place*)memory;
     Factor* const patch = (Factor*)(places + POSITIONS);
     const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
-    const int share = warp / FILTER_BLOCKS;
+    const int share = warp / (FILTER_BLOCKS * ROW_BLOCKS);
+    const int first_row = warp / FILTER_BLOCKS % ROW_BLOCKS * ROWS;
     const int filter = blockIdx.y * COLUMNS + warp % FILTER_BLOCKS * BLOCK + group * WIDTH;
-    Offsets offsets[ELEMENT_ROWS];  // of this lane's elements
+    Offsets offsets[ROWS];  // of this lane's elements
 #pragma unroll
-    for (int row = 0; row < ELEMENT_ROWS; ++row)
-        offsets[row] = Offsets(row * 16 + group, row * 16 + 8 + group);
-    float sums[ELEMENT_ROWS][WIDTH][4] = {};
+    for (int row = 0; row < ROWS; ++row) {
+        const int element = (first_row + row) * 16 + group;
+        offsets[row] = Offsets(element, element + 8);
+    }
+    float sums[ROWS][WIDTH][4] = {};
     const Boxes boxes(N, q.output);
     for (int index = blockIdx.x; index < boxes.count_; index += gridDim.x) {
         int first[3];
@@ -43,6 +47,7 @@ edge_g(const T* G, const T* V, float* parts, int N) {
         copy_patch(V, N, example, first, patch);
         list_places(N, example, first, places);
         __syncthreads();
+        if (share >= SHARES) continue;
         OwnTerms next[AHEAD];
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i)
@@ -66,7 +71,7 @@ edge_g(const T* G, const T* V, float* parts, int N) {
                     y[column][half] = EACH == 1 ? bits_of(one) : joined(one, other);
                 }
 #pragma unroll
-            for (int row = 0; row < ELEMENT_ROWS; ++row) {
+            for (int row = 0; row < ROWS; ++row) {
                 unsigned x[4];
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
@@ -85,13 +90,14 @@ edge_g(const T* G, const T* V, float* parts, int N) {
         __syncthreads();
         if (share != turn) continue;
 #pragma unroll
-        for (int row = 0; row < ELEMENT_ROWS; ++row)
+        for (int row = 0; row < ROWS; ++row)
 #pragma unroll
             for (int column = 0; column < WIDTH; ++column)
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    const int element = row * 16 + i / 2 * 8 + group;
+                    const int element = (first_row + row) * 16 + i / 2 * 8 + group;
                     const int own = warp % FILTER_BLOCKS * BLOCK + (place * 2 + i % 2) * WIDTH + column;
+                    if (element >= ELEMENTS) continue;
                     float* const at = total + element * COLUMNS + own;
                     *at = turn == 0 ? sums[row][column][i] : *at + sums[row][column][i];
                 }

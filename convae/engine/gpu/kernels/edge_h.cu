@@ -4,7 +4,7 @@
 
 enum { RUNS = (FILTERS + 4 * VECTOR - 1) / (4 * VECTOR) };  // four lanes' vectors of filters
 enum { STEPS = VECTOR / EACH / 2 };                         // instructions for the terms of a run
-enum { AT_ONCE = ELEMENT_ROWS > 4 ? 2 : 4 };  // columns, of 8 codes, of which a warp has the sums
+enum { AT_ONCE = ELEMENT_ROWS > 5 ? 2 : ELEMENT_ROWS > 4 ? 3 : 4 };  // columns, of 8 codes, of which a warp has the sums
 enum { CODES = EXAMPLES * PLACES };
 enum { LINE = (CODES + 23) / 32 * 32 + 8 };  // keeps the rows that lanes write in different banks
 
@@ -14,7 +14,7 @@ edge_h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T*
     extern __shared__ __align__(16) unsigned char memory[];
     unsigned* const kernel = (unsigned*)memory;  // (run, step, row, lane, 4), as lanes multiply them
     float* const parts = (float*)(kernel + RUNS * STEPS * ELEMENT_ROWS * 128);  // (element, code)
-    const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
+    const int group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
     for (int at = threadIdx.x; at < RUNS * STEPS * ELEMENT_ROWS * 128; at += THREADS) {
         const int i = at % 4, lane = at / 4 % 32, row = at / 128 % ELEMENT_ROWS;
         const int step = at / 128 / ELEMENT_ROWS % STEPS, run = at / 128 / ELEMENT_ROWS / STEPS;
@@ -32,7 +32,7 @@ edge_h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T*
         int first[3];
         const int example = boxes.first(index, first);
         __syncthreads();
-        for (int unit = warp * 8 * AT_ONCE; unit < CODES; unit += WARPS * 8 * AT_ONCE) {
+        for (int unit = threadIdx.x / 32 * 8 * AT_ONCE; unit < CODES; unit += WARPS * 8 * AT_ONCE) {
             int code[AT_ONCE];
             float sums[AT_ONCE][ELEMENT_ROWS][4] = {};
 #pragma unroll
@@ -103,6 +103,7 @@ edge_h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T*
         });
         __syncthreads();
         // in the order of the batch, so that neighbours write neighbours
+        boxes.first(index, first);
         constexpr int sides[3] = {box[0] * period(0), box[1] * period(1), box[2] * period(2)};
         const int periods[3] = {period(0), period(1), period(2)};
 #pragma unroll

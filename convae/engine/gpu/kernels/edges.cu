@@ -12,8 +12,8 @@
 
 enum { TAPS = count(q.kernel), ELEMENTS = TAPS * CHANNELS };
 enum { EACH = 4 / sizeof(Factor), VECTOR = 16 / sizeof(T), WARPS = THREADS / 32 };
-// blocks for which a multiprocessor has registers; compilers of older cards need more
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+// blocks for which a multiprocessor has registers; compilers for other cards need more
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ != 900
 enum { RESIDENT = 1 };
 #else
 enum { RESIDENT = 2 };

@@ -15,8 +15,8 @@ from convae.engine.program import Problem
 MOST_ELEMENTS = 128
 """Elements of a filter for which a warp has registers."""
 
-MOST_BYTES = 96 << 10
-"""Shared memory of a block: less than every card since sm_80 has."""
+MOST_BYTES = 110 << 10
+"""Shared memory of a block, of which a multiprocessor of sm_90 has room for two."""
 
 AT_ONCE = 264
 """Blocks that run at a time, two for each multiprocessor of a large card."""
@@ -58,8 +58,33 @@ class Edge:
     shared_bytes: int
 
 
-def suits_edges(problem: Problem) -> bool:
-    """Tell whether the kernels for few channels cover a problem."""
+@dataclass(frozen=True)
+class Shares:
+    """How the warps of a block divide a g; the rest of them divides the positions.
+
+    Parameters
+    ----------
+    width : int
+        Neighbouring filters that a lane reads at once.
+    filter_blocks, row_blocks : int
+        Warps among which filters and elements are divided.
+    rows : int
+        Elements of a warp, in sixteens.
+    """
+
+    width: int
+    filter_blocks: int
+    rows: int
+    row_blocks: int
+
+    @property
+    def filters(self) -> int:
+        """Filters of a block."""
+        return 8 * self.width * self.filter_blocks
+
+
+def suits_edges(problem: Problem, room: int = MOST_BYTES) -> bool:
+    """Tell whether they cover a problem on a card with `room` bytes of shared memory fa block."""
     if not kernels.suits_products(problem):
         return False
     geometry, bias = problem.geometry, problem.shape("bias")
@@ -67,35 +92,51 @@ def suits_edges(problem: Problem) -> bool:
     is_shared = geometry.groups == prod(geometry.tile) == 1 and (bias is None or len(bias) == 1)
     if not is_shared or channels > kernels.NARROW or _elements(problem) > MOST_ELEMENTS:
         return False
-    return filters % _vector(problem) == 0 and edge_of(problem) is not None
+    return filters % _vector(problem) == 0 and edge_of(problem, room) is not None
 
 
-def edge_constants(problem: Problem, tensor: int) -> dict[str, Any]:
+def edge_constants(problem: Problem, tensor: int, room: int = MOST_BYTES) -> dict[str, Any]:
     """Return the constants of a problem; `tensor` is one of `kernels.TENSOR`."""
-    edge = edge_of(problem)
+    edge = edge_of(problem, room)
     assert edge is not None
-    width, blocks = filters_of_lanes(problem)
     constants = kernels.convolution_constants(problem)
     constants |= {"TENSOR": tensor, "BOX": kernels.initialiser(edge.sides)}
-    return constants | {"EXAMPLES": edge.examples, "WIDTH": width, "FILTER_BLOCKS": blocks}
+    constants["EXAMPLES"] = edge.examples
+    if problem.operation == "g":
+        own = shares_of_g(problem)
+        constants |= {"WIDTH": own.width, "FILTER_BLOCKS": own.filter_blocks}
+        constants |= {"ROWS": own.rows, "ROW_BLOCKS": own.row_blocks}
+    return constants
 
 
-def filters_of_lanes(problem: Problem) -> tuple[int, int]:
-    """Return how many filters a lane of g reads at once, and how many warps divide all of them."""
+def shares_of_g(problem: Problem) -> Shares:
+    """Divide a g among the warps of a block so that they issue the fewest instructions."""
     filters = kernels.channels_and_filters(problem)[1]
-    width = _vector(problem)
-    rows = ceil(_elements(problem) / 16)
-    while width > 1 and (4 * width >= filters or rows * width * 4 > LANES_SUMS):
-        width //= 2
-    blocks = 1
-    while blocks < WARPS and blocks * 8 * width < filters:
-        blocks *= 2
-    return width, blocks
+    all_rows, vector = ceil(_elements(problem) / 16), _vector(problem)
+    best: Shares | None = None
+    least = inf
+    for width, rows in product((1, 2, 4, 8), range(1, all_rows + 1)):
+        if width > vector or rows * width * 4 > LANES_SUMS:
+            continue
+        filter_blocks = 1
+        while filter_blocks < WARPS and filter_blocks * 8 * width < filters:
+            filter_blocks *= 2
+        row_blocks = ceil(all_rows / rows)
+        warps = filter_blocks * row_blocks
+        if warps > WARPS:
+            continue
+        # pixels of each row and their places, products, codes and where they lie
+        each = 5 * vector // 2 * rows + rows * width + 2 * width + 4 * vector
+        cost = each * ceil(filters / (filter_blocks * 8 * width)) * WARPS / (WARPS // warps)
+        if cost < least:
+            best, least = Shares(width, filter_blocks, rows, row_blocks), cost
+    assert best is not None
+    return best
 
 
 @cache
-def edge_of(problem: Problem) -> Edge | None:
-    """Divide a problem so that an estimate of its time is least; None if nothing fits."""
+def edge_of(problem: Problem, room: int = MOST_BYTES) -> Edge | None:
+    """Divide a problem so that it takes the least time, by an estimate; None if nothing fits."""
     geometry, product_name = problem.geometry, kernels.product_of(problem)
     is_h = product_name == "h"
     examples = (problem.shape("G" if is_h else "V") or (1,))[0]
@@ -112,7 +153,7 @@ def edge_of(problem: Problem) -> Edge | None:
         edge = Edge(own, tuple(sides), boxes, _shared_bytes(problem, positions, seen))
         rounds = ceil((seen if is_h else positions) / kernels.THREADS)
         cost = ceil(boxes / AT_ONCE) * (4 * kernels.THREADS * rounds + seen + OVERHEAD)
-        if edge.shared_bytes <= MOST_BYTES and cost < least:
+        if edge.shared_bytes <= min(room, MOST_BYTES) and cost < least:
             best, least = edge, cost
     return best
 
@@ -147,8 +188,7 @@ def _shared_bytes(problem: Problem, positions: int, seen: int) -> int:
         steps = ceil(elements * itemsize / 32)
         return 32 * steps * (4 * runs * _vector(problem) + 1) + patch
     if product_name == "g":
-        width, blocks = filters_of_lanes(problem)
-        return max(patch, 4 * 16 * rows * blocks * 8 * width)
+        return max(patch, 4 * elements * shares_of_g(problem).filters)
     line = (seen + 23) // 32 * 32 + 8
     pixels = positions * prod(problem.geometry.stride) * channels
     return 1024 * runs * rows + 4 * max(elements * line, pixels)

@@ -10,6 +10,7 @@ import pytest
 import convae
 from convae import Layer
 from convae.engine.gpu import kernels
+from convae.engine.gpu.kernels import edges
 from convae.engine.program import Problem
 from convae.models.penalties import NONE
 from convae.models.programs import GradientProgram
@@ -28,6 +29,20 @@ MODELS = {
     "local": ((2, 14), LOCAL),
     "deep": ((3, 9, 10, 8), DEEP),
 }
+EDGES = {
+    "one channel": ((1, 28, 28), PLAIN[:1]),
+    "colours": ((3, 20, 20), [Layer(64, 5, stride=2, padding="same")]),
+    "uneven": (
+        (2, 9, 11),
+        [Layer(40, (4, 3), stride=(3, 1), padding=((2, 1), (0, 3)), activation="tanh")],
+    ),
+    "dilated": ((4, 15, 13), [Layer(24, 3, dilation=2, activation="sigmoid")]),
+    "many filters": ((3, 13, 9), [Layer(136, 3, padding="same")]),
+    "large": ((4, 12, 12), [Layer(64, 5)]),
+    "three axes": ((1, 7, 8, 7), [Layer(16, 3, stride=2, padding="same")]),
+    "one axis": ((2, 40), [Layer(8, 9, stride=4)]),
+}
+"""Models of few channels, for `edges`."""
 
 
 def problems(
@@ -76,6 +91,11 @@ def sources() -> dict[str, str]:
             if name == "plain" and index % 3 == 0:
                 around = kernels.convolution_constants(problem) | {"SUM_T": "float"}
                 found[f"around {kind}"] = kernels.source("around", dtype, **around)
+    for (name, model), (dtype, tensor) in product(EDGES.items(), kernels.TENSOR.items()):
+        for index, problem in enumerate(problems(*model, storage=dtype, examples=300)):
+            kind = f"edge {problem.operation} {index} of {name}, {dtype}"
+            file = f"edge_{kernels.product_of(problem)}"
+            found[kind] = kernels.source(file, dtype, **edges.edge_constants(problem, tensor))
     return found
 
 

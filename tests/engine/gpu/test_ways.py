@@ -11,12 +11,13 @@ import pytest
 import convae
 from convae import Layer, engine
 from convae.engine.gpu import kernels
+from convae.engine.gpu.kernels import edges
 from convae.engine.program import Problem
 from convae.engine.updates import Moments, Momentum
 from convae.models.activations import ACTIVATIONS, RELU
 from convae.models.penalties import NONE
 from convae.models.programs import GradientProgram
-from tests.engine.gpu.test_kernels import DEEP, LOCAL, PLAIN
+from tests.engine.gpu.test_kernels import DEEP, EDGES, LOCAL, PLAIN, shorter
 
 pytestmark = pytest.mark.gpu
 
@@ -64,7 +65,6 @@ def test_ways_are_certified_for_a_models_problems(name: str, certification, cupy
 def test_tensor_cores_give_the_same_sums(name: str, dtype: str, certification, cupy) -> None:
     """Where lanes meet; the pretend GPU rounds nothing to TF32."""
     from convae.engine.gpu import ways
-    from tests.engine.gpu.test_kernels import shorter
 
     for problem in problems_of(name):
         if kernels.suits_products(problem):
@@ -78,7 +78,6 @@ def test_tensor_cores_give_the_same_sums(name: str, dtype: str, certification, c
 def test_blocks_of_every_shape_give_the_same_sums(block, certification, cupy, monkeypatch) -> None:
     """Of float32, of short storage and on tensor cores; vectors of channels and single ones."""
     from convae.engine.gpu import ways
-    from tests.engine.gpu.test_kernels import shorter
 
     model = convae.Autoencoder((8, 6, 7), [Layer(40, 3, stride=2), Layer(3, (2, 1))])
     found = [*GradientProgram(model, 3, NONE, False).program.problems()]
@@ -90,8 +89,57 @@ def test_blocks_of_every_shape_give_the_same_sums(block, certification, cupy, mo
             continue  # see block_of
         dtype, is_tensor = [("float32", False), ("float32", True), ("bfloat16", True)][index % 3]
         own = shorter(problem, dtype) if dtype != "float32" else problem
-        limit = certification.tolerance(own, False)
+        limit = certification.tolerance(own, is_tensor and dtype == "float32")
         assert certification.certify(ways.Tiles(is_tensor), own, limit, cupy) <= limit
+
+
+@pytest.mark.parametrize("at_once", [264, 1], ids=["small boxes", "large boxes"])
+@pytest.mark.parametrize("dtype", kernels.STORAGE)
+@pytest.mark.parametrize("name", EDGES)
+def test_edges_give_the_same_sums(
+    name: str, dtype: str, at_once: int, certification, cupy, monkeypatch
+) -> None:
+    """Boxes of parts of examples, and of several; a batch that the last box does not fill."""
+    from convae.engine.gpu.ways import Edges
+
+    monkeypatch.setattr(edges, "AT_ONCE", at_once)
+    edges.edge_of.cache_clear()
+    model = convae.Autoencoder(*EDGES[name])
+    tried = []
+    for problem in GradientProgram(model, 5, NONE, False).program.problems():
+        own = shorter(problem, dtype) if dtype != "float32" else problem
+        if Edges().suits(own):
+            limit = certification.tolerance(own, dtype == "float32")
+            assert certification.certify(Edges(), own, limit, cupy) <= limit
+            tried.append(own.operation)
+    edges.edge_of.cache_clear()
+    assert tried == ["c", "error", "c", "g"]
+
+
+def test_edges_suit_shared_kernels_of_few_channels(cupy) -> None:
+    from convae.engine.gpu.ways import Edges
+
+    def tried(shape: tuple[int, ...], layer: Layer) -> int:
+        program = GradientProgram(convae.Autoencoder(shape, [layer]), 4, NONE, False).program
+        return sum(map(Edges().suits, program.problems()))
+
+    assert tried((4, 9, 9), Layer(8, 5)) == 4
+    assert tried((5, 9, 9), Layer(8, 3)) == 0  # channels
+    assert tried((4, 9, 9), Layer(8, 6)) == 0  # elements of a filter
+    assert tried((4, 9, 9), Layer(6, 3)) == 0  # filters that are no vectors
+    assert tried((4, 9, 9), Layer(8, 3, groups=2)) == 0
+    assert tried((1, 9, 9), Layer(8, 3, sharing="tiled", tile=2)) == 0
+    assert tried((1, 9, 9), Layer(8, 3, hidden_bias="position")) == 3  # not the c with a bias
+
+
+def test_a_card_with_little_shared_memory_gets_smaller_boxes() -> None:
+    model = convae.Autoencoder(*EDGES["colours"])
+    problems = [*GradientProgram(model, 256, NONE, False).program.problems()]
+    error = next(problem for problem in problems if problem.operation == "error")
+    much, little = (edges.edge_of(error, room << 10) for room in (110, 60))
+    assert much.shared_bytes > 60 << 10 >= little.shared_bytes
+    assert little.boxes > much.boxes
+    assert edges.edge_of(error, 1 << 10) is None
 
 
 def update_problem(method: object, **settings: object) -> Problem:

@@ -3,8 +3,9 @@
 // A lane reads WIDTH neighbouring filters. FILTER_BLOCKS warps divide the filters among them, and
 // ROW_BLOCKS the elements, ROWS times 16 for each; several times as many divide the positions.
 enum { BLOCK = 8 * WIDTH, COLUMNS = FILTER_BLOCKS * BLOCK };  // filters of a warp, and of all
-enum { SHARES = WARPS / (FILTER_BLOCKS * ROW_BLOCKS), OWN = TERMS / 4 };  // of a lane's terms
-enum { UNIT = SHARES * TERMS, AHEAD = 2 };  // terms at a time, and units that are read ahead
+enum { SHARES = WARPS / (FILTER_BLOCKS * ROW_BLOCKS) };
+enum { UNIT = SHARES * TERMS, OWN = TERMS / 4 };      // terms at a time, and a lane's of an instruction
+enum { AHEAD = sizeof(T) == 4 && ROWS > 2 ? 1 : 2 };  // units that are read ahead
 
 // A lane's filters of the codes that are its terms.
 struct OwnTerms {
@@ -28,10 +29,11 @@ edge_g(const T* G, const T* V, float* parts, int N) {
     extern __shared__ __align__(16) unsigned char memory[];
     Place* const places = (Place*)memory;
     Factor* const patch = (Factor*)(places + POSITIONS);
-    const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
-    const int share = warp / (FILTER_BLOCKS * ROW_BLOCKS);
-    const int first_row = warp / FILTER_BLOCKS % ROW_BLOCKS * ROWS;
-    const int filter = blockIdx.y * COLUMNS + warp % FILTER_BLOCKS * BLOCK + group * WIDTH;
+    const int group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
+    const int first_column = threadIdx.x / 32 % FILTER_BLOCKS * BLOCK;
+    const int first_row = threadIdx.x / 32 / FILTER_BLOCKS % ROW_BLOCKS * ROWS;
+    const int share = threadIdx.x / 32 / (FILTER_BLOCKS * ROW_BLOCKS);
+    const int filter = blockIdx.y * COLUMNS + first_column + group * WIDTH;
     Offsets offsets[ROWS];  // of this lane's elements
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
@@ -96,7 +98,7 @@ edge_g(const T* G, const T* V, float* parts, int N) {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const int element = (first_row + row) * 16 + i / 2 * 8 + group;
-                    const int own = warp % FILTER_BLOCKS * BLOCK + (place * 2 + i % 2) * WIDTH + column;
+                    const int own = first_column + (place * 2 + i % 2) * WIDTH + column;
                     if (element >= ELEMENTS) continue;
                     float* const at = total + element * COLUMNS + own;
                     *at = turn == 0 ? sums[row][column][i] : *at + sums[row][column][i];

@@ -92,7 +92,7 @@ def sources() -> dict[str, str]:
                 around = kernels.convolution_constants(problem) | {"SUM_T": "float"}
                 found[f"around {kind}"] = kernels.source("around", dtype, **around)
     for (name, model), (dtype, tensor) in product(EDGES.items(), kernels.TENSOR.items()):
-        for index, problem in enumerate(problems(*model, storage=dtype, examples=300)):
+        for index, problem in enumerate(problems(*model, storage=dtype, examples=4096)):
             kind = f"edge {problem.operation} {index} of {name}, {dtype}"
             file = f"edge_{kernels.product_of(problem)}"
             found[kind] = kernels.source(file, dtype, **edges.edge_constants(problem, tensor))

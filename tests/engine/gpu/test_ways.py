@@ -102,6 +102,7 @@ def test_edges_give_the_same_sums(
     """Boxes of parts of examples, and of several; a batch that the last box does not fill."""
     from convae.engine.gpu.ways import Edges
 
+    monkeypatch.setattr(edges, "LEAST_PRODUCTS", 0)
     monkeypatch.setattr(edges, "AT_ONCE", at_once)
     edges.edge_of.cache_clear()
     model = convae.Autoencoder(*EDGES[name])
@@ -119,11 +120,13 @@ def test_edges_give_the_same_sums(
 def test_edges_suit_shared_kernels_of_few_channels(cupy) -> None:
     from convae.engine.gpu.ways import Edges
 
-    def tried(shape: tuple[int, ...], layer: Layer) -> int:
-        program = GradientProgram(convae.Autoencoder(shape, [layer]), 4, NONE, False).program
+    def tried(shape: tuple[int, ...], layer: Layer, examples: int = 65_536) -> int:
+        model = convae.Autoencoder(shape, [layer])
+        program = GradientProgram(model, examples, NONE, False).program
         return sum(map(Edges().suits, program.problems()))
 
     assert tried((4, 9, 9), Layer(8, 5)) == 4
+    assert tried((4, 9, 9), Layer(8, 5), examples=4) == 0  # too little to do
     assert tried((5, 9, 9), Layer(8, 3)) == 0  # channels
     assert tried((4, 9, 9), Layer(8, 6)) == 0  # elements of a filter
     assert tried((4, 9, 9), Layer(6, 3)) == 0  # filters that are no vectors

@@ -12,6 +12,9 @@ from typing import Any
 from convae.engine.gpu import kernels
 from convae.engine.program import Problem
 
+LEAST_PRODUCTS = 1 << 24
+"""Products of a problem below which a launch takes longer than the work, whatever does it."""
+
 MOST_ELEMENTS = 128
 """Elements of a filter for which a warp has registers."""
 
@@ -95,7 +98,9 @@ def suits_edges(problem: Problem, room: int = MOST_BYTES) -> bool:
     is_shared = geometry.groups == prod(geometry.tile) == 1 and (bias is None or len(bias) == 1)
     if not is_shared or channels > kernels.NARROW or _elements(problem) > MOST_ELEMENTS:
         return False
-    return filters % _vector(problem) == 0 and edge_of(problem, room) is not None
+    examples = (problem.shape("V" if problem.operation in ("c", "g") else "G") or (1,))[0]
+    is_large = examples * geometry.macs(channels, filters) >= LEAST_PRODUCTS
+    return is_large and filters % _vector(problem) == 0 and edge_of(problem, room) is not None
 
 
 def edge_constants(problem: Problem, tensor: int, room: int = MOST_BYTES) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class Edges:
         shared = edge.shared_bytes
         function = module.get_function(name)
         blocks = min(edge.boxes, self._multiprocessors * resident(function, shared))
-        N = np.int32(len(arrays["G" if "G" in arrays else "V"]))
+        N = np.int32(kernels.examples(problem))
         if name == "edge_c":
             optional = map(pointer, (arrays.get("bias"), arrays.get("extra"), arrays.get("H")))
             given = (arrays["K"], arrays["V"], arrays["Z"], *optional, N)

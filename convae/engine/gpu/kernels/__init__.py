@@ -139,8 +139,7 @@ def block_of(problem: Problem, tensor: int = 0) -> tuple[int, int]:
     if is_g:
         rows, columns, products = prod(geometry.kernel) * channels, filters, ENOUGH
     else:
-        examples = (problem.shape("V" if is_c else "G") or (1,))[0]
-        rows = examples * prod(geometry.repeats if is_c else input_repeats(geometry))
+        rows = examples(problem) * prod(geometry.repeats if is_c else input_repeats(geometry))
         columns = filters if is_c else channels
         products = prod(geometry.tile if is_c else input_period(geometry)) * geometry.groups
 
@@ -230,9 +229,20 @@ def product_of(problem: Problem) -> str:
     return "h" if problem.operation == "error" else problem.operation
 
 
+def examples(problem: Problem) -> int:
+    """Return the examples of the batch that a convolution multiplies."""
+    shape = problem.shape(_factor(problem))
+    assert shape is not None
+    return shape[0]
+
+
 def factor_dtype(problem: Problem) -> str:
     """Return the type of the batch that a convolution multiplies."""
-    return problem.dtype("V" if problem.operation in ("c", "g") else "G")
+    return problem.dtype(_factor(problem))
+
+
+def _factor(problem: Problem) -> str:
+    return "V" if problem.operation in ("c", "g") else "G"
 
 
 def channels_and_filters(problem: Problem) -> tuple[int, int]:

@@ -1,7 +1,6 @@
-// c of few channels; preceded by edges.cu. Rows are positions, terms are elements, columns are filters.
+// c of few channels; preceded by patches.cu. Rows are positions, terms are elements, columns are filters.
 
 enum { STEPS = (ELEMENTS + TERMS - 1) / TERMS };
-enum { RUNS = (FILTERS + 4 * VECTOR - 1) / (4 * VECTOR) };  // four lanes' vectors of filters
 enum { BY = VECTOR / 2, COLUMNS = RUNS * BY };              // of 8 filters
 // runs of which a warp has the sums at a time: 64 filters at most
 __device__ constexpr int runs_at_once() {
@@ -36,9 +35,7 @@ edge_c(const T* K, const T* V, T* Z, const float* bias, const T* extra, const T*
         const int row = lane / 4;  // the column that is this lane's
         const int filter = column / BY * 4 * VECTOR + row / 2 * VECTOR + column % BY * 2 + row % 2;
         const int element = step * TERMS + (at % 2 * 4 + lane % 4) * EACH;
-        const Factor first = kernel_factor(K, element, filter);
-        kernel[at] = EACH == 1 ? bits_of(first)
-                               : joined(first, kernel_factor(K, element + 1, filter));
+        kernel[at] = word(kernel_factor(K, element, filter), kernel_factor(K, element + 1, filter));
     }
     for (int at = threadIdx.x; at < STEPS * 4 * EACH; at += THREADS) {
         const int element = at / (4 * EACH) * TERMS + at % (4 * EACH);
@@ -46,13 +43,8 @@ edge_c(const T* K, const T* V, T* Z, const float* bias, const T* extra, const T*
     }
     const Boxes boxes(N, q.output);
     Behind behind{bias, extra, outputs_H, nullptr, 0, 0};
-    for (int index = blockIdx.x; index < boxes.count_; index += gridDim.x) {
-        int first[3];
-        const int example = boxes.first(index, first);
-        __syncthreads();
-        copy_patch(V, N, example, first, patch);
-        list_places(N, example, first, places);
-        __syncthreads();
+    for (int index = blockIdx.x; index < boxes.total; index += gridDim.x) {
+        see(boxes, index, V, N, patch, places);
         for (int unit = warp * 32; unit < POSITIONS; unit += WARPS * 32) {
             Place own[4];  // rows
 #pragma unroll
@@ -69,7 +61,7 @@ edge_c(const T* K, const T* V, T* Z, const float* bias, const T* extra, const T*
                         const Factor* from = patch + own[i / 4 * 2 + i % 2].base;
                         const Factor& one = from[term.at[0].of(i % 4 / 2)];
                         const Factor& other = from[term.at[EACH - 1].of(i % 4 / 2)];
-                        x[i / 4][i % 4] = EACH == 1 ? bits_of(one) : joined(one, other);
+                        x[i / 4][i % 4] = word(one, other);
                     }
 #pragma unroll
                     for (int column = 0; column < AT_ONCE * BY; ++column) {

@@ -42,13 +42,8 @@ edge_g(const T* G, const T* V, float* parts, int N) {
     }
     float sums[ROWS][WIDTH][4] = {};
     const Boxes boxes(N, q.output);
-    for (int index = blockIdx.x; index < boxes.count_; index += gridDim.x) {
-        int first[3];
-        const int example = boxes.first(index, first);
-        __syncthreads();
-        copy_patch(V, N, example, first, patch);
-        list_places(N, example, first, places);
-        __syncthreads();
+    for (int index = blockIdx.x; index < boxes.total; index += gridDim.x) {
+        see(boxes, index, V, N, patch, places);
         if (share >= SHARES) continue;
         OwnTerms next[AHEAD];
 #pragma unroll
@@ -70,7 +65,7 @@ edge_g(const T* G, const T* V, float* parts, int N) {
                 for (int half = 0; half < 2; ++half) {
                     const Factor one = as_factor(own.codes[half * EACH].at[column]);
                     const Factor other = as_factor(own.codes[half * EACH + EACH - 1].at[column]);
-                    y[column][half] = EACH == 1 ? bits_of(one) : joined(one, other);
+                    y[column][half] = word(one, other);
                 }
 #pragma unroll
             for (int row = 0; row < ROWS; ++row) {
@@ -80,7 +75,7 @@ edge_g(const T* G, const T* V, float* parts, int N) {
                     const Factor* from = patch + offsets[row].of(i % 2);
                     const Factor& one = from[base[i / 2 * EACH]];
                     const Factor& other = from[base[i / 2 * EACH + EACH - 1]];
-                    x[i] = EACH == 1 ? bits_of(one) : joined(one, other);
+                    x[i] = word(one, other);
                 }
 #pragma unroll
                 for (int column = 0; column < WIDTH; ++column) multiply(sums[row][column], x, y[column]);

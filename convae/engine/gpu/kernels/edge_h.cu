@@ -2,9 +2,9 @@
 // codes: what every code contributes to every pixel that it meets goes to shared memory, where the
 // pixels of a box, PHASES of each repeat, add it up.
 
-enum { RUNS = (FILTERS + 4 * VECTOR - 1) / (4 * VECTOR) };  // four lanes' vectors of filters
-enum { STEPS = VECTOR / EACH / 2 };                         // instructions for the terms of a run
-enum { AT_ONCE = ELEMENT_ROWS > 5 ? 2 : ELEMENT_ROWS > 4 ? 3 : 4 };  // columns, of 8 codes, of which a warp has the sums
+enum { STEPS = VECTOR / EACH / 2 };  // instructions for the terms of a run
+// columns, of 8 codes, of which a warp has the sums
+enum { AT_ONCE = ELEMENT_ROWS > 5 ? 2 : ELEMENT_ROWS > 4 ? 3 : 4 };
 enum { CODES = EXAMPLES * PLACES };
 enum { LINE = (CODES + 23) / 32 * 32 + 8 };  // keeps the rows that lanes write in different banks
 
@@ -20,15 +20,13 @@ edge_h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T*
         const int step = at / 128 / ELEMENT_ROWS % STEPS, run = at / 128 / ELEMENT_ROWS / STEPS;
         const int element = row * 16 + i % 2 * 8 + lane / 4;
         const int filter = (run * 4 + lane % 4) * VECTOR + (step * 2 + i / 2) * EACH;
-        const Factor first = kernel_factor(K, element, filter);
-        kernel[at] = EACH == 1 ? bits_of(first)
-                               : joined(first, kernel_factor(K, element, filter + 1));
+        kernel[at] = word(kernel_factor(K, element, filter), kernel_factor(K, element, filter + 1));
     }
     int repeats[3];
     for (int axis = 0; axis < 3; ++axis) repeats[axis] = ceil_div(q.size[axis], period(axis));
     const Boxes boxes(N, repeats);
     Behind behind{bias, extra, outputs_H, target, factor, 0};
-    for (int index = blockIdx.x; index < boxes.count_; index += gridDim.x) {
+    for (int index = blockIdx.x; index < boxes.total; index += gridDim.x) {
         int first[3];
         const int example = boxes.first(index, first);
         __syncthreads();
@@ -62,9 +60,7 @@ edge_h(const T* K, const T* G, T* V, const float* bias, const T* extra, const T*
 #pragma unroll
                         for (int half = 0; half < 2; ++half) {
                             const T* own = found[i].at + (step * 2 + half) * EACH;
-                            const Factor one = as_factor(own[0]);
-                            y[i][half] = EACH == 1 ? bits_of(one)
-                                                   : joined(one, as_factor(own[EACH - 1]));
+                            y[i][half] = word(as_factor(own[0]), as_factor(own[EACH - 1]));
                         }
 #pragma unroll
                     for (int row = 0; row < ELEMENT_ROWS; ++row) {

@@ -19,13 +19,12 @@ enum { RESIDENT = 1 };
 enum { RESIDENT = 2 };
 #endif
 enum { ELEMENT_ROWS = (ELEMENTS + 15) / 16 };  // of instructions: 16 elements each
+enum { RUNS = (FILTERS + 4 * VECTOR - 1) / (4 * VECTOR) };  // four lanes' vectors of filters
 
-// Two factors of two bytes side by side.
-__device__ unsigned bits_of(const Factor& x) {
-    return sizeof(Factor) == 4 ? *(const unsigned*)&x : *(const unsigned short*)&x;
-}
-__device__ unsigned joined(const Factor& first, const Factor& second) {
-    return bits_of(first) | bits_of(second) << 16;
+// A word of an instruction: two factors of two bytes side by side, or the first of four.
+__device__ unsigned word(const Factor& first, const Factor& second) {
+    if (EACH == 1) return *(const unsigned*)&first;
+    return *(const unsigned short*)&first | (unsigned)*(const unsigned short*)&second << 16;
 }
 
 // Offset of element (m, l) for a filter in a kernel's memory.
@@ -40,11 +39,11 @@ __device__ Factor kernel_factor(const T* K, int element, int filter) {
 
 // The boxes of a batch.
 struct Boxes {
-    int number[3], count_;
+    int number[3], total;
 
     __device__ Boxes(int N, const int* size) {
         for (int axis = 0; axis < 3; ++axis) number[axis] = ceil_div(size[axis], box[axis]);
-        count_ = ceil_div(N, EXAMPLES) * count(number);
+        total = ceil_div(N, EXAMPLES) * count(number);
     }
     // The first example of a box, and its first position.
     __device__ int first(int index, int* position) const {

@@ -90,7 +90,7 @@ class Shares:
 
 
 def suits_edges(problem: Problem, room: int = MOST_BYTES) -> bool:
-    """Tell whether they cover a problem on a card with `room` bytes of shared memory fa block."""
+    """Tell whether they cover a problem on a card with `room` bytes of shared memory a block."""
     if not kernels.suits_products(problem):
         return False
     geometry, bias = problem.geometry, problem.shape("bias")
@@ -98,8 +98,7 @@ def suits_edges(problem: Problem, room: int = MOST_BYTES) -> bool:
     is_shared = geometry.groups == prod(geometry.tile) == 1 and (bias is None or len(bias) == 1)
     if not is_shared or channels > kernels.NARROW or _elements(problem) > MOST_ELEMENTS:
         return False
-    examples = (problem.shape("V" if problem.operation in ("c", "g") else "G") or (1,))[0]
-    is_large = examples * geometry.macs(channels, filters) >= LEAST_PRODUCTS
+    is_large = kernels.examples(problem) * geometry.macs(channels, filters) >= LEAST_PRODUCTS
     return is_large and filters % _vector(problem) == 0 and edge_of(problem, room) is not None
 
 
@@ -145,9 +144,8 @@ def shares_of_g(problem: Problem) -> Shares:
 @cache
 def edge_of(problem: Problem, room: int = MOST_BYTES) -> Edge | None:
     """Divide a problem so that it takes the least time, by an estimate; None if nothing fits."""
-    geometry, product_name = problem.geometry, kernels.product_of(problem)
-    is_h = product_name == "h"
-    examples = (problem.shape("G" if is_h else "V") or (1,))[0]
+    geometry, examples = problem.geometry, kernels.examples(problem)
+    is_h = kernels.product_of(problem) == "h"
     size = kernels.three(kernels.input_repeats(geometry) if is_h else geometry.output)
     most = kernels.THREADS if is_h else MOST_POSITIONS
     best: Edge | None = None

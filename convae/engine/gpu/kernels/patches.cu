@@ -62,6 +62,16 @@ __device__ void list_places(int N, int example, const int* first, Place* places)
     }
 }
 
+// Has a block see the images around a box, when it is done with the last.
+__device__ void see(const Boxes& boxes, int index, const T* V, int N, Factor* patch, Place* places) {
+    int first[3];
+    const int example = boxes.first(index, first);
+    __syncthreads();
+    copy_patch(V, N, example, first, patch);
+    list_places(N, example, first, places);
+    __syncthreads();
+}
+
 __device__ Place place_of(const Place* places, int position) {
     return position < POSITIONS ? places[position] : Place{0, -1};
 }

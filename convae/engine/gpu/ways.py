@@ -217,7 +217,7 @@ class Edges:
 def add_parts(problem: Problem, module: Any, parts: Any, dK: Any, count: int) -> Run:
     """Return what adds up the parts of a g."""
     scale = np.float32(problem["scale"] or 1)
-    blocks = ceil(dK.size / kernels.ADDED)
+    blocks = ceil(dK.size / kernels.summed_places(count))
     return launch(module.get_function("add"), blocks, parts, dK, np.int32(count), scale)
 
 
@@ -267,8 +267,8 @@ class Passes:
         function, grid = module.get_function(name), (blocks, ceil(vectors / kernels.THREADS))
         sums = launch(function, grid, G, parts, np.int64(rows), np.int32(C))
         numbers = np.int32(blocks), np.int32(C), scale
-        blocks = ceil(C / kernels.ADDED)
-        return in_order(sums, launch(module.get_function("add"), blocks, parts, db, *numbers))
+        added = ceil(C / kernels.summed_places(blocks))
+        return in_order(sums, launch(module.get_function("add"), added, parts, db, *numbers))
 
     @staticmethod
     def _energy(gradients: Any, energy: Any) -> Run:

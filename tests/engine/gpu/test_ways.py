@@ -190,6 +190,15 @@ def test_a_gradient_that_is_not_finite_counts_as_zero(certification, cupy) -> No
     assert (arrays["parameters"] == 0.5).all()
 
 
+@pytest.mark.parametrize("examples", [1, 20, 200])
+def test_few_and_many_parts_are_added_up(examples: int, certification, cupy) -> None:
+    from convae.engine.gpu.ways import Passes
+
+    arrays = ("G", (examples, 20, 20, 16), "float32"), ("db", (16,), "float32")
+    problem = Problem("bias_gradient", arrays, ("db",), (), ())
+    assert certification.certify(Passes(), problem, 1e-5, cupy) < 5e-6
+
+
 @pytest.mark.parametrize("shape", [(4,), (300,), (3, 2, 2), (2, 5, 7), (5, 1, 1)])
 def test_bias_gradients(shape: tuple[int, ...], certification, cupy) -> None:
     from convae.engine.gpu.ways import Passes

@@ -50,9 +50,6 @@ MOST_POSITIONS = 2**31
 THREADS = 256
 """Threads per block, in all kernels."""
 
-ADDED = 8
-"""Sums over blocks that a block of `sums.cu` adds up."""
-
 BLOCKS = [(256, 32), (256, 16), (128, 128), (128, 64), (128, 32), (64, 128), (64, 64), (64, 32)]
 BLOCKS += [(64, 16), (32, 64), (32, 32), (32, 16)]
 """Rows and columns that `blocks.cu` can compute."""
@@ -155,6 +152,14 @@ def block_of(problem: Problem, tensor: int = 0) -> tuple[int, int]:
     most = 128 * 128 if not (is_g or tensor) else 64 * 128  # sums
     blocks = [block for block in BLOCKS if prod(block) <= most and not (is_g and block[0] > 128)]
     return min(blocks, key=cost)
+
+
+def summed_places(count: int) -> int:
+    """Return for how many places a block adds up so many parts, as `sums.cu` does."""
+    threads = 1
+    while threads < 32 and threads * 8 < count:
+        threads *= 2
+    return THREADS // threads
 
 
 def stage_of(block: tuple[int, int], tensor: int) -> int:

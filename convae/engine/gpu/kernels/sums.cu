@@ -38,21 +38,25 @@ extern "C" __global__ void total(const double* parts, double* sum, int blocks, d
     if (threadIdx.x == 0) *sum = factor * own;
 }
 
-// Adds up `parts` (count, size), and calls take(place, sum) for each place; a block has ADDED places,
-// of which several threads add up some parts each.
-enum { ADDED = 8 };
+// Adds up `parts` (count, size), and calls take(place, sum) for each place. Several threads add up the
+// parts of a place, if there are many; `summed_places` of __init__.py is the same.
+__device__ int summed_places(int count) {
+    int threads = 1;
+    while (threads < 32 && threads * 8 < count) threads *= 2;
+    return THREADS / threads;
+}
 
 template <class Take>
 __device__ void add_parts(const float* parts, int count, long long size, Take take) {
     __shared__ float sums[THREADS];
-    const int own = threadIdx.x / ADDED;
-    const long long at = (long long)blockIdx.x * ADDED + threadIdx.x % ADDED;
+    const int places = summed_places(count), own = threadIdx.x / places;
+    const long long at = (long long)blockIdx.x * places + threadIdx.x % places;
     float sum = 0;
     if (at < size)
 #pragma unroll 8
-        for (int part = own; part < count; part += THREADS / ADDED) sum += parts[part * size + at];
+        for (int part = own; part < count; part += THREADS / places) sum += parts[part * size + at];
     sums[threadIdx.x] = sum;
-    for (int half = THREADS / 2; half >= ADDED; half /= 2) {
+    for (int half = THREADS / 2; half >= places; half /= 2) {
         __syncthreads();
         if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     }

@@ -25,12 +25,6 @@ Exact: TypeAlias = tuple[bool, bool, bool]
 
 PADDED: Exact = (False, False, False)
 
-LEAST_BYTES, MOST_BYTES = 160 << 10, 768 << 10
-"""Memory that a block's part of A, and of D, may take: as much as the kernel, within these bounds.
-
-Small blocks stay in a cache; a large kernel has to be read again for every block.
-"""
-
 LOCAL_EXAMPLES = 16
 """Examples of a block where positions have kernels of their own."""
 
@@ -152,17 +146,17 @@ class Division:
 
 
 def divide(
-    positions: Three, steps: Three, examples: int, example_bytes: int, kernel_bytes: int,
-    wanted: int, is_tiled: bool,
+    positions: Three, steps: Three, examples: int, example_bytes: int, most: int, wanted: int,
+    is_tiled: bool,
 ) -> Division:  # fmt: skip
     """Divide a problem: into examples where they are small and many, else along positions.
 
-    There will be as many blocks as `wanted`, if there are so many positions. `steps` are what
-    numbers of positions must be multiples of; where kernels are tiled, examples stay whole.
+    There will be as many blocks as `wanted`, if there are so many positions, and one takes at most
+    so many bytes. `steps` are what numbers of positions must be multiples of; where kernels are
+    tiled, examples stay whole.
     """
     if is_tiled:
         return Division(0, min(examples, LOCAL_EXAMPLES), examples, positions)
-    most = min(max(kernel_bytes, LEAST_BYTES), MOST_BYTES)
     if example_bytes <= most and (examples >= wanted or prod(positions) == 1):
         number = min(most // example_bytes, -(-examples // wanted))
         return Division(0, _even(examples, number, 1), examples, positions)

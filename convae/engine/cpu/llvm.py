@@ -135,11 +135,11 @@ def _emit_tile(
     depth: Any,
     B: Any,
     fresh: Any,
-    factor: Callable[[Any], Any],
+    factor: Callable[[Any, int], Any],
 ) -> None:
     """Emit one tile of `tiles`; the mask is that of the last vector of its rows.
 
-    `factor(pointer)` loads what a row of B is multiplied by.
+    `factor(pointer, vector)` loads what a vector of a row of B is multiplied by.
     """
     builder = emit.builder
     masks = [None] * (vectors - 1) + [mask]
@@ -152,9 +152,10 @@ def _emit_tile(
         row_of_B = [emit.load(row, v, masks[v]) for v in range(vectors)]
         new: list[Any] = []
         for pointer in A_rows:
-            a = factor(builder.gep(pointer, [a_step]))
-            for b in row_of_B:
-                new.append(builder.fadd(builder.fmul(a, b, **FUSED), sums[len(new)], **FUSED))
+            place = builder.gep(pointer, [a_step])
+            for v, b in enumerate(row_of_B):
+                product = builder.fmul(factor(place, v), b, **FUSED)
+                new.append(builder.fadd(product, sums[len(new)], **FUSED))
         return new
 
     zeros = [ir.Constant(emit.vector, None)] * (len(A_rows) * vectors)
@@ -199,7 +200,7 @@ def tiles(
     def emit_all(emit: Emitter, columns: Any, rows: Callable[..., None]) -> None:
         builder = emit.builder
 
-        def factor(pointer: Any) -> Any:
+        def factor(pointer: Any, _: int) -> Any:
             return emit.everywhere(builder.load(pointer))
 
         for vectors in range(1, MOST_VECTORS + 1):
@@ -233,26 +234,39 @@ def grouped_tiles(
     fresh: Any,
     group: Any,
 ) -> Any:
-    """Do what `tiles` does for small groups side by side, at most a vector of them.
+    """Do what `tiles` does for small groups side by side: `MOST_VECTORS` of them, or at most one.
 
     The number that column j is multiplied by is that of its group, which begins at the multiple of
     `group` below j: ``M[a + T[a_rows + r] + p + j // group * group]``. Groups are a power of two,
-    less than a vector.
+    at most a vector.
     """
 
     def emit_all(emit: Emitter, columns: Any, rows: Callable[..., None], group: Any) -> None:
-        builder, mask = emit.builder, emit.first(columns)
-        size = 1
-        while size < emit.width:
+        builder = emit.builder
 
-            def factor(pointer: Any, size: int = size) -> Any:
+        def factor_for(size: int, mask: Any) -> Callable[[Any, int], Any]:
+            def factor(pointer: Any, vector: int) -> Any:
+                if size == emit.width:
+                    number = builder.gep(pointer, [INTEGER(vector * size)])
+                    return emit.everywhere(builder.load(number))
                 begins = [n % size == 0 for n in range(emit.width)]
                 bits = ir.Constant(ir.VectorType(ir.IntType(1), emit.width), begins)
-                found = emit.load(pointer, 0, builder.and_(mask, bits))  # no more: A may end there
+                inside = bits if mask is None else builder.and_(mask, bits)
+                found = emit.load(pointer, vector, inside)  # no more: A may end there
                 return emit.shuffle(found, found, [n // size * size for n in range(emit.width)])
 
+            return factor
+
+        are_many = builder.icmp_signed("==", columns, INTEGER(MOST_VECTORS * emit.width))
+        size = 1
+        while size <= emit.width:
             with builder.if_then(builder.icmp_signed("==", group, INTEGER(size))):
-                rows(1, mask, factor)
+                with builder.if_else(are_many) as (many, few):
+                    with many:
+                        rows(MOST_VECTORS, None, factor_for(size, None))
+                    with few:
+                        mask = emit.first(columns)
+                        rows(1, mask, factor_for(size, mask))
             size *= 2
 
     return _tiles(M, emit_all, types.intp)

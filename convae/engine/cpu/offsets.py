@@ -47,6 +47,14 @@ from convae.engine.geometry import Geometry
 VECTOR_BYTES = 64
 """Bytes of a vector, which a machine with shorter registers keeps in several."""
 
+LEAST_BYTES, MOST_BYTES = 160 << 10, 768 << 10
+"""Memory that a block's part of A, and of D, may take: as much as the kernel, within these bounds.
+
+Small blocks stay in a cache; a large kernel has to be read again for every block. With few channels
+to a group it takes longer to copy what a block reads than to use it, and whole examples need not be
+copied.
+"""
+
 WORTH_DIVIDING = 1 << 21
 """Multiply-accumulates from which on a problem is divided."""
 
@@ -155,12 +163,21 @@ class Sizes:
     def divide(self, positions: Three, steps: Three, numbers: int) -> Division:
         """Divide it by positions, of which an example takes so many numbers in memory."""
         geometry = self.geometry
+        kernel = prod(geometry.kernel) * self.C // geometry.groups * self.O * self.itemsize
+        most = MOST_BYTES if self.group else min(max(kernel, LEAST_BYTES), MOST_BYTES)
         macs = geometry.macs(self.C, self.O) * self.examples
         return divide(
-            positions, steps, self.examples, numbers * self.itemsize,
-            prod(geometry.kernel) * self.C // geometry.groups * self.O * self.itemsize,
+            positions, steps, self.examples, numbers * self.itemsize, most,
             self.blocks if macs >= WORTH_DIVIDING else 1, any(t > 1 for t in geometry.tile),
         )  # fmt: skip
+
+    @cached_property
+    def group(self) -> int:
+        """Channels of a group if they are its filters, and groups share vectors; else 0."""
+        geometry, vector = self.geometry, VECTOR_BYTES // self.itemsize
+        size = self.C // geometry.groups
+        is_even = self.C == self.O and size <= vector and vector % size == 0
+        return size if geometry.groups > 1 and is_even else 0
 
 
 def _plan_c(sizes: Sizes) -> Plan:
@@ -318,13 +335,6 @@ def narrow_plan_for(
     return Plan(Operation.SPREAD, fields, tables, len(boxes.table), scratch)
 
 
-def _group_of(geometry: Geometry, C: int, O: int, itemsize: int) -> int:
-    """Return the channels of a group if they are its filters, and groups share vectors; else 0."""
-    size, vector = C // geometry.groups, VECTOR_BYTES // itemsize
-    is_even = C == O and size < vector and vector % size == 0
-    return size if geometry.groups > 1 and is_even else 0
-
-
 def _cost(rows: int, depth: int) -> int:
     """Estimate the time of a term with so many rows of D and steps, in rows times steps."""
     rows = -(-rows // TILE_ROWS) * TILE_ROWS
@@ -367,7 +377,7 @@ class _Builder:
         self.sizes, self.axes, self.division = sizes, sizes.axes, division
         self.groups, self.longest = sizes.geometry.groups, division.number
         self.channels, self.filters = sizes.C // self.groups, sizes.O // self.groups
-        self.group = _group_of(sizes.geometry, sizes.C, sizes.O, sizes.itemsize)
+        self.group = sizes.group
         self.terms: list[tuple[int, ...]] = []
         self.rows: list[Table] = []
         self.depths: list[Table] = []

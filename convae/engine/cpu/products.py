@@ -112,14 +112,17 @@ def multiply_groups(
             zero_row(M, d + T[d_rows + r], columns)
     for r in range(0, rows, ROWS_AT_ONCE):
         n = min(ROWS_AT_ONCE, rows - r)
-        for j in range(0, columns, vector):
-            wide = min(vector, columns - j)
+        j = 0
+        while j < columns:
+            are_many = columns - j >= MOST_VECTORS * vector
+            wide = MOST_VECTORS * vector if are_many else min(vector, columns - j)
             for q in range(0, depth, SUM_LENGTH):
                 count, now = min(SUM_LENGTH, depth - q), step + 2 * q
                 grouped_tiles(
                     M, T, d + j, d_rows + r, a + j, a_rows + r, n, T, now, count, b + j, wide,
                     fresh and q == 0, group,
                 )  # fmt: skip
+            j += wide
 
 
 @compiled

@@ -93,8 +93,12 @@ def h(
         size = K.size if group else (count * O + rounded(O, K.itemsize)) * width
         known[address] = allocate((size,), K.dtype)
         fields: dict[int, int] = {Field.LAST: count, Field.COLUMNS: O}
-        fields |= {Field.GROUP: group} if group else {Field.ROWS: rows, Field.WIDTH: width}
-        operation = Operation.SWAP if group else Operation.TURN
+        if group:
+            operation, names = Operation.SWAP, (Field.GROUP, Field.A_GROUP)
+            fields |= {name: plan.fields[name] for name in names}
+        else:
+            operation = Operation.TURN
+            fields |= {Field.ROWS: rows, Field.WIDTH: width}
         stages.append([Line(operation, {Field.D: known[address], Field.A: K}, fields)])
     product = _lines(plan, arrays | {Field.B: known[address]}, behind)
     return Calls(V.dtype, [*stages, product])

@@ -81,6 +81,22 @@ class Emitter:
         first = self.builder.insert_element(zeros, value, ir.IntType(32)(0))
         return self.builder.shuffle_vector(first, zeros, self._lanes([0] * self.width))
 
+    def multiples(self, group: Any, step: Any) -> Any:
+        """Return lanes for `permute`: 0 for the first `group`, `step` for the next, and so on."""
+        kind = ir.VectorType(ir.IntType(8 * self.bytes), self.width)
+        lanes = ir.Constant(kind, None)
+        for n in range(self.width):
+            lane = self.builder.mul(self.builder.sdiv(INTEGER(n), group), step)
+            if self.bytes < 8:
+                lane = self.builder.trunc(lane, kind.element)
+            lanes = self.builder.insert_element(lanes, lane, ir.IntType(32)(n))
+        return lanes
+
+    def permute(self, value: Any, lanes: Any) -> Any:
+        """Arrange a vector's elements as lanes in a register say, which AVX-512 has code for."""
+        name = {4: "sf", 8: "df"}[self.bytes]
+        return self.call(f"llvm.x86.avx512.permvar.{name}.512", self.vector, [value, lanes])
+
     def shuffle(self, a: Any, b: Any, places: Sequence[int]) -> Any:
         """Shuffle the lanes of two vectors into one."""
         return self.builder.shuffle_vector(a, b, self._lanes(places))
@@ -232,19 +248,23 @@ def grouped_tiles(
     b: Any,
     columns: Any,
     fresh: Any,
+    A_group: Any,
     group: Any,
 ) -> Any:
-    """Do what `tiles` does for small groups side by side: `MOST_VECTORS` of them, or at most one.
+    """Do what `tiles` does for groups of few columns side by side, for each with its own numbers.
 
-    The number that column j is multiplied by is that of its group, which begins at the multiple of
-    `group` below j: ``M[a + T[a_rows + r] + p + j // group * group]``. Groups are a power of two,
-    at most a vector.
+    Groups of `group` columns have numbers `A_group` apart: column j is multiplied by
+    ``M[a + T[a_rows + r] + p + j // group * A_group]``. A vector is as many groups as fit into it
+    with their numbers. There is at most one vector, or `MOST_VECTORS` of them where `is_even`.
+    Others than even groups are for AVX-512 only.
     """
 
-    def emit_all(emit: Emitter, columns: Any, rows: Callable[..., None], group: Any) -> None:
+    def emit_all(
+        emit: Emitter, columns: Any, rows: Callable[..., None], A_group: Any, group: Any
+    ) -> None:
         builder = emit.builder
 
-        def factor_for(size: int, mask: Any) -> Callable[[Any, int], Any]:
+        def even(size: int, mask: Any) -> Callable[[Any, int], Any]:
             def factor(pointer: Any, vector: int) -> Any:
                 if size == emit.width:
                     number = builder.gep(pointer, [INTEGER(vector * size)])
@@ -258,18 +278,33 @@ def grouped_tiles(
             return factor
 
         are_many = builder.icmp_signed("==", columns, INTEGER(MOST_VECTORS * emit.width))
-        size = 1
+        mask, size = emit.first(columns), 1
         while size <= emit.width:
-            with builder.if_then(builder.icmp_signed("==", group, INTEGER(size))):
+            is_size = [builder.icmp_signed("==", n, INTEGER(size)) for n in (A_group, group)]
+            with builder.if_then(builder.and_(*is_size)):
                 with builder.if_else(are_many) as (many, few):
                     with many:
-                        rows(MOST_VECTORS, None, factor_for(size, None))
+                        rows(MOST_VECTORS, None, even(size, None))
                     with few:
-                        mask = emit.first(columns)
-                        rows(1, mask, factor_for(size, mask))
+                        rows(1, mask, even(size, mask))
             size *= 2
+        if AVX512:
+            others = builder.sub(builder.sdiv(columns, group), INTEGER(1))
+            read = emit.first(builder.add(builder.mul(others, A_group), INTEGER(1)))
+            lanes = emit.multiples(group, A_group)
 
-    return _tiles(M, emit_all, types.intp)
+            def uneven(pointer: Any, _: int) -> Any:
+                return emit.permute(emit.load(pointer, 0, read), lanes)
+
+            remainder = builder.srem(INTEGER(emit.width), group)
+            is_other = builder.or_(
+                builder.icmp_signed("!=", A_group, group),
+                builder.icmp_signed("!=", remainder, INTEGER(0)),
+            )
+            with builder.if_then(is_other):
+                rows(1, mask, uneven)
+
+    return _tiles(M, emit_all, types.intp, types.intp)
 
 
 def _tiles(M: Any, emit_all: Callable[..., None], *more: Any) -> Any:

@@ -164,26 +164,31 @@ class Sizes:
         """Divide it by positions, of which an example takes so many numbers in memory."""
         geometry = self.geometry
         kernel = prod(geometry.kernel) * self.C // geometry.groups * self.O * self.itemsize
-        most = MOST_BYTES if self.group else min(max(kernel, LEAST_BYTES), MOST_BYTES)
+        is_light = geometry.groups > 1 and self.C // geometry.groups <= VECTOR_BYTES // self.itemsize
+        most = MOST_BYTES if is_light else min(max(kernel, LEAST_BYTES), MOST_BYTES)
         macs = geometry.macs(self.C, self.O) * self.examples
         return divide(
             positions, steps, self.examples, numbers * self.itemsize, most,
             self.blocks if macs >= WORTH_DIVIDING else 1, any(t > 1 for t in geometry.tile),
         )  # fmt: skip
 
-    @cached_property
-    def group(self) -> int:
-        """Channels of a group if they are its filters, and groups share vectors; else 0."""
-        geometry, vector = self.geometry, VECTOR_BYTES // self.itemsize
-        size = self.C // geometry.groups
-        is_even = self.C == self.O and size <= vector and vector % size == 0
-        return size if geometry.groups > 1 and is_even else 0
+    def has_shared_terms(self, A_channels: int, columns: int) -> bool:
+        """Whether groups of so many channels of A, and of columns, are side by side in terms."""
+        vector, larger = VECTOR_BYTES // self.itemsize, max(A_channels, columns)
+        if self.geometry.groups == 1 or larger > vector:
+            return False
+        if A_channels == columns and vector % columns == 0:
+            return True
+        from convae.engine.cpu.jit import AVX512  # which imports Numba
+
+        return AVX512 and vector // larger > 1
 
 
 def _plan_c(sizes: Sizes) -> Plan:
     """Plan c: rows are output positions, steps kernel elements and channels."""
     builder, O = _Builder(sizes, sizes.by_outputs()), sizes.O
     channels = builder.channels
+    builder.share_terms(channels, builder.filters)
 
     def cost(found: Class) -> int:
         return _cost(len(found.places), len(found.shifts) * channels)
@@ -203,6 +208,7 @@ def _plan_g(sizes: Sizes) -> Plan:
     """Plan g: rows are kernel elements and channels, steps output positions."""
     builder, O = _Builder(sizes, sizes.by_outputs()), sizes.O
     axes, channels = builder.axes, builder.channels
+    builder.share_terms(channels, builder.filters)
 
     def cost(found: Class) -> int:
         return _cost(len(found.shifts) * channels, len(found.places))
@@ -229,6 +235,7 @@ def _plan_h(sizes: Sizes) -> Plan:
     division = sizes.divide(axes.size, (one, two, three), numbers)
     builder = _Builder(sizes, division)
     channels, filters = builder.channels, builder.filters
+    builder.share_terms(filters, channels)
     width = rounded(channels, sizes.itemsize)
 
     def cost(found: Class) -> int:
@@ -377,7 +384,7 @@ class _Builder:
         self.sizes, self.axes, self.division = sizes, sizes.axes, division
         self.groups, self.longest = sizes.geometry.groups, division.number
         self.channels, self.filters = sizes.C // self.groups, sizes.O // self.groups
-        self.group = sizes.group
+        self.A_group = self.group = 0
         self.terms: list[tuple[int, ...]] = []
         self.rows: list[Table] = []
         self.depths: list[Table] = []
@@ -447,6 +454,11 @@ class _Builder:
         counts[0] = 0
         return counts
 
+    def share_terms(self, A_channels: int, columns: int) -> None:
+        """Let terms be those of all groups, if they can be."""
+        if self.sizes.has_shared_terms(A_channels, columns):
+            self.A_group, self.group = A_channels, columns
+
     def terms_of_groups(
         self, rows: Table, depths: Table, row: int, step: int, D: int, A: int, B: int
     ) -> None:
@@ -476,6 +488,7 @@ class _Builder:
             Field.TERM_COUNT: len(self.terms),
             Field.NUMBERS: self.longest + 1,
             Field.GROUP: self.group,
+            Field.A_GROUP: self.A_group,
         }
         tables = {
             Field.BLOCKS: boxes.table,

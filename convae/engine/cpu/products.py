@@ -101,37 +101,42 @@ def multiply(
 @compiled
 def multiply_groups(
     M: Array, T: Array, d: int, d_rows: int, a: int, a_rows: int, rows: int, step: int, depth: int,
-    b: int, columns: int, fresh: bool, group: int,
+    b: int, columns: int, fresh: bool, A_group: int, group: int,
 ) -> None:  # fmt: skip
     """Do what `llvm.grouped_tiles` does, with the steps in T, for any depth and columns."""
     if rows == 0:
         return
-    vector = VECTOR_BYTES // M.itemsize
     if depth == 0 and fresh:
         for r in range(rows):
             zero_row(M, d + T[d_rows + r], columns)
+    vector = VECTOR_BYTES // M.itemsize
+    part = vector // max(A_group, group) * group
+    most = MOST_VECTORS * part if A_group == group and part == vector else part
+    length = PANEL_BYTES // (MOST_VECTORS * VECTOR_BYTES)
     for r in range(0, rows, ROWS_AT_ONCE):
-        n = min(ROWS_AT_ONCE, rows - r)
-        j = 0
+        n, j = min(ROWS_AT_ONCE, rows - r), 0
         while j < columns:
-            are_many = columns - j >= MOST_VECTORS * vector
-            wide = MOST_VECTORS * vector if are_many else min(vector, columns - j)
-            for q in range(0, depth, SUM_LENGTH):
-                count, now = min(SUM_LENGTH, depth - q), step + 2 * q
+            wide = most if columns - j >= most else min(part, columns - j)
+            for q in range(0, depth, length):
                 grouped_tiles(
-                    M, T, d + j, d_rows + r, a + j, a_rows + r, n, T, now, count, b + j, wide,
-                    fresh and q == 0, group,
+                    M, T, d + j, d_rows + r, a + j // group * A_group, a_rows + r, n,
+                    T, step + 2 * q, min(length, depth - q), b + j, wide, fresh and q == 0,
+                    A_group, group,
                 )  # fmt: skip
             j += wide
 
 
 @compiled
-def swap(M: Array, t: int, a: int, size: int, columns: int) -> None:
-    """Transpose each square of a matrix, (size, columns) at a, to t."""
-    for i in range(size):
+def swap(M: Array, t: int, a: int, channels: int, filters: int, columns: int) -> None:
+    """Exchange the channels and filters of groups side by side.
+
+    (channels, groups, filters) at a -> (filters, groups, channels) at t
+    """
+    step = columns // filters * channels
+    for i in range(channels):
         for j in range(columns):
-            first = j // size * size
-            copy_row(M, t + i * columns + j, a + (j - first) * columns + first + i, 1)
+            place = t + j % filters * step + j // filters * channels + i
+            copy_row(M, place, a + i * columns + j, 1)
 
 
 @compiled
@@ -233,7 +238,8 @@ def convolve(
             if row[Field.GROUP] > 0:
                 multiply_groups(
                     M, T, d + T[term], d_rows, box + T[term + 1], a_rows, rows, step, depth,
-                    b + T[term + 4], T[term + 5], fresh, row[Field.GROUP],
+                    b + T[term + 4], T[term + 5], fresh,
+                    row[Field.A_GROUP], row[Field.GROUP],
                 )  # fmt: skip
             else:
                 multiply(
@@ -350,10 +356,11 @@ def do(M: Array, job: Array, scratch: int, panel_steps: Array) -> None:
                     M, to, row[Field.A] + index * lines * columns, lines, columns, row[Field.WIDTH]
                 )
         elif operation == Operation.SWAP:
-            size, columns = row[Field.GROUP], row[Field.COLUMNS]
+            channels, filters = row[Field.GROUP], row[Field.A_GROUP]
+            columns = row[Field.COLUMNS]
             for index in range(row[Field.FIRST], row[Field.LAST]):
-                place = index * size * columns
-                swap(M, row[Field.D] + place, row[Field.A] + place, size, columns)
+                place = index * channels * columns
+                swap(M, row[Field.D] + place, row[Field.A] + place, channels, filters, columns)
         elif operation == Operation.REPEAT:
             for i in range(0, row[Field.COUNT], row[Field.COLUMNS]):
                 copy_row(M, row[Field.D] + i, row[Field.A], row[Field.COLUMNS])

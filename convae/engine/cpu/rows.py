@@ -68,7 +68,8 @@ class Field(IntEnum):
     D_ROWS = 22  # T
     A_ROWS = 23  # T
     STEPS = 24  # T
-    GROUP = 41  # size of groups whose columns are side by side in a term; 0 where each has terms
+    GROUP = 41  # columns of groups that are side by side in a term; 0 where each has terms
+    A_GROUP = 42  # channels of such groups in A
     # SPREAD
     ROWS = 25
     WIDTH = 26
@@ -85,12 +86,12 @@ class Field(IntEnum):
     EXTRA = 38  # 0 for none
     TARGET = 39
     # TURN: matrices FIRST to LAST, of ROWS by COLUMNS, to rows of WIDTH
-    # SWAP: matrices FIRST to LAST, of GROUP by COLUMNS, whose squares are transposed
+    # SWAP: kernel elements FIRST to LAST, of GROUP channels by COLUMNS, A_GROUP for each group
     # the others: COUNT elements
     COUNT = 40
 
 
-FIELDS = Field.GROUP + 1
+FIELDS = Field.A_GROUP + 1
 """Entries of a line."""
 
 

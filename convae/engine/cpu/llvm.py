@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from convae.engine.cpu.jit import AVX512
 from convae.engine.cpu.offsets import VECTOR_BYTES
 
-LARGEST_TILE = {1: 12, 2: 8, 3: 8, 4: 6} if AVX512 else {1: 6, 2: 3}
+LARGEST_TILE = {1: 8, 2: 8, 3: 8, 4: 6} if AVX512 else {1: 6, 2: 3}
 """Rows of a tile by the vectors of its rows, such that sums and a row of B fit into registers."""
 
 MOST_VECTORS = max(LARGEST_TILE)
@@ -229,7 +229,7 @@ def tiles(
             with builder.if_then(partial):
                 rows(vectors, emit.first(builder.sub(columns, low)), factor)
 
-    return _tiles(M, emit_all)
+    return _tiles(M, emit_all, (1, 2, 4, 8))
 
 
 @intrinsic
@@ -281,12 +281,11 @@ def grouped_tiles(
         mask, size = emit.first(columns), 1
         while size <= emit.width:
             is_size = [builder.icmp_signed("==", n, INTEGER(size)) for n in (A_group, group)]
-            with builder.if_then(builder.and_(*is_size)):
-                with builder.if_else(are_many) as (many, few):
-                    with many:
-                        rows(MOST_VECTORS, None, even(size, None))
-                    with few:
-                        rows(1, mask, even(size, mask))
+            is_this = builder.and_(*is_size)
+            with builder.if_then(builder.and_(is_this, are_many)):
+                rows(MOST_VECTORS, None, even(size, None))
+            with builder.if_then(builder.and_(is_this, builder.not_(are_many))):
+                rows(1, mask, even(size, mask))
             size *= 2
         if AVX512:
             others = builder.sub(builder.sdiv(columns, group), INTEGER(1))
@@ -304,11 +303,14 @@ def grouped_tiles(
             with builder.if_then(is_other):
                 rows(1, mask, uneven)
 
-    return _tiles(M, emit_all, types.intp, types.intp)
+    return _tiles(M, emit_all, (3,), types.intp, types.intp)
 
 
-def _tiles(M: Any, emit_all: Callable[..., None], *more: Any) -> Any:
-    """Return signature and code of `tiles`, and those with `more` arguments."""
+def _tiles(M: Any, emit_all: Callable[..., None], lesser: Sequence[int], *more: Any) -> Any:
+    """Return signature and code of `tiles`, and those with `more` arguments.
+
+    Rows that are left over are a tile of so many of `lesser` rows, if there are no more.
+    """
     integer, table = types.intp, types.Array(types.int64, 1, "C")
     signature = types.void(M, table, *(integer,) * 5, table, *(integer,) * 4, types.boolean, *more)
 
@@ -341,7 +343,7 @@ def _tiles(M: Any, emit_all: Callable[..., None], *more: Any) -> Any:
             whole = builder.sub(rows, rest)
             with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(largest)) as (row, _):
                 tile(largest, vectors, mask, row, False, factor)
-            sizes = [size for size in (1, 2, 4, 8) if size < largest] + [largest]
+            sizes = [size for size in lesser if size < largest] + [largest]
             for smaller, size in zip([0, *sizes], sizes, strict=False):
                 fits = builder.and_(
                     builder.icmp_signed("<", INTEGER(smaller), rest),

@@ -164,7 +164,8 @@ class Sizes:
         """Divide it by positions, of which an example takes so many numbers in memory."""
         geometry = self.geometry
         kernel = prod(geometry.kernel) * self.C // geometry.groups * self.O * self.itemsize
-        is_light = geometry.groups > 1 and self.C // geometry.groups <= VECTOR_BYTES // self.itemsize
+        width = self.C // geometry.groups * self.itemsize
+        is_light = geometry.groups > 1 and width <= VECTOR_BYTES
         most = MOST_BYTES if is_light else min(max(kernel, LEAST_BYTES), MOST_BYTES)
         macs = geometry.macs(self.C, self.O) * self.examples
         return divide(

@@ -54,7 +54,7 @@ ERRORS = 4096
 FEWEST_ROWS = 32
 """Rows of A for which it is worth copying rows of B."""
 
-ROWS_AT_ONCE = 32
+ROWS_AT_ONCE = 72
 """Rows of D that are computed, where there are groups, before others are begun."""
 
 SUM_LENGTH = 256
@@ -112,7 +112,8 @@ def multiply_groups(
     vector = VECTOR_BYTES // M.itemsize
     part = vector // max(A_group, group) * group
     most = MOST_VECTORS * part if A_group == group and part == vector else part
-    length = PANEL_BYTES // (MOST_VECTORS * VECTOR_BYTES)
+    length = PANEL_BYTES // 2 // (MOST_VECTORS * VECTOR_BYTES)  # half a cache: A's as large
+    length = max(1, -(-depth // max(1, -(-depth // length))))
     for r in range(0, rows, ROWS_AT_ONCE):
         n, j = min(ROWS_AT_ONCE, rows - r), 0
         while j < columns:

@@ -12,8 +12,6 @@ from functools import cache
 from types import ModuleType
 from typing import TypeVar
 
-import numpy as np
-
 from convae.engine.arrays import Array
 from convae.engine.backend import (
     ArrayBackend,
@@ -24,6 +22,7 @@ from convae.engine.backend import (
     memory_order,
 )
 from convae.engine.cpu import threads
+from convae.engine.cpu.buffers import empty
 from convae.engine.geometry import Geometry
 from convae.engine.program import Executable, Problem, Way
 from convae.engine.updates import Moments
@@ -56,7 +55,7 @@ class NumpyBackend(ArrayBackend):
         """See `convae.engine.backend.Backend`."""
         if not compiles():
             return super().c(K, V, geometry)
-        Z = np.empty((len(V), *geometry.output, len(K)), V.dtype)
+        Z = empty((len(V), *geometry.output, len(K)), V.dtype)
         self._compute("c", (_kernel(K, geometry), _batch(V), Z), geometry)
         return channels_second(Z)
 
@@ -65,7 +64,7 @@ class NumpyBackend(ArrayBackend):
         if not compiles():
             return super().h(K, G, geometry)
         kernel = _kernel(K, geometry)
-        V = np.empty((len(G), *geometry.size, kernel.shape[-2] * geometry.groups), G.dtype)
+        V = empty((len(G), *geometry.size, kernel.shape[-2] * geometry.groups), G.dtype)
         self._compute("h", (kernel, _batch(G), V), geometry)
         return channels_second(V)
 
@@ -74,9 +73,14 @@ class NumpyBackend(ArrayBackend):
         if not compiles():
             return super().g(G, V, K_shape, geometry)
         order = memory_order(len(K_shape), geometry.axes)
-        dK = np.empty(tuple(K_shape[axis] for axis in order), V.dtype)
+        dK = empty(tuple(K_shape[axis] for axis in order), V.dtype)
         self._compute("g", (_batch(G), _batch(V), dK), geometry)
         return filters_first(dK, geometry.axes)
+
+    def empty_batch(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """See `convae.engine.backend.Backend`; vectors begin where cache lines do."""
+        N, C, *size = shape
+        return channels_second(empty((N, *size, C), dtype))
 
     def _compute(self, operation: str, arrays: tuple[Array, ...], geometry: Geometry) -> None:
         compiled("convolution").compute(operation, arrays, geometry)
@@ -143,4 +147,8 @@ def _kernel(K: Array, geometry: Geometry) -> Array:
 def _contiguous(array: Array) -> Array:
     """Copy an array that is not contiguous, or not aligned."""
     flags = array.flags
-    return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
+    if flags.c_contiguous and flags.aligned:
+        return array
+    copy = empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy

@@ -59,6 +59,12 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> A
     return buffer[:size].view(dtype).reshape(shape)
 
 
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Return an uninitialised array that begins where a cache line does."""
+    size = prod(shape) * np.dtype(dtype).itemsize
+    return np.asarray(_aligned(size)).view(dtype).reshape(shape)
+
+
 def _aligned(size: int) -> memoryview:
     memory = np.empty(size + ALIGNMENT, np.uint8)
     offset = -memory.ctypes.data % ALIGNMENT

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from convae.engine.arrays import Array
+from convae.engine.cpu.buffers import empty
 from convae.engine.cpu.calls import Calls, Line, Template
 from convae.engine.cpu.offsets import (
     Plan,
@@ -72,7 +73,7 @@ def h(
     geometry: Geometry,
     behind: Behind = NOTHING,
     known: Turned | None = None,
-    allocate: Allocate = np.empty,
+    allocate: Allocate = empty,
 ) -> Calls:
     """Write ``V = h(K, G)``; kernels that are `known` have been transposed before."""
     K, V, G, geometry = _dense(K, V, G, geometry)
@@ -104,7 +105,7 @@ def h(
     return Calls(V.dtype, [*stages, product])
 
 
-def g(G: Array, V: Array, dK: Array, geometry: Geometry, allocate: Allocate = np.empty) -> Calls:
+def g(G: Array, V: Array, dK: Array, geometry: Geometry, allocate: Allocate = empty) -> Calls:
     """Write ``dK = g(G, V)``; sums of several threads are added in order."""
     dK, V, G, geometry = _dense(dK, V, G, geometry)
     plan = plan_for("g", geometry, V.shape[-1], G.shape[-1], len(V), V.itemsize, _blocks())
@@ -138,7 +139,7 @@ def _template(
     between: list[Array] = []
 
     def allocate(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-        between.append(np.empty(shape, dtype))
+        between.append(empty(shape, dtype))
         return between[-1]
 
     one, two, three = arrays = [np.empty(shape, dtype) for shape in shapes]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from convae.models.losses import Loss
     from convae.models.penalties import Penalty
     from convae.training.averaging import MovingAverage
+    from convae.training.estimators import AnomalyDetector, AutoencoderTransformer
     from convae.training.optimizers import SGD, Adam, AdamW
     from convae.training.schedules import Cosine, OneCycle, Plateau, Schedule, StepDecay
     from convae.training.step import TrainingStep
@@ -34,8 +35,10 @@ __all__ = [
     "Activation",
     "Adam",
     "AdamW",
+    "AnomalyDetector",
     "Augmentation",
     "Autoencoder",
+    "AutoencoderTransformer",
     "Corruption",
     "Cosine",
     "Layer",
@@ -77,6 +80,7 @@ HOMES = {
     "convae.models.losses": ["Loss"],
     "convae.models.penalties": ["Penalty"],
     "convae.training.averaging": ["MovingAverage"],
+    "convae.training.estimators": ["AnomalyDetector", "AutoencoderTransformer"],
     "convae.training.optimizers": ["SGD", "Adam", "AdamW"],
     "convae.training.schedules": ["Cosine", "OneCycle", "Plateau", "Schedule", "StepDecay"],
     "convae.training.step": ["TrainingStep"],

@@ -28,6 +28,7 @@ from convae.export.formats import EXPORTERS, export
 from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import STORAGES, Autoencoder
 from convae.models.loading import BEST, load
+from convae.report.anomaly import threshold_at
 from convae.report.describe import describe
 from convae.report.pictures import error_maps, filter_grid, grid, png, reconstruction_grid
 from convae.report.probe import compare_features
@@ -258,26 +259,43 @@ def reconstruct(output: Path, **how: Any) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for pictures: image, reconstruction, difference.",
 )
-def score(output: Path, maps: Path | None, **how: Any) -> None:
+@click.option("--threshold", type=float, help="An image of a larger error is an anomaly.")
+@click.option(
+    "--quantile", type=float, help="The threshold, as a quantile of the run's validation errors."
+)
+def score(
+    output: Path, maps: Path | None, threshold: float | None, quantile: float | None, **how: Any
+) -> None:
     """Write the reconstruction error of each image: how unusual it is for the model.
 
     Columns: image, error (mean squared, images in [0, 1]), and anomaly, 1 if the error exceeds
-    the run's threshold, a quantile of its validation images' errors.
+    the threshold: by default the run's (trainer.threshold_quantile, of its validation images'
+    errors).
 
     \b
     convae score outputs/RUN new/*.png -o scores.csv --maps maps
+    convae score outputs/RUN parts --quantile 0.999 -o scores.csv
     convae score outputs/RUN parts | sort -t, -k2 -g -r | head
     """
+    if threshold is not None and quantile is not None:
+        raise UserError("--threshold, --quantile: both say what an anomaly is; give one of them")
+    if threshold is not None:
+        check_range("--threshold", threshold, at_least=0)
+    if quantile is not None:
+        check_range("--quantile", quantile, over=0, at_most=1)
     work = Work(**how)
     work.targets.check(output)
-    threshold = work.model.metadata.get("threshold")
-    if threshold is not None:
+    known = work.model.metadata
+    if quantile is not None:
+        threshold = threshold_at(known.get("validation_errors"), quantile)
+    elif threshold is None and known.get("threshold") is not None:
+        threshold = known["threshold"]
         check_range("the model's threshold", threshold)
     written = None if maps is None else PictureFolder(maps, work.targets)
     if threshold is None:
         click.echo(
             f"the model of {how['run']} has no threshold, so there is no column anomaly; the best "
-            "model of a finished run has one",
+            "model of a finished run has one, and --threshold sets one",
             err=True,
         )
     anomalies = 0

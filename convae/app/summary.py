@@ -20,7 +20,7 @@ from convae.errors import UserError, counted
 from convae.files import write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST
-from convae.report.anomaly import judge, score
+from convae.report.anomaly import judge, quantiles, score
 from convae.report.baselines import Baselines
 from convae.report.evaluation import measure, measure_quality
 from convae.report.fixed_images import FixedImages
@@ -81,14 +81,19 @@ class Summary:
 
     def write(self, directory: Path, board: Board) -> dict[str, float]:
         """Write `SUMMARY` and reconstructions, fill the board, log a report, return the figures."""
+        assert self.trainer.batch_size is not None  # chosen when the run began
+        errors = score(self.model, self.data.validation, self.trainer.batch_size)
         figures = {
             "best_epoch": float(self.progress.best_epoch),
             "validation_loss": self.progress.best_loss,
-            **self._measure(),
+            **self._measure(float(np.quantile(errors, self.trainer.threshold_quantile))),
         }
         if self.pruned:
             figures["pruned"] = float(self.progress.epoch)
-        self.model.metadata["threshold"] = figures["threshold"]
+        self.model.metadata |= {
+            "threshold": figures["threshold"],
+            "validation_errors": quantiles(errors),
+        }
         self.model.save(directory / BEST)
         fixed = FixedImages(self.data.test, self.trainer.probe, self.corruption)
         x, given = fixed.images(self.model)
@@ -109,13 +114,11 @@ class Summary:
         )
         return figures
 
-    def _measure(self) -> dict[str, float]:
-        """Measure model and baselines on the test images, and the threshold for anomalies."""
+    def _measure(self, threshold: float) -> dict[str, float]:
+        """Measure model and baselines on the test images; the threshold is that of anomalies."""
         model, data, size = self.model, self.data, self.trainer.batch_size
         assert size is not None  # chosen when the run began
         some = sample(data.train, TRAINING_IMAGES)
-        normal = score(model, data.validation, size)
-        threshold = float(np.quantile(normal, self.trainer.threshold_quantile))
         figures = {
             **measure_quality(model, data.test, size, Use.TEST, self.corruption),
             "train_mse": measure(model, some, size, Use.TRAINING, self.corruption).mse,

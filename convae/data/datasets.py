@@ -51,6 +51,8 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
                 f"images {part.shape}; set dataset.image_size and dataset.channels"
             )
     anomalous = None if normal is None else _anomalous(test, normal, config)
+    is_all_normal = anomalous is not None and not anomalous.any()
+    anomalous = None if is_all_normal else anomalous
     channels, *size = train.shape
     with prefixed("dataset."):
         how = replace(parts.how, channels=channels, size=tuple(size), background=config.background)
@@ -59,6 +61,11 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     if normal is not None:
         names = (classes[n] if n < len(classes) else str(n) for n in normal)
         notes.append(f"normal, and trained on: {', '.join(names)}")
+    if is_all_normal:
+        notes.append(
+            "the test images are all normal: the threshold is that of the validation images, and "
+            "AUROC would need others"
+        )
     notes = [printable(note) for note in notes]
     return Splits(config.name, train, validation, test, anomalous, classes, how, tuple(notes))
 
@@ -114,9 +121,9 @@ def _anomalous(test: Split, normal: list[int], config: DatasetConfig) -> np.ndar
     """Mark the test images of other than the normal classes."""
     assert test.labels is not None
     anomalous = ~np.isin(test.labels, normal)
-    if anomalous.all() or not anomalous.any():
+    if anomalous.all():
         raise UserError(
-            f"dataset.normal: with {config.normal}, the {len(test)} test images are all normal "
-            "or all anomalous; name fewer or other classes, or raise dataset.evaluation_limit"
+            f"dataset.normal: with {config.normal}, the {len(test)} test images are all anomalous; "
+            "name more or other classes, or raise dataset.evaluation_limit"
         )
     return anomalous

@@ -37,6 +37,11 @@ PART_FOLDERS = {
 """Names of folders, in any case, that hold the parts of a dataset."""
 
 
+MASKS = ("ground_truth",)
+"""Names of folders, in any case, beside those of the parts, with masks of what is anomalous, as in
+MVTec AD (Bergmann et al. 2019)."""
+
+
 @dataclass
 class Found:
     """What a folder holds.
@@ -163,6 +168,11 @@ def is_by_product(name: str) -> bool:
     return name.startswith(".") or name in BY_PRODUCTS
 
 
+def is_masks(folder: Path) -> bool:
+    """Tell whether a folder beside those of the parts holds masks."""
+    return folder.name.lower() in MASKS
+
+
 def part_folders(root: Path) -> dict[str, Path]:
     """Return the folders of a dataset's parts; only "train", the root itself, if it has no halves.
 
@@ -176,6 +186,8 @@ def part_folders(root: Path) -> dict[str, Path]:
     others = [path.name for path in entries if path.suffix.lower() in known and path.is_file()]
     for folder in folders:
         part = part_of.get(folder.name.lower())
+        if is_masks(folder):
+            continue
         if part is None:
             others.append(folder.name)
         elif part in found:
@@ -186,6 +198,7 @@ def part_folders(root: Path) -> dict[str, Path]:
         else:
             found[part] = folder
     if "train" not in found:
+        others += [folder.name for folder in folders if is_masks(folder)]
         if found and not others:
             names = " and ".join(f"{folder.name}/" for folder in found.values())
             raise UserError(

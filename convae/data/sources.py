@@ -23,6 +23,7 @@ from convae.data.folders import (
     endings,
     find_pictures,
     is_by_product,
+    is_masks,
     part_folders,
 )
 from convae.data.reading import Dataset, broken_images, read_dataset, skipped
@@ -190,6 +191,9 @@ def _image_folder(config: DatasetConfig) -> Dataset:
         for part, each in found.items()
     }
     notes = [note for part in found for note in _describe(folders[part], found[part], names[part])]
+    if folders["train"] != root:
+        masks = (path for path in sorted(root.iterdir()) if path.is_dir() and is_masks(path))
+        notes += [f"left out: {path.name}/, which holds masks" for path in masks]
     return read_dataset(datasets, config, classes, notes)
 
 

@@ -28,8 +28,8 @@ class Split(Protocol):
     """Images that can be counted and iterated over in batches."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of one image."""
+    def shape(self) -> tuple[int, ...]:
+        """Channels and positions, such as rows and columns, of one image."""
 
     @property
     def labels(self) -> Labels | None:
@@ -67,8 +67,8 @@ class InMemory:
 
     Parameters
     ----------
-    pixels : (N, C, H, W) ndarray of uint8
-        The images.
+    pixels : (N, C, *size) ndarray of uint8
+        The images; or examples as floats, which are taken as they are.
     labels : (N,) ndarray of int, optional
         Their classes.
     """
@@ -77,10 +77,10 @@ class InMemory:
     labels: Labels | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of one image."""
-        _, channels, rows, columns = self.pixels.shape
-        return channels, rows, columns
+    def shape(self) -> tuple[int, ...]:
+        """See `Split`."""
+        shape: tuple[int, ...] = self.pixels.shape[1:]
+        return shape
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -71,7 +71,8 @@ class Autoencoder:
         What computes.
     metadata : dict
         What its file keeps beside all this, in plain values; of a run's model its ``run``, its
-        ``epoch``, how pictures become its input (``preprocessing``), ``classes`` and ``threshold``.
+        ``epoch``, how pictures become its input (``preprocessing``), ``classes``, ``threshold`` and
+        ``validation_errors``.
     code_shape : (O, *output) tuple of int
         Shape of one example's code.
     lock : threading.RLock

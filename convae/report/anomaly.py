@@ -12,6 +12,9 @@ from convae.errors import UserError
 from convae.models.autoencoder import Autoencoder
 from convae.report.quality import squared_errors
 
+MOST_QUANTILES = 1001
+"""Numbers that sum up the scores of a split, at most."""
+
 
 def score(model: Autoencoder, split: Split, batch_size: int) -> np.ndarray[Any, Any]:
     """Mean squared error of each image of a split: -> (N,) of float64."""
@@ -20,6 +23,30 @@ def score(model: Autoencoder, split: Split, batch_size: int) -> np.ndarray[Any, 
         x = to_floats(pixels, model.backend, model.dtype)
         errors.append(squared_errors(x, model.reconstruct(x)))
     return np.concatenate(errors)
+
+
+def quantiles(scores: np.ndarray[Any, Any]) -> list[float]:
+    """Sum up scores (N,) by evenly spaced quantiles, from the least to the largest.
+
+    Up to `MOST_QUANTILES` they are the scores themselves, in order.
+    """
+    places = np.linspace(0, 1, min(len(scores), MOST_QUANTILES))
+    return [float(value) for value in np.quantile(scores, places)]
+
+
+def threshold_at(errors: Any, quantile: float) -> float:
+    """Return a quantile of what `quantiles` has summed up, from a model's file.
+
+    Raises `UserError` if the file has no such numbers.
+    """
+    found = np.asarray(errors if isinstance(errors, list) else [], dtype=object)
+    is_number = [isinstance(value, int | float) and np.isfinite(value) for value in found]
+    if not is_number or not all(is_number):
+        raise UserError(
+            "--quantile: the model keeps no errors of validation images; the best model of a "
+            "finished run does, of this version. Give --threshold instead"
+        )
+    return float(np.quantile(found.astype(float), quantile))
 
 
 def judge(

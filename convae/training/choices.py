@@ -139,9 +139,9 @@ def _warmup(config: Config, images: int, reasons: list[str]) -> ScheduleConfig:
 
 
 def _sample(train: Split) -> np.ndarray[Any, Any]:
-    """Take some training images: (N, C, H, W) in [0, 1]."""
+    """Take some training images: (N, C, *size) in [0, 1]."""
     pixels = np.concatenate(list(sample(train, SAMPLE).batches(256)))
-    return pixels.astype(np.float32) / 255
+    return pixels.astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1)
 
 
 def _model(

@@ -93,6 +93,44 @@ def test_scores_and_maps(trained, test_images, tmp_path) -> None:
     assert len(list((tmp_path / "maps" / "digits").glob("*.png"))) == 180
 
 
+def test_the_threshold_can_be_decided_at_scoring_time(trained, tmp_path) -> None:
+    errors = np.array(convae.load(trained).metadata["validation_errors"])
+    threshold = json.loads((trained / "summary.json").read_text())["threshold"]
+    assert (np.diff(errors) >= 0).all()
+    assert np.quantile(errors, 0.95) == pytest.approx(threshold)
+
+    def flagged(option: str, value: float) -> set[str]:
+        path = tmp_path / "scores.csv"
+        done = use("score", trained, "digits", "-o", path, option, value)
+        assert done.exit_code == 0, done.stderr
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        limit = np.quantile(errors, value) if option == "--quantile" else value
+        anomalies = {row["image"] for row in rows if row["anomaly"] == "1"}
+        above, below = limit * 1.001, limit * 0.999  # errors are written with 6 digits
+        assert {row["image"] for row in rows if float(row["error"]) > above} <= anomalies
+        assert not anomalies & {row["image"] for row in rows if float(row["error"]) < below}
+        return anomalies
+
+    assert flagged("--quantile", 1) < flagged("--quantile", 0.5) < flagged("--threshold", 0)
+    assert flagged("--threshold", 2) == set()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--threshold", "nan"], "--threshold: nan is out of range"),
+        (["--threshold", "-1"], "--threshold: -1"),
+        (["--quantile", "0"], "--quantile: 0"),
+        (["--quantile", "1.5"], "--quantile: 1.5"),
+        (["--quantile", "0.5", "--threshold", "1"], "give one of them"),
+    ],
+)
+def test_thresholds_that_make_no_sense(trained, options: list[str], message: str) -> None:
+    done = use("score", trained, "digits", *options)
+    assert done.exit_code == 1
+    assert message in done.stderr
+
+
 def test_scores_on_the_standard_output(trained) -> None:
     done = use("score", trained, "digits")
     assert done.exit_code == 0

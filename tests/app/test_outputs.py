@@ -111,6 +111,11 @@ def test_errors_that_are_nan_are_anomalies(pictures, tmp_path) -> None:
 def test_scores_without_a_threshold_say_so(model, pictures, tmp_path) -> None:
     done = call("score", model, pictures, "-o", tmp_path / "s.csv")
     assert "no column anomaly" in done.output
+    given = call("score", model, pictures, "--threshold", 0)
+    assert [line.rsplit(",")[-1] for line in given.stdout.splitlines()[1:]] == ["1"] * 3
+    refused = call("score", model, pictures, "--quantile", 0.5)
+    assert refused.exit_code == 1
+    assert "keeps no errors of validation images" in refused.output
 
 
 def test_a_terminated_command_leaves_nothing_half_written(slow_model, tmp_path) -> None:

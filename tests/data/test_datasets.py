@@ -62,6 +62,36 @@ def test_normal_folders_by_name(tmp_path) -> None:
     assert splits.anomalous.tolist() == [True] * 3 + [False] * 3 + [True] * 3
 
 
+def test_masks_of_anomalies_are_no_pictures(tmp_path) -> None:
+    """As MVTec AD comes."""
+    write_pictures(tmp_path / "train" / "good", 10)
+    for name in ("bent", "good"):
+        write_pictures(tmp_path / "test" / name, 3)
+    write_pictures(tmp_path / "ground_truth" / "bent", 3)
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"])
+    splits = load_dataset(config)
+    assert splits.anomalous.tolist() == [True] * 3 + [False] * 3
+    assert splits.notes[2] == "left out: ground_truth/, which holds masks"
+    (tmp_path / "train").rename(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"no pictures|no train/|dataset.normal"):
+        load_dataset(config)
+
+
+def test_good_pictures_alone_are_enough(tmp_path) -> None:
+    write_pictures(tmp_path / "good", 20)
+    splits = load_dataset(DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"]))
+    assert splits.anomalous is None
+    assert "the test images are all normal" in splits.notes[-1]
+
+
+def test_test_images_that_are_all_anomalous_are_refused(tmp_path) -> None:
+    write_pictures(tmp_path / "train" / "good", 10)
+    write_pictures(tmp_path / "test" / "bent", 3)
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"])
+    with pytest.raises(ValueError, match="the 3 test images are all anomalous"):
+        load_dataset(config)
+
+
 @pytest.mark.parametrize("normal", [[], [10], [3, 11]])
 def test_normal_classes_that_are_not_there_are_refused(normal: list[int]) -> None:
     with pytest.raises(ValueError, match=r"dataset.normal: .* is not a list of classes among 0, 1"):
@@ -71,7 +101,6 @@ def test_normal_classes_that_are_not_there_are_refused(normal: list[int]) -> Non
 @pytest.mark.parametrize(
     ("normal", "says"),
     [
-        (list(range(10)), "test images are all normal or all anomalous"),
         ([True], "is not a list of classes"),
         ([[1, 2]], "is not a list of classes"),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 import convae
 from convae.data.splits import InMemory
-from convae.report.anomaly import judge, score
+from convae.report.anomaly import judge, quantiles, score, threshold_at
 from convae.report.quality import squared_errors
 
 
@@ -23,6 +23,20 @@ def test_scores_of_a_split_are_those_of_its_images(rng) -> None:
     x = pixels.astype("float32") / np.float32(255)
     expected = ((x - model.reconstruct(x)) ** 2).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(score(model, InMemory(pixels), 4), expected, rtol=1e-5)
+
+
+def test_quantiles_sum_up_scores(rng) -> None:
+    few, many = rng.random(50), rng.random(20_000)
+    assert quantiles(few) == pytest.approx(sorted(few))
+    assert threshold_at(quantiles(few), 0.9) == pytest.approx(np.quantile(few, 0.9))
+    assert len(quantiles(many)) == 1001
+    assert threshold_at(quantiles(many), 0.999) == pytest.approx(np.quantile(many, 0.999))
+
+
+@pytest.mark.parametrize("errors", [None, [], 3, ["a"], [None], [0.1, float("nan")], {"a": 1}])
+def test_a_file_without_errors_has_no_quantile(errors: object) -> None:
+    with pytest.raises(ValueError, match="keeps no errors of validation images"):
+        threshold_at(errors, 0.9)
 
 
 def test_judgement() -> None:

@@ -29,7 +29,8 @@ from tests.helpers import CONFIGS, GROUPS, OPTIONS, compose
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_file_composes(option: str) -> None:
-    extra = ["dataset.name=Flowers102"] if option == "dataset=torchvision" else []
+    names = {"dataset=torchvision": "Flowers102", "dataset=custom": "my_module.MyDataset"}
+    extra = [f"dataset.name={names[option]}"] if option in names else []
     assert isinstance(compose(option, *extra), Config)
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's bundled ones, torchvision's datasets, folders of pictures.
+"""Where images come from: scikit-learn's, torchvision's, classes and folders of your own.
 
 torch and torchvision are imported only where they are used.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from convae.configuration import BUILT_IN, DatasetConfig
+from convae.data.custom import is_custom, open_custom
 from convae.data.folders import (
     Found,
     PictureFiles,
@@ -82,9 +83,10 @@ def read_parts(config: DatasetConfig) -> Dataset:
             "what distinguishes them, as in +dataset.train.split=train +dataset.test.split=test, "
             "or dataset.test=null to set part of the training images aside"
         )
-    datasets = {"train": _torchvision(config, config.train)}
+    opened = open_custom if is_custom(config.name) else _torchvision
+    datasets = {"train": opened(config, config.train)}
     if config.test is not None:
-        datasets["test"] = _torchvision(config, config.test)
+        datasets["test"] = opened(config, config.test)
     return read_dataset(
         datasets, config, [str(name) for name in getattr(datasets["train"], "classes", [])]
     )
@@ -122,7 +124,7 @@ def _torchvision(config: DatasetConfig, arguments: dict[str, Any]) -> Any:
     if config.name not in known:
         raise UserError(
             f"dataset.name: {config.name!r} is unknown; expected {', '.join(BUILT_IN)}, "
-            f"or a class of torchvision.datasets: {', '.join(known)}"
+            f"module.Class of your own, or a class of torchvision.datasets: {', '.join(known)}"
         )
     build = getattr(datasets, config.name)
     if next(iter(inspect.signature(build).parameters)) != "root":

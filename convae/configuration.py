@@ -26,6 +26,9 @@ BUILT_IN = ("digits", "photos")
 INITIALISATIONS = ("pca", "parseval", "orthogonal", "he")
 """Ways in which parameters can start; see `convae.initialise`."""
 
+FITS = ("crop", "pad", "stretch")
+"""How a picture of another shape fits into `dataset.image_size`."""
+
 LARGEST_SIDE = 4096
 """Largest `dataset.image_size`, in pixels."""
 
@@ -66,7 +69,8 @@ class DatasetConfig:
     train: dict[str, Any] = field(default_factory=dict)  # arguments that select training images
     test: Any = None  # and test images, where there are any: a mapping, too
     transposed: bool = False  # rows and columns are exchanged in the files, as in EMNIST
-    image_size: int | None = None  # resize the short side to this and crop the centre square
+    image_size: Any = None  # a number, for a square, or [rows, columns]; as images are if not given
+    fit: str = "crop"  # what happens to others: crop at the sides, pad with the background, stretch
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
     background: str = "white"  # what shows through transparent pictures
     skip_broken: bool = False  # leave out pictures that cannot be read
@@ -87,8 +91,20 @@ class DatasetConfig:
             raise UserError(
                 f"dataset.channels: {self.channels!r} is neither 1 (grey) nor 3 (colour)"
             )
+        if self.image_size is not None:
+            sides = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
+            if len(sides) != 2:
+                raise UserError(
+                    f"dataset.image_size: {self.image_size!r} is neither a number of pixels nor "
+                    "[rows, columns]"
+                )
+            for side in sides:
+                name = "dataset.image_size"
+                check_range(name, side, at_least=1, at_most=LARGEST_SIDE, integer=True)
+        check_choice("dataset.fit", self.fit, FITS)
+        if self.fit != "crop" and self.image_size is None:
+            raise UserError(f"dataset.fit: {self.fit!r} needs dataset.image_size")
         bounds = {
-            "image_size": (1, LARGEST_SIDE),
             "limit": (2, None),
             "evaluation_limit": (1, None),
         }

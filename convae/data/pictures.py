@@ -15,8 +15,9 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
+from convae.configuration import FITS
 from convae.engine import Array, Backend
-from convae.errors import UserError, check_range
+from convae.errors import UserError, check_choice, check_range
 
 Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -56,6 +57,8 @@ class Conversions:
         ]
 
 
+PADDED = "padded at the sides, with {}, to the shape that the model takes"
+STRETCHED = "stretched to the shape that the model takes"
 CROPPED = "cropped at the sides to the shape that the model takes"
 UPPER_BITS = "of 16 bits for each colour, of which Pillow keeps the upper 8"
 SEVERAL = "with several frames or pages, of which the first is used"
@@ -67,7 +70,8 @@ class Preprocessing:
     """How a picture becomes pixels.
 
     The first frame is turned as its camera says, put on a background where it is transparent, made
-    grey or coloured, scaled and cropped around its centre.
+    grey or coloured, and scaled; where its shape is another, it is cropped around its centre,
+    padded with the background or stretched.
 
     Parameters
     ----------
@@ -83,6 +87,8 @@ class Preprocessing:
         pictures uses all bits.
     transposed : bool
         Whether rows and columns are exchanged in the files.
+    fit : {"crop", "pad", "stretch"}
+        What is done to pictures of another shape.
 
     Raises
     ------
@@ -95,6 +101,7 @@ class Preprocessing:
     background: str = "white"
     white: int = DEEP_WHITE
     transposed: bool = False
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
         """Check the values, which may come from a file."""
@@ -106,6 +113,7 @@ class Preprocessing:
             for value in self.size:
                 check_range("size", value, at_least=1, integer=True)
             object.__setattr__(self, "size", tuple(self.size))
+        check_choice("fit", self.fit, FITS)
         check_range("white", self.white, at_least=1, at_most=DEEP_WHITE, integer=True)
         try:
             if len(ImageColor.getrgb(self.background)) != 3:  # with a transparency of its own
@@ -195,17 +203,27 @@ class Preprocessing:
         ground = Image.new("RGBA", layer.size, self.background)
         return Image.alpha_composite(ground, layer).convert("RGB")
 
-    @staticmethod
-    def _scaled(image: Image.Image, size: tuple[int, ...], done: Conversions) -> Image.Image:
-        """Scale, and crop around the centre where the shapes differ."""
+    def _scaled(self, image: Image.Image, size: tuple[int, ...], done: Conversions) -> Image.Image:
+        """Scale, and make it fit where the shapes differ."""
         rows, columns = size
         done.counts[f"scaled to {columns}x{rows} pixels"] += 1
         wanted, own = columns / rows, image.width / image.height
         cut = 1 - min(wanted / own, own / wanted)
         if cut > NOTICEABLE_CUT:
-            done.counts[CROPPED] += 1
-            done.cut = cut
-        return ImageOps.fit(image, (columns, rows), Image.Resampling.BILINEAR)
+            kinds = {"crop": CROPPED, "pad": PADDED.format(self.background), "stretch": STRETCHED}
+            done.counts[kinds[self.fit]] += 1
+            done.cut = cut if self.fit == "crop" else 0.0
+        method = Image.Resampling.BILINEAR
+        if self.fit == "stretch":
+            return image.resize((columns, rows), method)
+        if self.fit == "pad":
+            scale = min(columns / image.width, rows / image.height)
+            width, height = (max(1, round(n * scale)) for n in image.size)
+            padded = Image.new(image.mode, (columns, rows), self.background)
+            place = (columns - width) // 2, (rows - height) // 2
+            padded.paste(image.resize((width, height), method), place)
+            return padded
+        return ImageOps.fit(image, (columns, rows), method)
 
 
 class TakesPictures(Protocol):

@@ -125,9 +125,11 @@ def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, 
             f"the brightest value of 16 bits is {brightest:,}: white is {white:,}, the largest of "
             f"{white.bit_length()} bits"
         )
-    size = None if config.image_size is None else (config.image_size, config.image_size)
+    size = config.image_size
+    if size is not None:
+        size = tuple(size) if isinstance(size, list) else (size, size)
     with prefixed("dataset."):
-        how = Preprocessing(channels, size, config.background, white, config.transposed)
+        how = Preprocessing(channels, size, config.background, white, config.transposed, config.fit)
     return how, notes
 
 

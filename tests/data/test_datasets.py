@@ -118,6 +118,16 @@ def test_a_class_of_too_few_images(tmp_path) -> None:
         load_dataset(config)
 
 
+def test_sides_of_pictures_can_differ(tmp_path) -> None:
+    write_pictures(tmp_path / "one", 20, side=12)
+    how = {"image_size": [8, 20], "fit": "pad", "background": "black"}
+    splits = load_dataset(DatasetConfig(name="ImageFolder", root=str(tmp_path), **how))
+    assert splits.train.shape == (3, 8, 20)
+    assert (splits.how.size, splits.how.fit) == ((8, 20), "pad")
+    (batch,) = splits.validation.batches(10)
+    assert batch[..., :6].max() == batch[..., 14:].max() == 0 < batch[..., 6:14].max()
+
+
 def test_photographs_have_no_classes() -> None:
     with pytest.raises(ValueError, match=r"dataset.normal: this dataset has no classes"):
         load_dataset(DatasetConfig(name="photos", normal=[0]))
@@ -148,6 +158,15 @@ def test_halves_of_different_shapes_are_refused(tmp_path) -> None:
             {"name": "MNIST", "image_size": 5000},
             ValueError,
             "dataset.image_size: 5000 is out of range; .*4096",
+        ),
+        ({"name": "MNIST", "image_size": [4]}, ValueError, r"image_size: \[4\] is neither"),
+        ({"name": "MNIST", "image_size": [4, 0]}, ValueError, "dataset.image_size: 0 is out"),
+        ({"name": "MNIST", "image_size": "8"}, TypeError, "dataset.image_size: '8' is not"),
+        ({"name": "MNIST", "fit": "pad"}, ValueError, "dataset.fit: 'pad' needs dataset.image_s"),
+        (
+            {"name": "MNIST", "image_size": 9, "fit": "squeeze"},
+            ValueError,
+            "dataset.fit: 'squeeze' is unknown; expected one of crop, pad, stretch",
         ),
         ({"name": "MNIST", "train": {"x": 1}}, ValueError, r"dataset: MNIST .*\{'x': 1\}"),
         ({"name": "ImageFolder", "root": "/no/such"}, FileNotFoundError, "folder '/no/such'"),

@@ -151,9 +151,47 @@ def test_a_crop_that_cuts_parts_off_is_said() -> None:
     assert said(almost, size=(8, 8)) == ["scaled to 8x8 pixels: 1"]
 
 
+def stripes() -> Image.Image:
+    """40 columns, of which a quarter at the left and at the right is black, and 20 grey rows."""
+    values = np.full((20, 40), 200, np.uint8)
+    values[:, :10] = values[:, 30:] = 0
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize(
+    ("fit", "rows"),
+    [
+        ("crop", [[200] * 8] * 8),
+        ("stretch", [[0, 0, 200, 200, 200, 200, 0, 0]] * 8),
+        (
+            "pad",
+            [[64] * 8] * 2 + [[0, 0, 200, 200, 200, 200, 0, 0]] * 4 + [[64] * 8] * 2,
+        ),
+    ],
+)
+def test_what_is_done_to_another_shape(fit: str, rows: list) -> None:
+    how = {"channels": 1, "size": (8, 8), "fit": fit, "background": "#404040"}
+    array = pixels(stripes(), **how)[0].astype(int)
+    inner = np.ones((8, 8), bool)
+    blurred = [0, 7] if fit == "crop" else [1, 2, 5, 6]  # next to an edge
+    inner[:, blurred] = False
+    assert (np.abs(array - rows) <= 2)[inner].all()
+    kinds = {"crop": "cropped", "stretch": "stretched", "pad": "padded at the sides, with #404040"}
+    assert any(line.startswith(kinds[fit]) for line in said(stripes(), **how))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(8000, 5), (1, 1), (3, 900)])
+def test_extreme_shapes_fit(fit: str, size: tuple[int, int]) -> None:
+    array = pixels(Image.new("RGB", size, (9, 8, 7)), size=(16, 12), fit=fit, background="black")
+    assert array.shape == (3, 16, 12)
+    assert array.max() == 9
+
+
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
+        ({"fit": "squeeze"}, "fit"),
         ({"channels": 2}, "channels"),
         ({"size": (0, 4)}, "size"),
         ({"size": (4,)}, "size"),

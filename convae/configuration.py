@@ -73,7 +73,7 @@ class DatasetConfig:
     fit: str = "crop"  # what happens to others: crop at the sides, pad with the background, stretch
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
     background: str = "white"  # what shows through transparent pictures
-    skip_broken: bool = False  # leave out pictures that cannot be read
+    strict: bool = False  # stop at pictures that cannot be read, instead of leaving them out
     check: bool = True  # read every picture once before training, also those that are streamed
     holdout: float = 0.1  # fraction set aside for validation (and for test, if there is none)
     normal: list[Any] | None = None  # train on these classes only; all others are anomalies
@@ -120,8 +120,8 @@ class DatasetConfig:
             raise UserError(
                 f"dataset.train, dataset.test: {self.name!r} takes no arguments; leave them out"
             )
-        if self.skip_broken and not self.check:
-            raise UserError("dataset.skip_broken: broken pictures are found by dataset.check=true")
+        if self.strict and not self.check:
+            raise UserError("dataset.strict: broken pictures are found by dataset.check=true")
         for name in ("image_size", "channels", "transposed"):
             if self.name in BUILT_IN and getattr(self, name) not in (None, False):
                 raise UserError(f"dataset.{name}: {self.name!r} has a fixed form; leave this out")

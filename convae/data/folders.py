@@ -53,12 +53,18 @@ class Found:
     left_out : collections.Counter
         Other files, by kind.
     unreadable : list of (str, str)
-        Folders that cannot be read, and why.
+        Files and folders that cannot be read, and why.
+    unreadable_files : int
+        How many of these are files.
+    others : int
+        Other files, which are no pictures, or there already.
     """
 
     files: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    unreadable_files: int = 0
+    others: int = 0
 
     def describe_left_out(self) -> str:
         """Put what was left out into words; empty if nothing was."""
@@ -96,6 +102,7 @@ def find_pictures(root: Path) -> Found:
             else:
                 waiting.append(link)
     found.files = _each_once(sorted(found.files), found.left_out)
+    found.others -= len(found.files) + found.unreadable_files
     return found
 
 
@@ -123,6 +130,7 @@ def _walk(start: str, found: Found, visited: set[str], links: list[str]) -> None
                 found.left_out["hidden folders or by-products of systems"] += 1
             elif os.path.islink(os.path.join(folder, name)):
                 links.append(os.path.join(folder, name))
+        found.others += len(files)
         for name in files:
             path, ending = Path(folder, name), os.path.splitext(name)[1].lower()
             if is_by_product(name):
@@ -134,6 +142,7 @@ def _walk(start: str, found: Found, visited: set[str], links: list[str]) -> None
                 found.left_out["pictures of a run"] += 1
             elif problem := _problem(path):
                 found.unreadable.append((str(path), problem))
+                found.unreadable_files += 1
             else:
                 found.files.append(path)
 

@@ -76,7 +76,7 @@ def read_dataset(
     for part, dataset in datasets.items():
         stream = Streamed(dataset, np.arange(len(dataset)), how, config.workers, _labels(dataset))
         splits[part] = _read_once(stream, config, done, broken)
-    if broken and not config.skip_broken:
+    if broken and config.strict:
         raise broken_images(broken)
     notes = [*notes, *found, *done.lines(), *skipped(broken)]
     return Dataset(classes=classes, how=how, notes=notes, **splits)
@@ -87,7 +87,7 @@ def broken_images(broken: Sequence[tuple[str, str]]) -> UserError:
     listed = "\n".join(f"  {printable(name)}: {why}" for name, why in broken)
     return UserError(
         f"dataset: {counted(len(broken), 'image')} cannot be read:\n{listed}\n"
-        "Repair or remove them, or leave them out with dataset.skip_broken=true"
+        "Repair or remove them, or leave them out with dataset.strict=false"
     )
 
 

@@ -10,6 +10,7 @@ import os
 import struct
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +197,28 @@ def _image_folder(config: DatasetConfig) -> Dataset:
     if folders["train"] != root:
         masks = (path for path in sorted(root.iterdir()) if path.is_dir() and is_masks(path))
         notes += [f"left out: {path.name}/, which holds masks" for path in masks]
-    return read_dataset(datasets, config, classes, notes)
+    data = read_dataset(datasets, config, classes, notes)
+    return replace(data, notes=[*data.notes, _account(list(found.values()), data, config)])
+
+
+def _account(found: list[Found], data: Dataset, config: DatasetConfig) -> str:
+    """Say what became of every file."""
+    read = sum(len(part) for part in (data.train, data.validation, data.test) if part is not None)
+    others = sum(each.others for each in found)
+    files = others + sum(len(each.files) + each.unreadable_files for each in found)
+    kinds = {
+        "read as pictures" if config.check else "taken for pictures": read,
+        "that cannot be read": files - others - read,
+    }
+    kinds["left out as something else"] = others
+    shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+    return f"{counted(files, 'file')}: {shown}"
 
 
 def _find(folder: Path, config: DatasetConfig) -> Found:
-    """Find the pictures of a folder; what cannot be read is an error, or skipped if told to."""
+    """Find the pictures of a folder; what cannot be read is skipped, or an error if told to."""
     found = find_pictures(folder)
-    if found.unreadable and not config.skip_broken:
+    if found.unreadable and config.strict:
         raise broken_images(found.unreadable)
     if not found.files:
         left_out = found.describe_left_out()

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import convae
 from convae.configuration import DatasetConfig
 from convae.data.datasets import load_dataset
 from convae.data.folders import find_pictures, part_folders
@@ -111,8 +113,8 @@ def test_names_that_are_no_text_are_shown_escaped(tmp_path, memory_mb: int) -> N
         write_pictures(tmp_path, 1)
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/broken\xff.png")).write_text("no picture")
     with pytest.raises(UserError, match=r"broken\\udcff\.png: not a picture"):
-        load(tmp_path, memory_mb=memory_mb)
-    data = load(tmp_path, memory_mb=memory_mb, skip_broken=True)
+        load(tmp_path, memory_mb=memory_mb, strict=True)
+    data = load(tmp_path, memory_mb=memory_mb)
     assert any("broken\\udcff.png" in note for note in data.notes)
     assert all(data.fingerprints().values())
     "".join(data.notes).encode()
@@ -134,8 +136,8 @@ def test_folders_that_cannot_be_read_are_named(tmp_path) -> None:
     (tmp_path / "closed").chmod(0)
     try:
         with pytest.raises(UserError, match=r"closed: Permission denied"):
-            load(tmp_path)
-        assert any("closed" in note for note in load(tmp_path, skip_broken=True).notes)
+            load(tmp_path, strict=True)
+        assert any("closed" in note for note in load(tmp_path).notes)
     finally:
         (tmp_path / "closed").chmod(0o755)
 
@@ -269,6 +271,7 @@ def test_what_was_found_and_left_out_is_reported(tmp_path) -> None:
         f"{tmp_path}: 20 picture files in 2 classes: cats 12, dogs 8",
         "without pictures: birds",
         "left out: files ending in .csv (1)",
+        "21 files: 20 read as pictures, 1 left out as something else",
     )
 
 
@@ -314,36 +317,100 @@ def partly_broken(tmp_path) -> Path:
 @pytest.mark.parametrize("memory_mb", [100, 0])
 def test_all_broken_pictures_are_listed_before_training(partly_broken, memory_mb: int) -> None:
     with pytest.raises(UserError) as error:
-        load(partly_broken, memory_mb=memory_mb)
+        load(partly_broken, memory_mb=memory_mb, strict=True)
     for part in (
         "3 images cannot",
         "003.png: ",
         "017.png: ",
         "wrong.dds: ",
-        "dataset.skip_broken=true",
+        "dataset.strict=false",
     ):
         assert part in str(error.value)
 
 
 @pytest.mark.parametrize("memory_mb", [100, 0])
-def test_broken_pictures_are_skipped_if_told_to(partly_broken, memory_mb: int) -> None:
-    data = load(partly_broken, memory_mb=memory_mb, skip_broken=True)
+def test_broken_pictures_are_skipped(partly_broken, memory_mb: int) -> None:
+    data = load(partly_broken, memory_mb=memory_mb)
     assert isinstance(data.train, InMemory if memory_mb else Streamed)
     levels = np.concatenate([pixels_of(s) for s in (data.train, data.validation, data.test)])
     assert sorted(levels[:, 0, 0, 0]) == [5 * n for n in range(20) if n not in (3, 17)]
     assert sum("skipped, as it cannot be read: " in note for note in data.notes) == 3
+    assert data.notes[-1] == "21 files: 18 read as pictures, 3 that cannot be read"
 
 
 def test_streams_can_go_unchecked(partly_broken) -> None:
     data = load(partly_broken, memory_mb=0, check=False)
     parts = (data.train, data.validation, data.test)
+    assert data.notes[-1] == "21 files: 21 taken for pictures"
     with pytest.raises(UserError, match=r"image .* cannot be read .*; repair or remove"):
         [pixels_of(split) for split in parts]
-    with pytest.raises(UserError, match=r"dataset.skip_broken: .* dataset.check=true"):
-        DatasetConfig(skip_broken=True, check=False)
+    with pytest.raises(UserError, match=r"dataset.strict: .* dataset.check=true"):
+        DatasetConfig(strict=True, check=False)
 
 
 def test_a_dataset_of_broken_pictures_only_says_so(tmp_path) -> None:
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(UserError, match="none of the training images can be read"):
-        load(tmp_path, skip_broken=True)
+        load(tmp_path)
+
+
+@pytest.fixture
+def any_state(tmp_path) -> Path:
+    """A folder as people have them, of 31 files and a link to itself."""
+    root = tmp_path / "parts"
+    rng = np.random.default_rng(0)
+
+    def picture(name: str, mode: str = "RGB", size: tuple[int, int] = (20, 16), **how: Any) -> Path:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(values).convert(mode).save(path, **how)
+        return path
+
+    for n in range(12):
+        picture(f"a/deep/er/{n}.png")
+    for name in ("LOUD.JPG", "b/Mixed.Png", "b/gr\u00f6\u00dfe, \u732b.png", "b/a,b;c.jpeg"):
+        picture(name)
+    picture("b/print.jpg", "CMYK")
+    picture("b/dot.png", size=(1, 1))
+    picture("b/wide.png", size=(8000, 500))
+    frames = [Image.new("P", (9, 9), n) for n in range(3)]
+    frames[0].save(root / "b/moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(root / "b/deep.png")
+    (root / "empty" / "nothing").mkdir(parents=True)
+    cut = picture("b/cut.jpg")
+    cut.write_bytes(cut.read_bytes()[:-200])
+    (root / "b/zero.jpg").write_bytes(b"")
+    (root / "b/text.png").write_text("no picture")
+    (root / "b/notes.txt").write_text("notes")
+    for name in (".DS_Store", "a/._1.png", "Thumbs.db"):
+        (root / name).write_bytes(b"hidden")
+    picture(".ipynb_checkpoints/1-checkpoint.png")
+    picture("__MACOSX/2.png")
+    (root / "a" / "loop").symlink_to(root)
+    return root
+
+
+@pytest.mark.parametrize("memory_mb", [100, 0])
+def test_a_folder_in_any_state_is_read_and_accounted_for(any_state, memory_mb: int) -> None:
+    data = load(any_state, image_size=16, memory_mb=memory_mb, holdout=0.2)
+    images = np.concatenate([pixels_of(s) for s in (data.train, data.validation, data.test)])
+    assert images.shape == (21, 3, 16, 16)
+    assert data.notes[-1] == (
+        "28 files: 21 read as pictures, 3 that cannot be read, 4 left out as something else"
+    )
+    broken = [note for note in data.notes if note.startswith("skipped, as it cannot be read: ")]
+    assert [Path(note.split(": ")[1].split(" (")[0]).name for note in broken] == [
+        "cut.jpg", "text.png", "zero.jpg",
+    ]  # fmt: skip
+    (left_out,) = (note for note in data.notes if note.startswith("left out: "))
+    assert "hidden folders or by-products of systems (2)" in left_out
+    assert "links to folders that are there already (1)" in left_out
+
+
+def test_a_folder_in_any_state_trains(any_state, tmp_path) -> None:
+    given = ["dataset=imagefolder", f"dataset.root={any_state}", "dataset.image_size=[12,16]"]
+    given += ["dataset.fit=pad", "dataset.holdout=0.2", "trainer.epochs=1", "dataset.workers=0"]
+    result = convae.train([*given, f"hydra.run.dir={tmp_path / 'run'}"])
+    assert result.figures["test_mse"] < 0.5
+    assert "28 files: 21 read as pictures" in (tmp_path / "run" / "train.log").read_text()

@@ -148,14 +148,17 @@ def test_an_unreadable_picture_is_named(tmp_path, memory_mb: int, workers: int) 
     write_pictures(tmp_path, 10)
     damaged = tmp_path / "005.png"
     damaged.write_bytes(damaged.read_bytes()[:40])
-    config = DatasetConfig("ImageFolder", str(tmp_path), memory_mb=memory_mb, workers=workers)
+    how = {"memory_mb": memory_mb, "workers": workers, "strict": True}
+    config = DatasetConfig("ImageFolder", str(tmp_path), **how)
 
     def read_all() -> None:
         splits = load_dataset(config)
         for split in (splits.train, splits.validation, splits.test):
             pixels_of(split)
 
-    with pytest.raises(ValueError, match=r"(?s)1 image cannot be read:.*005\.png: .*skip_broken"):
+    with pytest.raises(
+        ValueError, match=r"(?s)1 image cannot be read:.*005\.png: .*dataset.strict"
+    ):
         read_all()
 
 

@@ -297,6 +297,12 @@ OPTIONS = [
     f"{group}={file.stem}" for group in GROUPS for file in sorted((CONFIGS / group).glob("*.yaml"))
 ]
 
+NAMED = {
+    "dataset=torchvision": ["dataset.name=Flowers102"],
+    "dataset=custom": ["dataset.name=my_module.MyDataset"],
+}
+"""What options cannot do without."""
+
 
 @cache
 def compose(*overrides: str) -> Config:

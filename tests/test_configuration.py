@@ -24,13 +24,12 @@ from convae.configuration import (
     unknown_key,
 )
 from convae.errors import UserError
-from tests.helpers import CONFIGS, GROUPS, OPTIONS, compose
+from tests.helpers import CONFIGS, GROUPS, NAMED, OPTIONS, compose
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_file_composes(option: str) -> None:
-    names = {"dataset=torchvision": "Flowers102", "dataset=custom": "my_module.MyDataset"}
-    extra = [f"dataset.name={names[option]}"] if option in names else []
+    extra = NAMED.get(option, [])
     assert isinstance(compose(option, *extra), Config)
 
 

@@ -301,7 +301,10 @@ def test_an_unreadable_image_is_named(tmp_path) -> None:
     write_pictures(tmp_path / "images", 10)
     (tmp_path / "images" / "003.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"003.png: not a picture"):
-        train(tmp_path, "dataset=imagefolder", f"dataset.root={tmp_path / 'images'}")
+        train(
+            tmp_path, "dataset=imagefolder", f"dataset.root={tmp_path / 'images'}",
+            "dataset.strict=true",
+        )  # fmt: skip
 
 
 # ---- stopped, and resumed

@@ -15,14 +15,14 @@ from convae.training.build import build_model, build_parts, build_step
 from convae.training.choices import choose
 from convae.training.optimizers import OPTIMIZERS
 from convae.training.schedules import SCHEDULES
-from tests.helpers import NOISE_CONFIG, OPTIONS, compose, open_trainer
+from tests.helpers import NAMED, NOISE_CONFIG, OPTIONS, compose, open_trainer
 
 SHAPES = {"digits": (1, 8, 8), "photos": (3, 32, 32)}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_file_builds(option: str) -> None:
-    extra = ["dataset.name=Flowers102"] if option == "dataset=torchvision" else []
+    extra = NAMED.get(option, [])
     config = compose(option, *extra)
     build_parts(config)  # what is left open is no mistake
     shape = SHAPES.get(config.dataset.name, (1, 28, 28))

@@ -82,6 +82,14 @@ class DatasetConfig:
     memory_mb: int = 2048  # a split larger than this streams from disk
     workers: int = 2  # processes that read images while streaming
 
+    @property
+    def size(self) -> tuple[int, ...] | None:
+        """Rows and columns that `image_size` asks for."""
+        if self.image_size is None:
+            return None
+        is_list = isinstance(self.image_size, list)
+        return tuple(self.image_size) if is_list else (self.image_size, self.image_size)
+
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_range("dataset.holdout", self.holdout, over=0, below=0.5)
@@ -91,14 +99,13 @@ class DatasetConfig:
             raise UserError(
                 f"dataset.channels: {self.channels!r} is neither 1 (grey) nor 3 (colour)"
             )
-        if self.image_size is not None:
-            sides = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
-            if len(sides) != 2:
+        if self.size is not None:
+            if len(self.size) != 2:
                 raise UserError(
                     f"dataset.image_size: {self.image_size!r} is neither a number of pixels nor "
                     "[rows, columns]"
                 )
-            for side in sides:
+            for side in self.size:
                 name = "dataset.image_size"
                 check_range(name, side, at_least=1, at_most=LARGEST_SIDE, integer=True)
         check_choice("dataset.fit", self.fit, FITS)

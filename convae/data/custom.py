@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from convae.configuration import DatasetConfig
+from convae.data.reading import labels_of
 from convae.data.splits import Labels
 from convae.errors import UserError
 
@@ -33,13 +34,13 @@ class Items:
     ----------
     targets : (N,) ndarray of int, or None
         The classes, where the dataset has them, or its items.
-    classes : list of str
+    classes : sequence
         Their names, where the dataset has them.
     """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.classes = [str(name) for name in getattr(dataset, "classes", None) or ()]
+        self.classes = getattr(dataset, "classes", None) or ()
         self.targets = _targets(dataset)
 
     def __len__(self) -> int:
@@ -118,11 +119,8 @@ def _image_of(item: Any) -> Any:
 
 def _targets(dataset: Any) -> Labels | None:
     """Return the classes that a dataset has for all items, or that its items have."""
-    for name in ("targets", "labels"):
-        if (found := getattr(dataset, name, None)) is not None:
-            labels = np.asarray(found)
-            if labels.shape == (len(dataset),) and np.issubdtype(labels.dtype, np.integer):
-                return labels.astype(np.int64)
+    if (known := labels_of(dataset)) is not None:
+        return known
     if _label_of(dataset[0]) is None:
         return None
     numbers = tqdm(

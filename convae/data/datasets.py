@@ -51,8 +51,6 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
                 f"images {part.shape}; set dataset.image_size and dataset.channels"
             )
     anomalous = None if normal is None else _anomalous(test, normal, config)
-    is_all_normal = anomalous is not None and not anomalous.any()
-    anomalous = None if is_all_normal else anomalous
     channels, *size = train.shape
     with prefixed("dataset."):
         how = replace(parts.how, channels=channels, size=tuple(size), background=config.background)
@@ -61,7 +59,8 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     if normal is not None:
         names = (classes[n] if n < len(classes) else str(n) for n in normal)
         notes.append(f"normal, and trained on: {', '.join(names)}")
-    if is_all_normal:
+    if anomalous is not None and not anomalous.any():
+        anomalous = None
         notes.append(
             "the test images are all normal: the threshold is that of the validation images, and "
             "AUROC would need others"

@@ -56,15 +56,20 @@ class Found:
         Files and folders that cannot be read, and why.
     unreadable_files : int
         How many of these are files.
-    others : int
-        Other files, which are no pictures, or there already.
+    seen : int
+        All files that were looked at.
     """
 
     files: list[Path] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     unreadable_files: int = 0
-    others: int = 0
+    seen: int = 0
+
+    @property
+    def others(self) -> int:
+        """How many files are no pictures, or there already."""
+        return self.seen - len(self.files) - self.unreadable_files
 
     def describe_left_out(self) -> str:
         """Put what was left out into words; empty if nothing was."""
@@ -102,7 +107,6 @@ def find_pictures(root: Path) -> Found:
             else:
                 waiting.append(link)
     found.files = _each_once(sorted(found.files), found.left_out)
-    found.others -= len(found.files) + found.unreadable_files
     return found
 
 
@@ -130,7 +134,7 @@ def _walk(start: str, found: Found, visited: set[str], links: list[str]) -> None
                 found.left_out["hidden folders or by-products of systems"] += 1
             elif os.path.islink(os.path.join(folder, name)):
                 links.append(os.path.join(folder, name))
-        found.others += len(files)
+        found.seen += len(files)
         for name in files:
             path, ending = Path(folder, name), os.path.splitext(name)[1].lower()
             if is_by_product(name):

@@ -212,7 +212,8 @@ class Preprocessing:
         if cut > NOTICEABLE_CUT:
             kinds = {"crop": CROPPED, "pad": PADDED.format(self.background), "stretch": STRETCHED}
             done.counts[kinds[self.fit]] += 1
-            done.cut = cut if self.fit == "crop" else 0.0
+            if self.fit == "crop":
+                done.cut = cut
         method = Image.Resampling.BILINEAR
         if self.fit == "stretch":
             return image.resize((columns, rows), method)

@@ -68,13 +68,13 @@ def read_dataset(
         for part, pixels in raw.items():
             assert pixels is not None
             turned = pixels.swapaxes(2, 3) if config.transposed else pixels
-            splits[part] = InMemory(turned, _labels(datasets[part]))
+            splits[part] = InMemory(turned, labels_of(datasets[part]))
         return Dataset(classes=classes, **splits)
     how, found = _survey(list(datasets.values()), config)
     done = Conversions()
     broken: list[tuple[str, str]] = []
     for part, dataset in datasets.items():
-        stream = Streamed(dataset, np.arange(len(dataset)), how, config.workers, _labels(dataset))
+        stream = Streamed(dataset, np.arange(len(dataset)), how, config.workers, labels_of(dataset))
         splits[part] = _read_once(stream, config, done, broken)
     if broken and config.strict:
         raise broken_images(broken)
@@ -125,11 +125,10 @@ def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, 
             f"the brightest value of 16 bits is {brightest:,}: white is {white:,}, the largest of "
             f"{white.bit_length()} bits"
         )
-    size = config.image_size
-    if size is not None:
-        size = tuple(size) if isinstance(size, list) else (size, size)
     with prefixed("dataset."):
-        how = Preprocessing(channels, size, config.background, white, config.transposed, config.fit)
+        how = Preprocessing(
+            channels, config.size, config.background, white, config.transposed, config.fit
+        )
     return how, notes
 
 
@@ -201,7 +200,7 @@ def _raw_pixels(dataset: Any) -> Pixels | None:
     return pixels.transpose(0, 3, 1, 2) if pixels.shape[3] in (1, 3) else pixels
 
 
-def _labels(dataset: Any) -> Labels | None:
+def labels_of(dataset: Any) -> Labels | None:
     """Return the classes of all images, where that needs no reading of images."""
     if isinstance(dataset, PictureFiles):
         return np.array([label for _, label in dataset.samples], np.int64)

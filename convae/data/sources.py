@@ -205,7 +205,7 @@ def _account(found: list[Found], data: Dataset, config: DatasetConfig) -> str:
     """Say what became of every file."""
     read = sum(len(part) for part in (data.train, data.validation, data.test) if part is not None)
     others = sum(each.others for each in found)
-    files = others + sum(len(each.files) + each.unreadable_files for each in found)
+    files = sum(each.seen for each in found)
     kinds = {
         "read as pictures" if config.check else "taken for pictures": read,
         "that cannot be read": files - others - read,

@@ -6,7 +6,7 @@ What is not given is chosen from the data as a run chooses it (`convae.training.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import inf, prod
 from typing import Any, TypeAlias
 
@@ -36,7 +36,8 @@ from convae.engine.geometry import per_axis
 from convae.errors import UserError, UserTypeError, check_range, counted
 from convae.models.autoencoder import Autoencoder
 from convae.models.layers import Layer
-from convae.report.quality import squared_errors
+from convae.report.anomaly import score
+from convae.report.probe import encode_all
 from convae.training.build import build_model, build_parts, build_step
 from convae.training.choices import choose
 from convae.training.start import start
@@ -74,7 +75,7 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.verbose = verbose
         self.random_state = random_state
 
-    def _fit(self, X: Any) -> Floats:
+    def _fit(self, X: Any) -> InMemory:
         """Fit a model; returns the examples that were held out, as the model takes them."""
         check_range("validation", self.validation, over=0, below=1)
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -91,11 +92,13 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         x, order = self._scaled(X), rng.permutation(len(X))
         count = min(max(1, round(self.validation * len(x))), len(x) - 1)
-        train, held_out = x[order[count:]], x[order[:count]]
+        train, held_out = InMemory(x[order[count:]]), InMemory(x[order[:count]])
         self.model_ = self._trained(train, held_out, rng)
         return held_out
 
-    def _trained(self, train: Floats, held_out: Floats, rng: np.random.Generator) -> Autoencoder:
+    def _trained(
+        self, train: InMemory, held_out: InMemory, rng: np.random.Generator
+    ) -> Autoencoder:
         """Train a model; the epoch with the lowest error of what was held out is kept."""
         layers = [LayerConfig(**dataclasses.asdict(layer)) for layer in self.layers or ()]
         config = Config(
@@ -108,11 +111,10 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             seed=int(rng.integers(2**31)),
             device=self.device,
         )
-        split = InMemory(held_out)
-        data = Splits("X", InMemory(train), split, split)
+        data = Splits("X", train, held_out, held_out)
         config = choose(config, data).config
         parts = build_parts(config)
-        model = build_model(config, data.train.shape)
+        model = build_model(config, train.shape)
         start(model, config, data)
         step = build_step(config, model, parts)
         epochs, size, patience = (
@@ -123,12 +125,12 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         kept = model.flat_parameters.copy()
         with tqdm(range(epochs), unit=" epochs", disable=not self.verbose) as bar:
             for _ in bar:
-                for x in data.train.batches(size, rng):
+                for x in train.batches(size, rng):
                     factor = parts.schedule.factor(done, epochs * per_epoch, per_epoch)
                     parts.optimizer.learning_rate = rate * factor
                     step(model.xp.asarray(x))
                     done += 1
-                error = float(_errors(model, held_out).mean())
+                error = float(score(model, held_out, BATCH).mean())
                 bar.set_postfix_str(f"error {error:.5f}", refresh=False)
                 since += 1
                 if error < best:
@@ -276,7 +278,7 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
         """
         check_range("quantile", self.quantile, over=0, at_most=1)
         held_out = self._fit(X)
-        errors = _errors(self.model_, held_out)
+        errors = score(self.model_, held_out, BATCH)
         self.offset_ = -float(np.quantile(errors, self.quantile, method="higher"))
         return self
 
@@ -294,7 +296,7 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
             Minus the mean squared error of the reconstruction, of values scaled to [0, 1].
         """
         check_is_fitted(self)
-        return -_errors(self.model_, self._scaled(self._examples(X)))
+        return -score(self.model_, InMemory(self._scaled(self._examples(X))), BATCH)
 
     def decision_function(self, X: Any) -> Floats:
         """Compare the scores with the threshold.
@@ -393,9 +395,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             The codes.
         """
         check_is_fitted(self)
-        x, model = self._scaled(self._examples(X)), self.model_
-        codes = [to_numpy(model.encode(model.xp.asarray(part))) for part in _parts(x)]
-        return np.concatenate([code.reshape(len(code), -1) for code in codes])
+        return encode_all(self.model_, InMemory(self._scaled(self._examples(X))), BATCH)
 
     def inverse_transform(self, X: Any) -> Floats:
         """Decode codes.
@@ -421,7 +421,10 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             numbers = counted(self._n_features_out, "number")
             raise UserError(f"X: codes of {codes.shape[1]:,} numbers; expected {numbers}")
         codes = codes.reshape(len(codes), *model.code_shape)
-        R = [to_numpy(model.decode(model.xp.asarray(part))) for part in _parts(codes)]
+        R = [
+            to_numpy(model.decode(model.xp.asarray(part)))
+            for part in InMemory(codes).batches(BATCH)
+        ]
         examples: Floats = np.concatenate(R).reshape(len(codes), *self.given_)
         return examples * self.range_ + self.low_
 
@@ -434,18 +437,3 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _parts(x: Floats) -> Iterator[Floats]:
-    """Divide examples into batches."""
-    for first in range(0, len(x), BATCH):
-        yield x[first : first + BATCH]
-
-
-def _errors(model: Autoencoder, x: Floats) -> Floats:
-    """Return the mean squared error of each example's reconstruction: (N,)."""
-    found = []
-    for part in _parts(x):
-        images = model.xp.asarray(part)
-        found.append(squared_errors(images, model.reconstruct(images)))
-    return np.concatenate(found)

@@ -255,8 +255,8 @@ def grouped_tiles(
 
     Groups of `group` columns have numbers `A_group` apart: column j is multiplied by
     ``M[a + T[a_rows + r] + p + j // group * A_group]``. A vector is as many groups as fit into it
-    with their numbers. There is at most one vector, or `MOST_VECTORS` of them where `is_even`.
-    Others than even groups are for AVX-512 only.
+    with their numbers. There is at most one vector, or `MOST_VECTORS` of
+    even groups: as many channels as columns, which divide a vector. Others are for AVX-512 only.
     """
 
     def emit_all(

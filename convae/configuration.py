@@ -20,7 +20,7 @@ from convae.errors import UserError, check_choice, check_range, require_keys
 MISSING: Any = "???"
 """Hydra's mark of a mandatory value."""
 
-BUILT_IN = ("digits", "photos")
+BUILT_IN = ("digits", "photos", "synthetic_beats", "synthetic_volumes")
 """Datasets that need neither torchvision nor files."""
 
 INITIALISATIONS = ("pca", "parseval", "orthogonal", "he")
@@ -28,6 +28,9 @@ INITIALISATIONS = ("pca", "parseval", "orthogonal", "he")
 
 FITS = ("crop", "pad", "stretch")
 """How a picture of another shape fits into `dataset.image_size`."""
+
+SCALINGS = ("range", "standard")
+"""How arrays are scaled: by the training examples' range, or by their mean and deviation."""
 
 LARGEST_SIDE = 4096
 """Largest `dataset.image_size`, in pixels."""
@@ -64,7 +67,7 @@ class ModelConfig:
 class DatasetConfig:
     """Which images, and how they are read."""
 
-    name: str = MISSING  # "digits", "photos", "ImageFolder" or a class of torchvision.datasets
+    name: str = MISSING  # one of `BUILT_IN`, "ImageFolder", "arrays", module.Class or torchvision's
     root: str = "data"  # the folder of its files; missing ones are downloaded to it
     train: dict[str, Any] = field(default_factory=dict)  # arguments that select training images
     test: Any = None  # and test images, where there are any: a mapping, too
@@ -73,6 +76,12 @@ class DatasetConfig:
     fit: str = "crop"  # what happens to others: crop at the sides, pad with the background, stretch
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
     background: str = "white"  # what shows through transparent pictures
+    layout: str | None = None  # the axes of arrays, such as NCL or NHWC
+    scaling: str | None = (
+        None  # of arrays: range, to [0, 1], or standard, to mean 0 and deviation 1
+    )
+    labels: Any = None  # the classes of arrays: a file, or a table's column
+    columns: list[Any] | None = None  # the columns of a table that hold values; all if not given
     strict: bool = False  # stop at pictures that cannot be read, instead of leaving them out
     check: bool = True  # read every picture once before training, also those that are streamed
     holdout: float = 0.1  # fraction set aside for validation (and for test, if there is none)
@@ -111,6 +120,7 @@ class DatasetConfig:
         check_choice("dataset.fit", self.fit, FITS)
         if self.fit != "crop" and self.image_size is None:
             raise UserError(f"dataset.fit: {self.fit!r} needs dataset.image_size")
+        self._check_arrays()
         bounds = {
             "limit": (2, None),
             "evaluation_limit": (1, None),
@@ -123,7 +133,7 @@ class DatasetConfig:
             raise UserError(
                 f"dataset.test: {self.test!r} is not a mapping such as {{train: false}}"
             )
-        if self.name in (*BUILT_IN, "ImageFolder") and (self.train or self.test):
+        if self.name in (*BUILT_IN, "ImageFolder", "arrays") and (self.train or self.test):
             raise UserError(
                 f"dataset.train, dataset.test: {self.name!r} takes no arguments; leave them out"
             )
@@ -132,6 +142,22 @@ class DatasetConfig:
         for name in ("image_size", "channels", "transposed"):
             if self.name in BUILT_IN and getattr(self, name) not in (None, False):
                 raise UserError(f"dataset.{name}: {self.name!r} has a fixed form; leave this out")
+
+    def _check_arrays(self) -> None:
+        """Check what is for arrays only, and what is not."""
+        if self.scaling is not None:
+            check_choice("dataset.scaling", self.scaling, SCALINGS)
+        if self.name != "arrays":
+            for name in ("layout", "scaling", "labels", "columns"):
+                is_used = name == "scaling" and self.name.startswith("synthetic")
+                if getattr(self, name) is not None and not is_used:
+                    raise UserError(f"dataset.{name}: is for dataset=arrays; leave it out")
+            return
+        for name in ("image_size", "channels", "transposed"):
+            if getattr(self, name) not in (None, False):
+                raise UserError(f"dataset.{name}: is for pictures, and not for arrays")
+        if not self.check:
+            raise UserError("dataset.check: arrays are read once in any case, for their scaling")
 
 
 @dataclass
@@ -268,7 +294,7 @@ class Config:
     find_learning_rate: bool = False  # try learning rates instead of training
 
     def __post_init__(self) -> None:
-        """Check seed, start and code; everything else is checked where it is used."""
+        """Check seed, start, code and scaling; everything else is checked where it is used."""
         check_range("seed", self.seed, at_least=0, integer=True)
         check_choice("init", self.init, INITIALISATIONS)
         if self.code is not None:
@@ -277,6 +303,24 @@ class Config:
                 raise UserError(
                     f"code: {self.code} is for model=auto, which chooses layers; here the last "
                     f"layer says it, model.layers.{len(self.model.layers) - 1}.filters"
+                )
+        if self.dataset.scaling == "standard":
+            self._check_standard()
+
+    def _check_standard(self) -> None:
+        """Refuse what presumes values between 0 and 1, where there are others."""
+        needs = {
+            f"loss={self.loss.name}": self.loss.name == "bce",
+            f"corruption={self.corruption.name}": self.corruption.name not in ("none", "masking"),
+            f"model.output_activation={self.model.output_activation}": (
+                self.model.output_activation in ("sigmoid", "relu", "softplus")
+            ),
+        }
+        for what, is_set in needs.items():
+            if is_set:
+                raise UserError(
+                    f"dataset.scaling: standard gives values below 0, which {what} does not allow; "
+                    "choose range, or another of the other"
                 )
 
 

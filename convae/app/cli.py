@@ -6,31 +6,30 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 import numpy as np
-from tqdm import tqdm
 
 from convae.app import gpu
 from convae.app.arguments import command
-from convae.app.outputs import PictureFolder, Targets, codes_file, csv_file, refuse_foreign
+from convae.app.array_outputs import reconstruct_arrays
+from convae.app.outputs import PictureFolder, codes_file, csv_file, refuse_foreign
 from convae.app.summary import read_figures
+from convae.app.work import Work, model_of
+from convae.data.array_arguments import ArrayArguments
 from convae.data.datasets import load_dataset
-from convae.data.image_arguments import ImageArguments
-from convae.data.pictures import Preprocessing, to_floats
 from convae.data.sources import named
-from convae.engine import Array, backend_for, to_numpy
-from convae.errors import UserError, check_range, counted
+from convae.engine import backend_for, to_numpy
+from convae.errors import UserError, check_range
 from convae.export.formats import EXPORTERS, export
 from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import STORAGES, Autoencoder
-from convae.models.loading import BEST, load
 from convae.report.anomaly import threshold_at
 from convae.report.describe import describe
-from convae.report.pictures import error_maps, filter_grid, grid, png, reconstruction_grid
+from convae.report.pictures import compared, filter_grid, grid, png, rows_of_pictures
 from convae.report.probe import compare_features
 from convae.report.quality import squared_errors
 from convae.version import __version__
@@ -132,78 +131,17 @@ def with_images(command: Command) -> Command:
     return with_model(command)
 
 
-class Work:
-    """Pictures on their way through a model.
-
-    Parameters
-    ----------
-    run : Path
-        The model.
-    device : str
-        Where it computes.
-    images : tuple of str
-        The arguments IMAGES.
-    root : str
-        Folder of torchvision's datasets.
-    batch_size : int
-        Pictures at a time.
-    overwrite : bool
-        Whether existing files of others may be replaced.
-    """
-
-    def __init__(
-        self,
-        run: Path,
-        device: str,
-        images: tuple[str, ...],
-        root: str,
-        batch_size: int,
-        overwrite: bool,
-    ) -> None:
-        self.model = model_of(run, device)
-        if "-" in images:
-            listed = [name for line in sys.stdin if (name := line.rstrip("\r\n"))]
-            if not listed:
-                raise UserError("IMAGES: standard input lists no files")
-            images = (*(name for name in images if name != "-"), *listed)
-        self.images = ImageArguments(images, Preprocessing.of_model(self.model), root)
-        self.targets = Targets(self.images, overwrite)
-        self.batch_size = batch_size
-        self.done = 0
-
-    def batches(self) -> Iterator[tuple[list[str], Array]]:
-        """Iterate over the pictures, as arrays on the model's device, with a progress bar."""
-        with tqdm(total=len(self.images), unit=" images", disable=None) as bar:
-            for names, pixels in self.images.batches(self.batch_size):
-                yield names, to_floats(pixels, self.model.backend, self.model.dtype)
-                self.done += len(names)
-                bar.update(len(names))
-
-    def report(self, what: str) -> None:
-        """Report what was done and converted; exit with 1 if pictures could not be read."""
-        images = self.images
-        click.echo(f"{counted(self.done, 'image')}: {what}", err=True)
-        for line in images.conversions.lines():
-            click.echo(f"  {line}", err=True)
-        for line in images.left_out:
-            click.echo(f"  left out of {printable(line)}", err=True)
-        if images.unreadable:
-            click.echo(f"{len(images.unreadable):,} could not be read:", err=True)
-            for name, reason in images.unreadable:
-                click.echo(f"  {printable(name)}: {reason}", err=True)
-            sys.exit(1)
-
-
 @main.command()
 @with_images
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="codes.npy or .parquet"
 )
 def encode(output: Path, **how: Any) -> None:
-    """Write the codes of images.
+    """Write the codes of images, or of arrays.
 
-    A .npy file holds an array (N, *code shape); beside it, a file ending in .images.txt lists
-    the images line by line. A .parquet file has the columns image and code.
+    A .npy file holds an array (N, *code shape); beside it, a file ending in .images.txt (or
+    .signals.txt, .volumes.txt) lists the images line by line. A .parquet file has the columns
+    image (signal, volume) and code.
 
     \b
     convae encode outputs/RUN photos -o codes.npy
@@ -211,7 +149,7 @@ def encode(output: Path, **how: Any) -> None:
     """
     work = Work(**how)
     work.targets.check(output)
-    with codes_file(output, work.model.code_shape, work.model.dtype) as file:
+    with codes_file(output, work.model.code_shape, work.model.dtype, work.kind) as file:
         for names, x in work.batches():
             file.add(names, to_numpy(work.model.encode(x)))
     work.report(f"codes of the shape {work.model.code_shape} in {output}")
@@ -222,20 +160,26 @@ def encode(output: Path, **how: Any) -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     required=True,
-    help="Folder for the pictures.",
+    help="Folder for the results.",
 )
 def reconstruct(output: Path, **how: Any) -> None:
-    """Write reconstructions of images, as PNG files.
+    """Write reconstructions: of images PNG files, of arrays files of the same format.
 
-    A model that was trained to remove noise writes clean pictures.
+    A model that was trained to remove noise writes clean ones. Arrays come back in their own units;
+    of a single file, -o may name the file for them.
 
     \b
     convae reconstruct outputs/RUN noisy/*.png -o clean
     find scans -name '*.png' | convae reconstruct outputs/RUN - -o clean
+    convae reconstruct outputs/RUN new.npy -o clean.npy
     """
     work = Work(**how)
+    if isinstance(work.images, ArrayArguments):
+        reconstruct_arrays(work, output)
+        work.report(f"reconstructions in {output}")
+        return
     written = PictureFolder(output, work.targets)
     for names, x in work.batches():
         for name, R in zip(names, to_numpy(work.model.reconstruct(x)), strict=True):
@@ -268,9 +212,9 @@ def score(
 ) -> None:
     """Write the reconstruction error of each image: how unusual it is for the model.
 
-    Columns: image, error (mean squared, images in [0, 1]), and anomaly, 1 if the error exceeds
-    the threshold: by default the run's (trainer.threshold_quantile, of its validation images'
-    errors).
+    Columns: image (or signal, volume), error (mean squared, of values scaled to [0, 1] as the
+    model takes them), and anomaly, 1 if the error exceeds the threshold: by default the run's
+    (trainer.threshold_quantile, of its validation images' errors).
 
     \b
     convae score outputs/RUN new/*.png -o scores.csv --maps maps
@@ -300,10 +244,9 @@ def score(
         )
     anomalies = 0
     with csv_file(output) as table:
-        table.writerow(["image", "error", *([] if threshold is None else ["anomaly"])])
+        table.writerow([work.kind, "error", *([] if threshold is None else ["anomaly"])])
         for names, x in work.batches():
             R = work.model.reconstruct(x)
-            heat = error_maps(x, R)
             for n, (name, error) in enumerate(zip(names, squared_errors(x, R), strict=True)):
                 # an error that is NaN is no smaller than the threshold
                 anomalous = [] if threshold is None else [int(not error <= threshold)]
@@ -311,7 +254,8 @@ def score(
                 table.writerow([printable(name), f"{error:.6g}", *anomalous])
                 if written is not None:
                     one = slice(n, n + 1)
-                    written.add(name, reconstruction_grid(x[one], R[one], heat[one]))
+                    shown = compared(x[one], None, R[one], errors=True)
+                    written.add(name, rows_of_pictures(*shown.values()))
     above = "" if threshold is None else f"; {anomalies:,} above the threshold {threshold:.4g}"
     work.report(f"scores in {'standard output' if str(output) == '-' else output}{above}")
 
@@ -438,12 +382,3 @@ def show_gpu(run: Path | None, batch_size: int, tf32: bool, storage: str | None)
         lines = gpu.step_lines(Autoencoder(**own, storage=storage, backend=backend), batch_size)
     for line in lines:
         click.echo(line)
-
-
-def model_of(run: Path, device: str) -> Autoencoder:
-    """Load the model of a run, or of a file."""
-    if not run.exists():
-        raise FileNotFoundError(f"RUN: {str(run)!r} does not exist")
-    if run.is_dir() and not (run / BEST).is_file():
-        raise FileNotFoundError(f"RUN: {str(run)!r} holds no {BEST}; expected the folder of a run")
-    return load(run, device=device)

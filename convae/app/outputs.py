@@ -18,7 +18,8 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from convae.data.image_arguments import ImageArguments
+from convae.data.named_files import Arguments
+from convae.data.splits import KINDS
 from convae.errors import MissingPackageError, UserError
 from convae.export.formats import EXPORTERS
 from convae.files import atomic, printable, write_bytes
@@ -36,21 +37,22 @@ class Codes(Protocol):
 
 
 @contextmanager
-def codes_file(path: Path, shape: tuple[int, ...], dtype: str) -> Iterator[Codes]:
+def codes_file(path: Path, shape: tuple[int, ...], dtype: str, kind: str) -> Iterator[Codes]:
     """Open a file for codes of a shape and dtype; its suffix selects the format.
 
-    ``.npy`` is an array (N, *shape), with the pictures' names line by line in ``.images.txt``
-    beside it; ``.parquet`` has the columns ``image`` and ``code``, a list of numbers.
+    ``.npy`` is an array (N, *shape), with the examples' names line by line in ``.images.txt``
+    beside it; ``.parquet`` has the columns ``image`` and ``code``, a list of numbers. Another kind
+    of examples takes the place of "image".
     """
     if path.is_dir():
         raise UserError(f"{path}: is a folder; expected a file")
     if path.suffix == ".npy":
-        with atomic(path) as file, atomic(path.with_suffix(".images.txt")) as names:
+        with atomic(path) as file, atomic(path.with_suffix(f".{kind}s.txt")) as names:
             array = _Npy(names)
             yield array
             array.finish(file, shape, np.dtype(dtype))
     elif path.suffix == ".parquet":
-        with atomic(path) as file, _Parquet(file, shape, dtype) as table:
+        with atomic(path) as file, _Parquet(file, shape, dtype, kind) as table:
             yield table
     else:
         raise UserError(f"{path}: unknown suffix; codes are written to .npy or .parquet files")
@@ -84,7 +86,7 @@ class _Npy:
 class _Parquet:
     """Codes as rows of a table."""
 
-    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: str, kind: str) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -96,7 +98,7 @@ class _Parquet:
         numbers = pyarrow.float32() if dtype == "float32" else pyarrow.float64()
         self._size = prod(shape)
         code = pyarrow.list_(numbers, self._size)
-        self._schema = pyarrow.schema([("image", pyarrow.string()), ("code", code)])
+        self._schema = pyarrow.schema([(kind, pyarrow.string()), ("code", code)])
         self._writer = pyarrow.parquet.ParquetWriter(file, self._schema)
 
     def __enter__(self) -> _Parquet:
@@ -136,13 +138,13 @@ class Targets:
 
     Parameters
     ----------
-    images : ImageArguments
+    images : Arguments
         The inputs.
     overwrite : bool
         Whether files that convae did not write may be replaced.
     """
 
-    def __init__(self, images: ImageArguments, overwrite: bool) -> None:
+    def __init__(self, images: Arguments, overwrite: bool) -> None:
         self.images, self._overwrite = images, overwrite
 
     def check(self, path: Path) -> Path:
@@ -152,7 +154,8 @@ class Targets:
         if not self._overwrite:
             refuse_foreign(path)
             if path.suffix == ".npy" and not path.is_file():
-                refuse_foreign(path.with_suffix(".images.txt"))
+                for names in _names_beside(path):
+                    refuse_foreign(names)
         return path
 
 
@@ -168,7 +171,7 @@ def refuse_foreign(path: Path) -> None:
 def _is_ours(path: Path) -> bool:
     """Tell whether convae wrote a file of pictures, codes or scores, or exported it."""
     if path.suffix == ".npy":
-        return path.with_suffix(".images.txt").is_file()
+        return any(names.is_file() for names in _names_beside(path))
     if path.suffix in EXPORTERS:
         return b"convae" in path.read_bytes()
     if path.suffix == ".png":
@@ -178,7 +181,13 @@ def _is_ours(path: Path) -> bool:
         except OSError:
             return False
     with path.open("rb") as file:
-        return file.read(11).startswith((b"PAR1", b"image,error"))
+        begins = file.read(16)
+    return begins.startswith((b"PAR1", *(f"{kind},error".encode() for kind in KINDS.values())))
+
+
+def _names_beside(path: Path) -> list[Path]:
+    """Name the files that may list what the codes of a .npy file belong to."""
+    return [path.with_suffix(f".{kind}s.txt") for kind in KINDS.values()]
 
 
 class PictureFolder:

@@ -15,7 +15,7 @@ from convae.app.summary import Summary
 from convae.configuration import Config
 from convae.data.corruption import Use
 from convae.data.datasets import load_dataset
-from convae.data.splits import Splits
+from convae.data.splits import Splits, kind
 from convae.engine import missing_gpu
 from convae.errors import UserError
 from convae.files import locked, write_bytes
@@ -119,11 +119,9 @@ def _run(
         log.info(f"resuming after step {progress.step}, {where}")
     else:
         progress = begin(configuration, data, model.loss.name)
-    model.metadata = {
-        "run": progress.run,
-        "classes": list(data.classes),
-        "preprocessing": None if data.how is None else data.how.plain(),
-    }
+    model.metadata = {"run": progress.run, "classes": list(data.classes)}
+    if data.how is not None:
+        model.metadata |= {data.how.KEY: data.how.plain()}
     with Board(directory, after=progress.step) as board:
         if config.resume is None:
             board.configuration(OmegaConf.to_yaml(configuration))
@@ -153,7 +151,7 @@ def _announce(config: Config, model: Autoencoder, data: Splits, reasons: Sequenc
         log.info(note)
     log.info(
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
-        f"{len(data.test):,} test images"
+        f"{len(data.test):,} test {kind(data.train.shape)}s"
     )
     for reason in reasons:
         log.info(reason)
@@ -173,7 +171,8 @@ def _show_start(trainer: Trainer, baselines: Baselines) -> None:
     compared = ", ".join(
         f"{labels[name]} {others[f'{name}_mse']:.5f}" for name in labels if name != "mean_image"
     )
-    log.info(f"before training: squared error {error:.5f} on validation images; {compared}")
+    shown = kind(split.shape)
+    log.info(f"before training: squared error {error:.5f} on validation {shown}s; {compared}")
 
 
 def _search(

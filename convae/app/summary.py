@@ -14,7 +14,7 @@ import numpy as np
 from convae.configuration import TrainerConfig
 from convae.data.corruption import Corruption, Use
 from convae.data.pictures import to_floats
-from convae.data.splits import Splits, sample
+from convae.data.splits import Splits, kind, sample
 from convae.engine import to_numpy
 from convae.errors import UserError, counted
 from convae.files import write_bytes
@@ -138,21 +138,23 @@ class Summary:
         labels = {"test": f"this model (epoch {epoch:.0f}, code of {numbers})"}
         labels |= self.baselines.labels()
         if corruption:
-            labels["input"] = "the noisy images themselves"
-        title = f"On {counted(len(data.test), 'test image')} of {data.name}{noise}"
+            labels["input"] = f"the noisy {kind(data.test.shape)}s themselves"
+        example = kind(data.test.shape)
+        title = f"On {counted(len(data.test), f'test {example}')} of {data.name}{noise}"
         lines = [f"\n{table(title, labels, figures)}", *self.baselines.notes]
         if model.code_size >= np.prod(model.input_shape):
-            lines.append("The code is no smaller than the image: PCA loses nothing.")
+            lines.append(f"The code is no smaller than the {example}: PCA loses nothing.")
         if not epoch:
             lines.append(UNSPOILT)
-        if tried := advice(labels, figures):
+        # of anomalies the error is meant to be large
+        if data.anomalous is None and (tried := advice(labels, figures)):
             lines.append(tried)
         if "auroc" in figures:
             lines += [
                 f"Anomalies, by reconstruction error: AUROC {figures['auroc']:.4f}, "
                 f"AUPRC {figures['auprc']:.4f};",
                 f"  above the threshold {figures['threshold']:.4g}: {figures['detected']:.1%} of "
-                f"the anomalies, {figures['false_alarms']:.1%} of the normal images",
+                f"the anomalies, {figures['false_alarms']:.1%} of the normal {example}s",
             ]
         return "\n".join(lines)
 

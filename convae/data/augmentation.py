@@ -21,9 +21,9 @@ class Augmentation:
     Parameters
     ----------
     flip : bool
-        Whether every second image, on average, is mirrored, left to right.
+        Whether every second image, on average, is mirrored, left to right: along its last axis.
     shift : int
-        Pixels by which an image is moved at most, along both axes; the edge's values fill the gap.
+        Pixels by which an image is moved at most, along each axis; the edge's values fill the gap.
     seed : int
         Seed of all that is drawn.
 
@@ -52,32 +52,39 @@ class Augmentation:
 
         Parameters
         ----------
-        images : (N, C, H, W) ndarray
+        images : (N, C, *size) ndarray
             Training images, on any device; not changed.
         step : int
             The step of training that they are for.
 
         Returns
         -------
-        (N, C, H, W) ndarray
+        (N, C, *size) ndarray
             New images; the same array if there is nothing to do.
         """
         if not self:
             return images
         rng = np.random.default_rng([self.seed, 4, step])
         xp = array_module(images)
-        N, _, H, W = images.shape
-        rows, columns = (xp.arange(size)[None] for size in (H, W))
+        N, _, *size = images.shape
+        places = [xp.arange(length)[None] for length in size]
         if self.flip:
             mirrored = xp.asarray(rng.random((N, 1)) < 0.5)
-            columns = xp.where(mirrored, W - 1 - columns, columns)
+            places[-1] = xp.where(mirrored, size[-1] - 1 - places[-1], places[-1])
         if self.shift:
-            moves = xp.asarray(rng.integers(-self.shift, self.shift, size=(2, N, 1), endpoint=True))
-            rows = (rows + moves[0]).clip(0, H - 1)
-            columns = (columns + moves[1]).clip(0, W - 1)
-        n = xp.arange(N)[:, None, None]
-        changed = images[n, :, rows[:, :, None], columns[:, None, :]]  # (N, H, W, C)
-        return xp.ascontiguousarray(changed.transpose(0, 3, 1, 2))
+            moves = rng.integers(-self.shift, self.shift, size=(len(size), N, 1), endpoint=True)
+            places = [
+                (place + move).clip(0, length - 1)
+                for place, move, length in zip(places, xp.asarray(moves), size, strict=True)
+            ]
+        axes = len(size)
+        n = xp.arange(N).reshape(N, *(1,) * axes)
+        where = [
+            place.reshape(len(place), *(1,) * axis, -1, *(1,) * (axes - 1 - axis))
+            for axis, place in enumerate(places)
+        ]
+        changed = images[(n, slice(None), *where)]  # (N, *size, C)
+        return xp.ascontiguousarray(xp.moveaxis(changed, -1, 1))
 
 
 NONE = Augmentation()

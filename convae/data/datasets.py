@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from convae.configuration import DatasetConfig
+from convae.data.arrays import Arrays, scale
+from convae.data.pictures import Preprocessing
+from convae.data.scaling import Scaling
 from convae.data.sources import read_parts
-from convae.data.splits import Split, Splits
+from convae.data.splits import Split, Splits, kind
 from convae.errors import UserError, prefixed
 from convae.files import printable
 
@@ -25,13 +28,14 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     train, validation, test = parts.train, parts.validation, parts.test
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if part is not None and not len(part):
-            raise UserError(f"dataset: none of the {name} images can be read")
+            raise UserError(f"dataset: none of the {name} {kind(part.shape)}s can be read")
     rng = np.random.default_rng([seed, 1])
     train, test = _divide(train, test, config.holdout, "testing", rng)
     train, validation = _divide(train, validation, config.holdout, "validation", rng)
     normal = None
     if config.normal is not None:
-        by_position = config.name != "ImageFolder"  # a folder called 03 is not class number 3
+        # a folder called 03, or the class 3 of an array, is not class number 3
+        by_position = config.name not in ("ImageFolder", "arrays")
         normal = _class_numbers(config.normal, train, parts.classes, by_position)
         train, validation = _of_classes(train, normal), _of_classes(validation, normal)
         if not len(train) or not len(validation):
@@ -51,11 +55,20 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
                 f"images {part.shape}; set dataset.image_size and dataset.channels"
             )
     anomalous = None if normal is None else _anomalous(test, normal, config)
-    channels, *size = train.shape
-    with prefixed("dataset."):
-        how = replace(parts.how, channels=channels, size=tuple(size), background=config.background)
     classes = tuple(parts.classes)
     notes = [*parts.notes]
+    how: Preprocessing | Scaling
+    if isinstance(train, Arrays):
+        arrays = [part for part in (train, validation, test) if isinstance(part, Arrays)]
+        how, splits, more = scale(arrays, config.scaling, config.memory_mb)
+        train, validation, test = splits
+        notes += more
+    else:
+        channels, *size = train.shape
+        with prefixed("dataset."):
+            how = replace(
+                parts.how, channels=channels, size=tuple(size), background=config.background
+            )
     if normal is not None:
         names = (classes[n] if n < len(classes) else str(n) for n in normal)
         notes.append(f"normal, and trained on: {', '.join(names)}")
@@ -92,7 +105,8 @@ def _sample(split: Split, limit: int, rng: np.random.Generator) -> Split:
 
 def _of_classes(split: Split, classes: list[int]) -> Split:
     """Select the images of some classes."""
-    assert split.labels is not None
+    if split.labels is None:
+        raise UserError("dataset.normal: the validation images have no classes")
     return split.select(np.flatnonzero(np.isin(split.labels, classes)))
 
 
@@ -118,7 +132,8 @@ def _class_numbers(
 
 def _anomalous(test: Split, normal: list[int], config: DatasetConfig) -> np.ndarray[Any, Any]:
     """Mark the test images of other than the normal classes."""
-    assert test.labels is not None
+    if test.labels is None:
+        raise UserError("dataset.normal: the test images have no classes")
     anomalous = ~np.isin(test.labels, normal)
     if anomalous.all():
         raise UserError(

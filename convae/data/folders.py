@@ -1,11 +1,11 @@
-"""Folders of pictures: which files are found in them, and how they are divided."""
+"""Folders of pictures or arrays: which files are found in them, and how they are divided."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,8 @@ PART_FOLDERS = {
 }
 """Names of folders, in any case, that hold the parts of a dataset."""
 
+PART_OF = {name: part for part, names in PART_FOLDERS.items() for name in names}
+"""The parts by these names."""
 
 MASKS = ("ground_truth",)
 """Names of folders, in any case, beside those of the parts, with masks of what is anomalous, as in
@@ -49,7 +51,7 @@ class Found:
     Parameters
     ----------
     files : list of Path
-        The pictures, at any depth, in the order of their names.
+        The files looked for, at any depth, in the order of their names.
     left_out : collections.Counter
         Other files, by kind.
     unreadable : list of (str, str)
@@ -88,17 +90,23 @@ def endings() -> set[str]:
 
 
 def find_pictures(root: Path) -> Found:
+    """Search a folder for pictures; see `find_files`."""
+    return find_files(root, endings())
+
+
+def find_files(root: Path, known: Collection[str]) -> Found:
     """Search a folder at any depth, through links to other folders too, each folder once.
 
-    Hidden files, and what systems and tools leave beside pictures, such as ``.ipynb_checkpoints``,
-    ``._picture.png`` and ``__MACOSX``, are left out.
+    What is looked for are files of known endings. Hidden files, and what systems and tools leave
+    beside pictures, such as ``.ipynb_checkpoints``, ``._picture.png`` and ``__MACOSX``, are left
+    out.
     """
     found, visited = Found(), set[str]()
     waiting = [str(root)]
     while waiting:
         links: list[str] = []
         for start in waiting:  # what is really there comes first, links to more of it later
-            _walk(start, found, visited, links)
+            _walk(start, known, found, visited, links)
         waiting = []
         for link in sorted(links):
             real = os.path.realpath(link)
@@ -110,9 +118,10 @@ def find_pictures(root: Path) -> Found:
     return found
 
 
-def _walk(start: str, found: Found, visited: set[str], links: list[str]) -> None:
-    """Search a folder for pictures, and for links to other folders."""
-    known = endings()
+def _walk(
+    start: str, known: Collection[str], found: Found, visited: set[str], links: list[str]
+) -> None:
+    """Search a folder for files, and for links to other folders."""
 
     def cannot_read(error: OSError) -> None:
         found.unreadable.append((str(error.filename), error.strerror or type(error).__name__))
@@ -186,19 +195,19 @@ def is_masks(folder: Path) -> bool:
     return folder.name.lower() in MASKS
 
 
-def part_folders(root: Path) -> dict[str, Path]:
+def part_folders(root: Path, known: Collection[str] | None = None) -> dict[str, Path]:
     """Return the folders of a dataset's parts; only "train", the root itself, if it has no halves.
 
+    Files of known endings, by default those of pictures, are what it holds.
     Raises `UserError` if there are other folders beside them, or two for the same part.
     """
-    part_of = {name: part for part, names in PART_FOLDERS.items() for name in names}
+    known = endings() if known is None else known
     entries = sorted(path for path in root.iterdir() if not is_by_product(path.name))
     folders = [path for path in entries if path.is_dir()]
     found: dict[str, Path] = {}
-    known = endings()
     others = [path.name for path in entries if path.suffix.lower() in known and path.is_file()]
     for folder in folders:
-        part = part_of.get(folder.name.lower())
+        part = PART_OF.get(folder.name.lower())
         if is_masks(folder):
             continue
         if part is None:

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
@@ -23,6 +23,9 @@ Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 DEEP_WHITE = 65_535
 """The largest value of 16 bits."""
+
+ARRAYS = "arrays"
+"""Where a model's metadata describes the arrays that it was trained on; see `Scaling`."""
 
 NOTICEABLE_CUT = 0.02
 """Fraction of a picture below which a crop to another shape is not worth a word."""
@@ -96,6 +99,9 @@ class Preprocessing:
         If a value is out of range.
     """
 
+    KEY: ClassVar[str] = "preprocessing"
+    """Where a model's metadata describes it."""
+
     channels: int = 3
     size: tuple[int, ...] | None = None
     background: str = "white"
@@ -135,9 +141,11 @@ class Preprocessing:
         Raises `UserError` if the model takes no pictures, or its file describes this wrongly.
         """
         shape = model.input_shape
+        if ARRAYS in model.metadata:
+            raise UserError("the model was trained on arrays, not on pictures")
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise UserError(f"the model's input has the shape {shape}, which is not a picture's")
-        known = model.metadata.get("preprocessing") or {}
+        known = model.metadata.get(cls.KEY) or {}
         try:
             return cls(**{**known, "channels": shape[0], "size": shape[1:], "transposed": False})
         except (TypeError, UserError) as error:
@@ -279,7 +287,7 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
 def to_floats(pixels: Pixels, backend: Backend, dtype: str) -> Array:
     """Scale a uint8 batch to [0, 1], as an array of the backend.
 
-    pixels (N, C, H, W); floats, the codes of pretraining, are not scaled -> (N, C, H, W)
+    pixels (N, C, *size); floats, of arrays or codes of pretraining, are not scaled -> (N, C, *size)
     """
     floats = backend.empty_batch(pixels.shape, dtype)
     floats[...] = backend.xp.asarray(pixels)

@@ -41,7 +41,7 @@ class Dataset:
     classes : sequence of str
         Names of the classes.
     how : Preprocessing
-        How pictures like these become pixels.
+        How pictures like these become pixels; of no meaning for arrays, which are scaled later.
     notes : sequence of str
         What is worth knowing of how they were found and read.
     """

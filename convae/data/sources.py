@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from convae.configuration import BUILT_IN, DatasetConfig
+from convae.data.array_reading import read_arrays
 from convae.data.custom import is_custom, open_custom
 from convae.data.folders import (
     Found,
@@ -30,6 +31,7 @@ from convae.data.folders import (
 )
 from convae.data.reading import Dataset, broken_images, read_dataset, skipped
 from convae.data.splits import InMemory
+from convae.data.synthetic import SYNTHETIC, synthetic
 from convae.errors import UserError, counted
 
 EXTRA_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
@@ -76,6 +78,10 @@ def read_parts(config: DatasetConfig) -> Dataset:
         return Dataset(*_photos())
     if config.name == "digits":
         return Dataset(_digits(), classes=[str(digit) for digit in range(10)])
+    if config.name in SYNTHETIC:
+        return synthetic(config.name)
+    if config.name == "arrays":
+        return read_arrays(config)
     if config.name == "ImageFolder":
         return _image_folder(config)
     if config.test is not None and config.train == config.test:

@@ -1,7 +1,7 @@
-"""Images in batches: in memory where they fit, streamed from disk where they do not.
+"""Examples in batches: in memory where they fit, streamed from disk where they do not.
 
-A split yields uint8 batches ``(N, C, H, W)``; `convae.data.pictures.to_floats` scales them to
-[0, 1]. torch is imported only to stream.
+Pictures come as uint8 batches ``(N, C, H, W)``, which `convae.data.pictures.to_floats` scales to
+[0, 1]; arrays as floats ``(N, C, *size)``, scaled already. torch is imported only to stream.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -18,14 +18,29 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from convae.data.pictures import Conversions, Pixels, Preprocessing, reason
+from convae.data.scaling import Scaling
 from convae.engine import array_module
 from convae.errors import UserError
 
 Labels: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 
+KINDS = {1: "signal", 2: "image", 3: "volume"}
+"""What an example is called, by its axes of positions."""
+
+
+def kind(shape: Sequence[int]) -> str:
+    """Name, in the singular, what examples of a shape (C, *size) are."""
+    return KINDS[len(shape) - 1]
+
+
+def unit(batch: Any) -> float:
+    """Return what scales a batch's values to [0, 1]: those of bytes are 0 to 255."""
+    return 1 / 255 if batch.dtype == np.uint8 else 1.0
+
+
 class Split(Protocol):
-    """Images that can be counted and iterated over in batches."""
+    """Images, or other examples, that can be counted and iterated over in batches."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,7 +62,7 @@ class Split(Protocol):
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
     ) -> Iterator[Pixels]:
-        """Iterate over all images once, as uint8 (N, C, H, W).
+        """Iterate over all images once, as uint8 (N, C, H, W); other examples as floats.
 
         The last batch may be smaller. A generator shuffles the images; `skip` batches are left out
         at the beginning.
@@ -93,7 +108,7 @@ class InMemory:
 
     def fingerprint(self) -> str:
         """See `Split`; of the pixels themselves."""
-        return _digest(str(self.pixels.shape), np.ascontiguousarray(self.pixels).data)
+        return digest(str(self.pixels.shape), np.ascontiguousarray(self.pixels).data)
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
@@ -194,10 +209,10 @@ class Streamed:
         """See `Split`; of files their names, sizes and ends, since reading them takes long."""
         samples = getattr(self.dataset, "samples", None)
         if samples is None:
-            return _digest(f"{len(self.dataset)} {self.how}", self.indices.tobytes())
+            return digest(f"{len(self.dataset)} {self.how}", self.indices.tobytes())
         paths = [Path(samples[int(index)][0]) for index in self.indices]
-        signatures = [part for path in paths for part in _signature(path)]
-        return _digest(str(self.how), *signatures)
+        signatures = [part for path in paths for part in signature(path)]
+        return digest(str(self.how), *signatures)
 
     def batches(
         self, size: int, rng: np.random.Generator | None = None, skip: int = 0
@@ -255,7 +270,7 @@ SAMPLE = 4096
 """Bytes at both ends of a file by which it is recognised."""
 
 
-def _signature(path: Path) -> tuple[bytes, bytes]:
+def signature(path: Path) -> tuple[bytes, bytes]:
     """Return a file's name, class and size, and the bytes at its ends."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -265,11 +280,12 @@ def _signature(path: Path) -> tuple[bytes, bytes]:
     return os.fsencode(f"{path.parent.name}/{path.name} {size}\n"), ends
 
 
-def _digest(*parts: str | bytes | memoryview) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def digest(*parts: str | bytes | memoryview) -> str:
+    """Return a digest of all parts in their order."""
+    made = hashlib.blake2b(digest_size=16)
     for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()
+        made.update(part.encode() if isinstance(part, str) else part)
+    return made.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -286,8 +302,8 @@ class Splits:
         Which test images belong to no class that was trained on, where only some were.
     classes : tuple of str
         Names of the classes, by their numbers; empty if there are none.
-    how : Preprocessing, optional
-        How pictures like these become pixels.
+    how : Preprocessing or Scaling, optional
+        How pictures like these become pixels, or arrays examples.
     notes : tuple of str
         What is worth knowing of how they were found and read.
     """
@@ -298,7 +314,7 @@ class Splits:
     test: Split
     anomalous: np.ndarray[Any, np.dtype[np.bool_]] | None = None
     classes: tuple[str, ...] = ()
-    how: Preprocessing | None = None
+    how: Preprocessing | Scaling | None = None
     notes: tuple[str, ...] = ()
 
     def fingerprints(self) -> dict[str, str]:

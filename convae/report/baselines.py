@@ -12,7 +12,7 @@ import numpy as np
 
 from convae.data.corruption import CLEAN, Corruption, Use
 from convae.data.pictures import to_floats
-from convae.data.splits import Split, sample
+from convae.data.splits import Split, kind, sample, unit
 from convae.engine import backend_for
 from convae.errors import counted
 from convae.models.autoencoder import Autoencoder
@@ -57,7 +57,7 @@ class Baselines:
 
     Parameters
     ----------
-    mean_image : (C, H, W) ndarray
+    mean_image : (C, *size) ndarray
         The mean training image, in [0, 1].
     maps : dict
         For ``pca``, and where they apply ``patch_pca`` and ``linear``, patches and the map; None
@@ -115,7 +115,7 @@ class Baselines:
                 "patch_pca": f"PCA of {'x'.join(map(str, patches.grid))} patches, {rank:,} of each",
                 "linear": f"the best linear map of rank {rank:,}",
             }[name]
-        return {**named, "mean_image": "the mean image"}
+        return {**named, "mean_image": f"the mean {kind(self.mean_image.shape)}"}
 
     def errors(
         self, split: Split, use: Use = Use.TEST, batch_size: int = 256, quality: bool = False
@@ -173,11 +173,11 @@ def _pca(train: Split, patches: Patches, components: int, more: int = 0) -> _Pca
     """Fit PCA to patches; so many leading directions, or more than components, are kept."""
     if patches.length > LARGEST:
         return _large_pca(train, patches, components, more)
-    moments = Moments()
+    moments, scale = Moments(), 1.0
     for pixels in train.batches(_batch(train)):
-        rows = patches.cut(pixels)
+        rows, scale = patches.cut(pixels), unit(pixels)
         moments.add(rows, rows)
-    mean = (moments.mean / 255).astype(np.float32)
+    mean = (moments.mean * scale).astype(np.float32)
     needed = [number for number in (components, more) if number < patches.length]
     V = leading(moments.covariance(), max(needed, default=0)).astype(np.float32)
     if components >= patches.length:
@@ -188,10 +188,11 @@ def _pca(train: Split, patches: Patches, components: int, more: int = 0) -> _Pca
 
 def _large_pca(train: Split, patches: Patches, components: int, more: int) -> _Pca:
     """Fit PCA to large patches, within the leading directions of some images."""
-    sums = np.zeros((patches.number, patches.length))
+    sums, scale = np.zeros((patches.number, patches.length)), 1.0
     for pixels in train.batches(_batch(train)):
-        sums += patches.cut(pixels).sum(axis=0)
-    mean = (sums / (255 * len(train))).astype(np.float32)
+        sums += patches.cut(pixels).sum(axis=0, dtype=np.float64)
+        scale = unit(pixels)
+    mean = (sums * (scale / len(train))).astype(np.float32)
     rows = _gathered(train, patches)
     sampled = len(rows)
     most = min(max(4 * components, more), LARGEST, BASIS_BYTES // (4 * patches.length))
@@ -256,10 +257,11 @@ def _batch(split: Split) -> int:
 
 
 def _gathered(train: Split, patches: Patches) -> Floats:
-    """Gather the patches of as many images as there is room for: -> (N, P, L) of uint8."""
-    room = min(LARGEST, SAMPLE_BYTES // patches.length) // patches.number
+    """Gather the patches of as many images as there is room for: -> (N, P, L), of their dtype."""
+    dtype = next(train.batches(1)).dtype
+    room = min(LARGEST, SAMPLE_BYTES // (dtype.itemsize * patches.length)) // patches.number
     images = min(len(train), max(1, room))
-    rows = np.empty((images, patches.number, patches.length), np.uint8)
+    rows = np.empty((images, patches.number, patches.length), dtype)
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:images])
     done, size = 0, 4 * _batch(train)
     for start in range(0, images, size):  # in parts, since a selection is a copy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from convae.data.splits import kind
 from convae.models.autoencoder import Autoencoder
 
 
@@ -21,10 +22,10 @@ def describe(model: Autoencoder) -> str:
         for row in rows
     ]
     total = sum(int(array.size) for array in model.parameters.values())
-    pixels = prod(model.input_shape)
     lines.append(
         f"{total:,} parameters on the {model.device} in {model.dtype}; "
-        f"image {_times(model.input_shape)} = {pixels:,} numbers, code {model.code_size:,}"
+        f"{kind(model.input_shape)} {_times(model.input_shape)} = "
+        f"{prod(model.input_shape):,} numbers, code {model.code_size:,}"
     )
     return "\n".join(lines)
 

@@ -158,7 +158,7 @@ def snapshot_basis(rows: Floats, count: int) -> Floats:
 
     That is the method of snapshots (Sirovich 1987): the eigenvectors of X X' give those of X' X.
 
-    rows (N, P, L) of uint8, all of them in memory; -> (at most count, L) of float32
+    rows (N, P, L), all of them in memory; -> (at most count, L) of float32
     """
     count = min(count, rows.shape[0] * rows.shape[1])
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -17,17 +17,17 @@ class Patches:
 
     Parameters
     ----------
-    shape : (C, H, W)
+    shape : (C, *size)
         Shape of an image.
-    grid : tuple of int
-        Patches along both axes.
+    grid : tuple of int, optional
+        Patches along each axis; by default one.
     """
 
-    def __init__(self, shape: tuple[int, ...], grid: tuple[int, ...] = (1, 1)) -> None:
+    def __init__(self, shape: tuple[int, ...], grid: tuple[int, ...] | None = None) -> None:
         channels, *sides = shape
-        self.shape, self.grid = shape, grid
+        self.shape, self.grid = shape, grid or (1,) * len(sides)
         self._taken = []
-        for side, number in zip(sides, grid, strict=True):
+        for side, number in zip(sides, self.grid, strict=True):
             edges = np.arange(number + 1) * side // number
             start = np.minimum(edges[:-1], side - 1)[:, None]
             sizes = np.maximum(np.diff(edges), 1)[:, None]
@@ -42,15 +42,22 @@ class Patches:
         return prod(self.grid)
 
     def cut(self, images: Floats) -> Floats:
-        """Images (N, C, H, W) -> patches (N, P, L)."""
-        rows, columns = self._taken
-        taken = images[:, :, rows][..., columns]  # (N, C, grid, side, grid, side)
-        return taken.transpose(0, 2, 4, 1, 3, 5).reshape(len(images), self.number, self.length)
+        """Images (N, C, *size) -> patches (N, P, L)."""
+        for axis, taken in enumerate(self._taken, start=2):
+            images = images.take(taken.ravel(), axis)
+        sides = [length for taken in self._taken for length in taken.shape]
+        axes = range(2, 2 + len(sides), 2)
+        order = (0, *axes, 1, *(axis + 1 for axis in axes))
+        taken = images.reshape(*images.shape[:2], *sides)  # (N, C, grid, side, grid, side, ...)
+        return taken.transpose(order).reshape(len(images), self.number, self.length)
 
     def join(self, patches: Floats) -> Floats:
-        """Patches (N, P, L) -> images (N, C, H, W)."""
-        rows, columns = self._taken
-        sides = rows.shape[1], columns.shape[1]
-        laid = patches.reshape(-1, *self.grid, self.shape[0], *sides).transpose(0, 3, 1, 4, 2, 5)
-        laid = laid.reshape(len(patches), self.shape[0], rows.size, columns.size)
-        return laid[:, :, self._found[0]][..., self._found[1]]
+        """Patches (N, P, L) -> images (N, C, *size)."""
+        axes, sides = len(self.grid), [taken.shape[1] for taken in self._taken]
+        laid = patches.reshape(len(patches), *self.grid, self.shape[0], *sides)
+        pairs = [axis for n in range(axes) for axis in (1 + n, 2 + axes + n)]
+        laid = laid.transpose(0, 1 + axes, *pairs)
+        laid = laid.reshape(len(patches), self.shape[0], *(taken.size for taken in self._taken))
+        for axis, found in enumerate(self._found, start=2):
+            laid = laid.take(found, axis)
+        return laid

@@ -1,4 +1,4 @@
-"""Arrays as pictures: reconstructions below their originals, and filters in a grid."""
+"""Pictures in grids: reconstructions below their originals, and filters in a grid."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from convae.engine import Array, to_numpy
+from convae.report.views import NARROWEST, Limits, pictures_of
 
 SMALLEST_SIDE = 48
 """Smaller images are enlarged by an integer factor to at least so many pixels a side."""
@@ -36,6 +37,12 @@ SOFTWARE = "convae"
 MOST_FILTERS = 256
 """Filters in one picture, at most."""
 
+WIDEST = 2000
+"""Width from which on a row of pictures continues in another one."""
+
+STRIPE = 8
+"""Height of a filter's activation on a signal, in pixels."""
+
 
 def grid(
     images: np.ndarray[Any, Any], columns: int, enlarge: bool = True, gap: int = GAP
@@ -58,30 +65,51 @@ def grid(
     return canvas
 
 
-def reconstruction_grid(*rows: Array) -> np.ndarray[Any, Any]:
-    """Stack rows of images (N, C, H, W), grey or in colour: originals, reconstructions and so on.
-
-    -> (rows, columns, 3) of uint8
-    """
-    coloured = [np.broadcast_to(to_numpy(r), (len(r), 3, *r.shape[2:])) for r in rows]
+def rows_of_pictures(*rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Stack rows of pictures (N, 1 or 3, H, W), grey or in colour: -> (rows, columns, 3)."""
+    coloured = [np.broadcast_to(row, (len(row), 3, *row.shape[2:])) for row in rows]
     return grid(np.concatenate(coloured), columns=len(rows[0]))
+
+
+def compared(
+    x: Array, given: Array | None, R: Array, errors: bool = False
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Show examples, what the model was given of them, and reconstructions, by their names.
+
+    x, R (N, C, *size); given, corrupted examples, or None; `errors` adds error maps
+    -> pictures (N, 1 or 3, H, W)
+    """
+    scaled = Limits(x)
+    x, R = scaled(x), scaled(R)
+    shown = {"original": pictures_of(x)}
+    if given is not None:
+        shown["noisy"] = pictures_of(scaled(given))
+    shown["reconstruction"] = pictures_of(R, behind=x)
+    if errors:
+        shown["error"] = error_maps(x, R)
+    return shown
 
 
 def comparison(
     x: Array, given: Array | None, R: Array, errors: bool = False
 ) -> np.ndarray[Any, Any]:
-    """Compare images with their reconstructions, in rows that say what they are.
+    """Lay out what `compared` shows in rows that say what they are: -> (rows, columns, 3).
 
-    x, R (N, C, H, W); given, corrupted images, or None; `errors` adds a row of error maps
-    -> (rows, columns, 3) of uint8
+    Many wide pictures continue below, in rows that begin anew.
     """
-    rows = {"original": x}
-    if given is not None:
-        rows["noisy"] = given
-    rows["reconstruction"] = R
-    if errors:
-        rows["error"] = error_maps(x, R)
-    return _labelled(reconstruction_grid(*rows.values()), list(rows))
+    shown = compared(x, given, R, errors)
+    columns = max(1, WIDEST // (shown["original"].shape[3] + GAP))
+    blocks: list[np.ndarray[Any, Any]] = []
+    for start in range(0, len(x), columns):
+        rows = [row[start : start + columns] for row in shown.values()]
+        block = _labelled(rows_of_pictures(*rows), list(shown))
+        if blocks:
+            missing = blocks[0].shape[1] - block.shape[1]
+            edges = ((2 * GAP, 0), (0, missing), (0, 0))
+            ground = np.array(BACKGROUND, np.uint8)
+            block = np.pad(block - ground, edges) + ground  # bytes wrap around, and come back
+        blocks.append(block)
+    return np.concatenate(blocks)
 
 
 def _labelled(picture: np.ndarray[Any, Any], labels: list[str]) -> np.ndarray[Any, Any]:
@@ -99,26 +127,35 @@ def _labelled(picture: np.ndarray[Any, Any], labels: list[str]) -> np.ndarray[An
     return np.concatenate([np.asarray(canvas), picture], axis=1)
 
 
-def error_maps(x: Array, R: Array) -> np.ndarray[Any, Any]:
-    """Show where reconstructions differ from images: x, R (N, C, H, W) -> (N, 3, H, W).
+def error_maps(x: np.ndarray[Any, Any], R: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Show where reconstructions differ from examples: x, R (N, C, *size) -> (N, 3, H, W).
 
-    The absolute difference, averaged over channels, from black over red and yellow to white.
+    The absolute difference: of signals as curves; else averaged over channels, from black over red
+    and yellow to white.
     """
-    difference = np.abs(to_numpy(x) - to_numpy(R)).mean(axis=1) / HOTTEST
+    if x.ndim == 3:
+        return pictures_of(np.abs(x - R) / HOTTEST)
+    difference = np.abs(x - R).mean(axis=1) / HOTTEST
     heat = np.stack([3 * difference, 3 * difference - 1, 3 * difference - 2], axis=1)
-    return np.asarray(np.clip(heat, 0, 1))
+    return pictures_of(np.clip(heat, 0, 1))
 
 
 def feature_maps(H: Array) -> np.ndarray[Any, Any]:
     """Show each filter's activation (O, *output) on one image, stretched to its own range.
 
-    A constant activation is black. -> (rows, columns, 3) of uint8
+    A constant activation is black; activations on a signal are stripes, and of those on a volume
+    the middle slices are shown. -> (rows, columns, 3) of uint8
     """
     maps = to_numpy(H)[:MOST_FILTERS, None].astype(np.float64)
-    least = maps.min(axis=(2, 3), keepdims=True)
-    spread = maps.max(axis=(2, 3), keepdims=True) - least
+    positions = tuple(range(2, maps.ndim))
+    least = maps.min(axis=positions, keepdims=True)
+    spread = maps.max(axis=positions, keepdims=True) - least
     shades = (maps - least) / np.where(spread > 0, spread, 1)
-    return grid(shades, columns=int(np.ceil(np.sqrt(len(shades)))))
+    if shades.ndim == 3:
+        wider = -(-NARROWEST // shades.shape[2])
+        stripes = shades[:, :, None].repeat(STRIPE, axis=2).repeat(wider, axis=3)
+        return grid(stripes, columns=1, enlarge=False, gap=1)
+    return grid(pictures_of(shades), columns=int(np.ceil(np.sqrt(len(shades)))))
 
 
 def filter_grid(K: Array, axes: int) -> np.ndarray[Any, Any]:

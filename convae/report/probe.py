@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convae.data.pictures import to_floats
-from convae.data.splits import Split, Splits, sample
+from convae.data.splits import Split, Splits, sample, unit
 from convae.engine import to_numpy
 from convae.errors import UserError
 from convae.models.autoencoder import Autoencoder
@@ -39,9 +39,9 @@ class Accuracy:
 
 
 def vectors(split: Split) -> np.ndarray[Any, Any]:
-    """Gather images as rows of numbers in [0, 1]: -> (N, C * H * W) of float32."""
-    rows = [batch.reshape(len(batch), -1) for batch in split.batches(1024)]
-    return np.concatenate(rows).astype(np.float32) / 255
+    """Gather images as rows of numbers in [0, 1]: -> (N, numbers) of float32."""
+    rows = np.concatenate([batch.reshape(len(batch), -1) for batch in split.batches(1024)])
+    return rows.astype(np.float32) * np.float32(unit(rows))
 
 
 def encode_all(model: Autoencoder, split: Split, batch_size: int = 256) -> np.ndarray[Any, Any]:

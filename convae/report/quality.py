@@ -30,21 +30,24 @@ def psnr(squared_error: float) -> float:
 
 
 def ssim(x: Array, R: Array) -> np.ndarray[Any, Any]:
-    """Structural similarity of each image, 1 if equal: x, R (N, C, H, W) -> (N,) of float64.
+    """Structural similarity of each image, 1 if equal: x, R (N, C, *size) -> (N,) of float64.
 
     The mean over all channels and all places of the window within the image (Wang et al. 2004,
-    equation 13). The window is theirs, a Gaussian of 11x11 pixels; for images with a side below 11
-    it is uniform, of 7x7 pixels or the largest odd number that fits.
+    equation 13). The window is theirs, a Gaussian of 11x11 pixels, along the axes of a signal or
+    a volume likewise; for images with a side below 11 it is uniform, of 7x7 pixels or the largest
+    odd number that fits.
     """
     xp = array_module(x)
     dtype = "float64" if x.dtype == "float64" else "float32"
-    # batches have their channels innermost; in this order each mean is two large products
+    # batches have their channels innermost; in this order each mean is a few large products
     x, R = (xp.ascontiguousarray(images, dtype=dtype) for images in (x, R))
-    rows, columns = (xp.asarray(matrix, dtype=dtype) for matrix in _windows(*x.shape[2:]))
+    windows = [xp.asarray(matrix, dtype=dtype) for matrix in _windows(*x.shape[2:])]
 
     def mean(values: Array) -> Array:
-        across = (values.reshape(-1, len(columns.T)) @ columns.T).reshape(*x.shape[:3], -1)
-        return across.swapaxes(2, 3).reshape(-1, len(rows.T)) @ rows.T
+        for matrix in reversed(windows):  # along the last axis, which then is the first one
+            means = values.reshape(-1, values.shape[-1]) @ matrix.T
+            values = xp.moveaxis(means.reshape(*values.shape[:-1], -1), -1, 2)
+        return values
 
     mx, mr = mean(x), mean(R)
     xx, rr, xr = mean(x * x) - mx * mx, mean(R * R) - mr * mr, mean(x * R) - mx * mr
@@ -83,7 +86,7 @@ class Quality:
         self._count = 0
 
     def add(self, x: Array, R: Array) -> None:
-        """Compare images with their reconstructions, (N, C, H, W) in [0, 1]."""
+        """Compare images with their reconstructions, (N, C, *size) in [0, 1]."""
         errors = squared_errors(x, R)
         decibels = sum(psnr(float(error)) for error in errors)
         self._sums += [errors.sum(), decibels, ssim(x, R).sum()]

@@ -16,6 +16,7 @@ from convae.files import write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.report.diagnostics import tied_halves
 from convae.report.pictures import comparison, feature_maps, filter_grid, grid, png
+from convae.report.views import Limits, pictures_of
 
 
 class Board:
@@ -94,15 +95,15 @@ class Board:
     def panels(self, step: int, model: Autoencoder, x: Array, given: Array | None) -> None:
         """Show pictures, histograms and the state of the filters, on a few images.
 
-        x (N, C, H, W), the same test images every time; given, corrupted ones, or None
+        x (N, C, *size), the same test images every time; given, corrupted ones, or None
         """
         seen = x if given is None else given
         codes = model.codes(seen)
         gradients, halves = tied_halves(model, seen, x)
         R = model.decode(codes[-1])
-        if model.input_shape[0] in (1, 3):
-            self._picture("reconstructions", comparison(x, given, R, errors=True), step)
-        self._picture("weights/filters", filter_grid(model.parameters["0.kernel"], 2), step)
+        self._picture("reconstructions", comparison(x, given, R, errors=True), step)
+        axes = len(model.input_shape) - 1
+        self._picture("weights/filters", filter_grid(model.parameters["0.kernel"], axes), step)
         for name, array in model.parameters.items():
             self._histogram(f"weights/parameters/{name}", array, step)
             self._histogram(f"weights/gradients/{name}", gradients[name], step)
@@ -123,7 +124,7 @@ class Board:
     def embeddings(self, H: Array, x: Array, labels: Any) -> None:
         """Put codes into the Embedding Projector, with their images and classes.
 
-        Earlier ones are replaced. H (N, ...); x (N, C, H, W); labels (N,) of int or None
+        Earlier ones are replaced. H (N, ...); x (N, C, *size); labels (N,) of int or None
         """
         from tensorboard.plugins.projector import ProjectorConfig
 
@@ -133,11 +134,12 @@ class Board:
         rows = ("\t".join(f"{number:.6g}" for number in code) for code in codes)
         write_bytes(self._directory / folder / "codes.tsv", "\n".join(rows).encode())
         embedding.sprite.image_path = f"{folder}/images.png"
-        embedding.sprite.single_image_dim.extend([x.shape[3], x.shape[2]])
-        columns = int(np.ceil(np.sqrt(len(x))))
-        blank = columns**2 - len(x)  # as many rows as columns are expected
-        x = np.pad(to_numpy(x), [(0, blank), (0, 0), (0, 0), (0, 0)])
-        images = grid(x, columns, enlarge=False, gap=0)
+        pictures = pictures_of(Limits(x)(x))
+        embedding.sprite.single_image_dim.extend([pictures.shape[3], pictures.shape[2]])
+        columns = int(np.ceil(np.sqrt(len(pictures))))
+        blank = columns**2 - len(pictures)  # as many rows as columns are expected
+        pictures = np.pad(pictures, [(0, blank), (0, 0), (0, 0), (0, 0)])
+        images = grid(pictures, columns, enlarge=False, gap=0)
         write_bytes(self._directory / folder / "images.png", png(images))
         if labels is not None:
             embedding.metadata_path = f"{folder}/classes.tsv"

@@ -23,7 +23,7 @@ from convae.configuration import (
     TrainerConfig,
 )
 from convae.data.augmentation import Augmentation
-from convae.data.splits import Split, Splits, sample
+from convae.data.splits import Split, Splits, sample, unit
 from convae.errors import UserError, counted
 from convae.models.architecture import choose_layers
 
@@ -63,8 +63,8 @@ SHIFT_PART = 8
 ALIKE = 1.1
 """Largest error of changed images, over that of images as they are, with which they are used."""
 
-COMPARED_SIZE = 16
-"""Size, about, to which images are reduced to be compared."""
+COMPARED_POSITIONS = 256
+"""Positions, about, to which images are reduced to be compared."""
 
 CHOSEN = (
     "model.output_activation",
@@ -141,7 +141,7 @@ def _warmup(config: Config, images: int, reasons: list[str]) -> ScheduleConfig:
 def _sample(train: Split) -> np.ndarray[Any, Any]:
     """Take some training images: (N, C, *size) in [0, 1]."""
     pixels = np.concatenate(list(sample(train, SAMPLE).batches(256)))
-    return pixels.astype(np.float32) / (255 if pixels.dtype == np.uint8 else 1)
+    return pixels.astype(np.float32) * np.float32(unit(pixels))
 
 
 def _model(
@@ -175,6 +175,8 @@ def _model(
         saturated = float(((images <= 1 / 255) | (images >= 254 / 255)).mean())
         why = f"{saturated:.0%} of the values are black or white"
         name = "sigmoid" if saturated >= SATURATED else "identity"
+        if images.min() < 0 or images.max() > 1:
+            name, why = "identity", "values are not between 0 and 1"
         if config.loss.name == "bce":
             name, why = "sigmoid", "loss=bce needs values between 0 and 1"
         model = replace(model, output_activation=name)
@@ -193,7 +195,10 @@ def _augmentation(
             f"augmentation.shift: {augmentation.shift} pixels would move all that there is out of "
             f"images of {size}; expected less than {side}"
         )
-    if augmentation.flip is None:
+    if augmentation.flip is None and images.ndim == 3:
+        augmentation = replace(augmentation, flip=False)
+        reasons.append("augmentation.flip=false: signals have a direction")
+    elif augmentation.flip is None:
         ratio = likeness(images, images[..., ::-1])
         augmentation = replace(augmentation, flip=ratio <= ALIKE)
         reasons.append(_likeness_reason("flip", augmentation.flip, "mirrored", ratio))
@@ -220,7 +225,7 @@ def _likeness_reason(name: str, value: object, changed: str, ratio: float) -> st
 
 
 def likeness(images: np.ndarray[Any, Any], changed: np.ndarray[Any, Any]) -> float:
-    """Compare images with changed ones, both (N, C, H, W): PCA's error on the latter, over that.
+    """Compare images with changed ones, (N, C, *size): PCA's error on the latter, over that.
 
     PCA is fitted on one half of the images; both errors are measured on the other half. It is 1
     where the changed images are as likely as the others, and infinite where there are too few or
@@ -245,12 +250,15 @@ def likeness(images: np.ndarray[Any, Any], changed: np.ndarray[Any, Any]) -> flo
 
 
 def _reduced(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Reduce images to about `COMPARED_SIZE` by means of squares, and make rows of them."""
-    factor = max(1, min(images.shape[2:]) // COMPARED_SIZE)
-    N, C, H, W = (n // f for n, f in zip(images.shape, (1, 1, factor, factor), strict=True))
-    squares = images[:, :, : H * factor, : W * factor].reshape(N, C, H, factor, W, factor)
-    rows: np.ndarray[Any, Any] = squares.mean(axis=(3, 5)).reshape(N, -1)
-    return rows
+    """Reduce images to `COMPARED_POSITIONS` or more by means of blocks, and make rows of them."""
+    side = round(COMPARED_POSITIONS ** (1 / (images.ndim - 2)))
+    factor = max(1, min(images.shape[2:]) // side)
+    for axis in range(2, images.ndim):
+        count = images.shape[axis] // factor
+        images = np.moveaxis(images, axis, -1)[..., : count * factor]
+        images = images.reshape(*images.shape[:-1], count, factor).mean(axis=-1)
+        images = np.moveaxis(images, -1, axis)
+    return images.reshape(len(images), -1)
 
 
 def _length(config: Config, images: int, reasons: list[str]) -> TrainerConfig:

@@ -59,10 +59,9 @@ class Encoded:
     depth: int
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Shape of one code."""
-        channels, rows, columns = self.model.layers[self.depth].input_shape
-        return channels, rows, columns
+        return self.model.layers[self.depth].input_shape
 
     @property
     def labels(self) -> Labels | None:

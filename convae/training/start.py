@@ -9,7 +9,7 @@ import numpy as np
 
 from convae.configuration import Config
 from convae.data.pictures import to_floats
-from convae.data.splits import Split, Splits, sample
+from convae.data.splits import Split, Splits, kind, sample
 from convae.engine import Array
 from convae.models.autoencoder import Autoencoder
 from convae.models.initialisation import FROM_DATA, initialise
@@ -29,7 +29,7 @@ def start(model: Autoencoder, config: Config, data: Splits) -> None:
         initialise(model, config.init)
         return
     images = starting_images(model, data.train)
-    log.info(f"init={config.init}: from {len(images):,} training images")
+    log.info(f"init={config.init}: from {len(images):,} training {kind(data.train.shape)}s")
     initialise(model, config.init, images)
 
 

@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from convae.data.augmentation import Augmentation
 from convae.data.corruption import Corruption, Use
 from convae.data.pictures import Pixels, to_floats
-from convae.data.splits import InMemory, Split, Splits
+from convae.data.splits import InMemory, Split, Splits, kind
 from convae.engine import Array, device_failures, to_numpy
 from convae.errors import DeviceError, DivergenceError, UserError
 from convae.models import checkpoint
@@ -137,6 +137,7 @@ class Trainer:
             progress.average = None
         elif progress.average is not None:
             self.average.parameters[...] = self.model.xp.asarray(progress.average)
+        self._kind = kind(self.data.train.shape)
         self._train = on_device(self.data.train, self.model)
         pixels = next(self.data.validation.batches(DEAD_FILTER_IMAGES))
         self._validation_images = to_floats(pixels, self.model.backend, self.model.dtype)
@@ -234,7 +235,7 @@ class Trainer:
                 self._check_finite(mean)
                 rate = self.step.optimizer.learning_rate
                 self.board.training(progress.step, mean, rate, speed)
-                self._report(f"loss {mean:.5f}, {speed:,.0f} images/s")
+                self._report(f"loss {mean:.5f}, {speed:,.0f} {self._kind}s/s")
                 progress.recent, recent = LossSum(), Speedometer()
             self._bar.update()
             self._save_if_due()
@@ -349,7 +350,7 @@ class Trainer:
         log.info(
             f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  "
             f"train {train_loss:.5f}  validation {loss:.5f}  "
-            f"{speed:,.0f} images/s{'  best' if progress.best_epoch == epoch else ''}{dead}"
+            f"{speed:,.0f} {self._kind}s/s{'  best' if progress.best_epoch == epoch else ''}{dead}"
         )
         if epoch % self.checkpoint_every == 0 or is_last:
             self._save()

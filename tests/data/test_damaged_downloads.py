@@ -78,4 +78,4 @@ def test_by_products_of_systems_are_no_pictures(tmp_path) -> None:
     config = DatasetConfig(name="ImageFolder", root=str(tmp_path), workers=0)
     data = load_dataset(config)
     assert len(data.train) + len(data.validation) + len(data.test) == 12
-    assert len(ImageArguments([str(tmp_path)], data.how, "data")) == 12
+    assert ImageArguments([str(tmp_path)], data.how, "data").total() == 12

@@ -1,0 +1,106 @@
+"""What the commands that take examples share: a model, and the examples on their way through it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from convae.app.outputs import Targets
+from convae.data.array_arguments import ArrayArguments
+from convae.data.image_arguments import ImageArguments
+from convae.data.pictures import Preprocessing, to_floats
+from convae.data.scaling import Scaling
+from convae.data.splits import kind
+from convae.engine import Array
+from convae.errors import UserError, counted
+from convae.files import printable
+from convae.models.autoencoder import Autoencoder
+from convae.models.loading import BEST, load
+
+
+class Work:
+    """Examples on their way through a model.
+
+    Parameters
+    ----------
+    run : Path
+        The model.
+    device : str
+        Where it computes.
+    images : tuple of str
+        The arguments IMAGES.
+    root : str
+        Folder of torchvision's datasets.
+    batch_size : int
+        Examples at a time.
+    overwrite : bool
+        Whether existing files of others may be replaced.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        device: str,
+        images: tuple[str, ...],
+        root: str,
+        batch_size: int,
+        overwrite: bool,
+    ) -> None:
+        self.model = model_of(run, device)
+        if "-" in images:
+            listed = [name for line in sys.stdin if (name := line.rstrip("\r\n"))]
+            if not listed:
+                raise UserError("IMAGES: standard input lists no files")
+            images = (*(name for name in images if name != "-"), *listed)
+        self.images: ImageArguments | ArrayArguments
+        if Scaling.KEY in self.model.metadata:
+            scaling = Scaling.of_model(self.model)
+            self.images = ArrayArguments(images, scaling, self.model.input_shape, root)
+        else:
+            self.images = ImageArguments(images, Preprocessing.of_model(self.model), root)
+        self.targets = Targets(self.images, overwrite)
+        self.batch_size = batch_size
+        self.kind = kind(self.model.input_shape)
+        self.bar = tqdm(total=self.images.total(), unit=f" {self.kind}s", disable=None)
+
+    def batches(self) -> Iterator[tuple[list[str], Array]]:
+        """Iterate over the examples, as arrays on the model's device, with a progress bar."""
+        with self.bar:
+            for names, pixels in self.images.batches(self.batch_size):
+                yield names, to_floats(pixels, self.model.backend, self.model.dtype)
+                self.advance(len(names))
+
+    def advance(self, examples: int) -> None:
+        """Count examples that are done."""
+        self.done += examples
+        self.bar.update(examples)
+
+    done = 0
+    """Examples that are done."""
+
+    def report(self, what: str) -> None:
+        """Report what was done and converted; exit with 1 if examples could not be read."""
+        images = self.images
+        click.echo(f"{counted(self.done, self.kind)}: {what}", err=True)
+        for line in images.conversions.lines():
+            click.echo(f"  {line}", err=True)
+        for line in images.left_out:
+            click.echo(f"  left out of {printable(line)}", err=True)
+        if images.unreadable:
+            click.echo(f"{len(images.unreadable):,} could not be read:", err=True)
+            for name, reason in images.unreadable:
+                click.echo(f"  {printable(name)}: {reason}", err=True)
+            sys.exit(1)
+
+
+def model_of(run: Path, device: str) -> Autoencoder:
+    """Load the model of a run, or of a file."""
+    if not run.exists():
+        raise FileNotFoundError(f"RUN: {str(run)!r} does not exist")
+    if run.is_dir() and not (run / BEST).is_file():
+        raise FileNotFoundError(f"RUN: {str(run)!r} holds no {BEST}; expected the folder of a run")
+    return load(run, device=device)

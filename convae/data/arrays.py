@@ -1,0 +1,187 @@
+"""Splits of arrays, mapped into memory where they are files, and how they are scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from convae.data.array_files import Stack
+from convae.data.layouts import Layout, Values
+from convae.data.scaling import Scaling
+from convae.data.splits import InMemory, Labels, Split, digest, signature
+
+CHUNK_BYTES = 2**24
+"""Memory for the arrays that are looked at together."""
+
+
+MOST_CHANNELS = 4
+"""Channels whose scaling is reported."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of each example and channel (N, C): the range, the mean and the variance."""
+
+    low: Values
+    high: Values
+    mean: Values
+    variance: Values
+
+    def of(self, indices: Values) -> Statistics:
+        """Select those of some examples."""
+        fields = self.low, self.high, self.mean, self.variance
+        return Statistics(*(field[indices] for field in fields))
+
+    @classmethod
+    def measured(cls, examples: Values) -> Statistics:
+        """Measure examples (N, C, *size)."""
+        rows = examples.reshape(*examples.shape[:2], -1).astype(np.float64)
+        return cls(rows.min(axis=2), rows.max(axis=2), rows.mean(axis=2), rows.var(axis=2))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Statistics]) -> Statistics:
+        """Join those of several groups of examples."""
+        names = ("low", "high", "mean", "variance")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def scaling(self, layout: str, kind: str, columns: Sequence[str] = ()) -> Scaling:
+        """Choose the scaling that examples like these need; constant channels become 0."""
+        offset, top = self.low.min(axis=0), self.high.max(axis=0)
+        spread = top - offset
+        if kind == "standard":
+            offset = self.mean.mean(axis=0)
+            spread = np.sqrt(self.variance.mean(axis=0) + self.mean.var(axis=0))
+        spread = np.where(spread > 0, spread, 1.0)
+        return Scaling(layout, kind, offset.tolist(), spread.tolist(), tuple(columns))
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A split of examples in arrays, mapped into memory where they are files of their own.
+
+    Parameters
+    ----------
+    stacks : sequence of Stack
+        The arrays.
+    layout : Layout
+        The order of their axes.
+    indices : (N,) ndarray of int
+        Which of all their examples belong to the split.
+    scaling : Scaling, optional
+        How they are scaled; as they are if not given.
+    labels : (N,) ndarray of int, optional
+        Their classes.
+    statistics : Statistics, optional
+        Of these examples.
+    """
+
+    stacks: Sequence[Stack]
+    layout: Layout
+    indices: Values
+    scaling: Scaling | None = None
+    labels: Labels | None = None
+    statistics: Statistics | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Split`."""
+        return self.layout.shape_of(self.stacks[0].shape)
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.indices)
+
+    def select(self, indices: Values) -> Arrays:
+        """See `Split`."""
+        return replace(
+            self,
+            indices=self.indices[indices],
+            labels=None if self.labels is None else self.labels[indices],
+            statistics=None if self.statistics is None else self.statistics.of(indices),
+        )
+
+    def fingerprint(self) -> str:
+        """See `Split`; of mapped files their names, sizes and ends, since reading takes long."""
+        parts: list[Any] = [str(self.scaling), self.indices.tobytes()]
+        for stack in self.stacks:
+            mapped = stack.values is None
+            parts += signature(stack.path) if mapped else [np.ascontiguousarray(stack.values).data]
+        return digest(*parts)
+
+    def batches(
+        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
+    ) -> Iterator[Values]:
+        """See `Split`; floats, scaled."""
+        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        for start in range(skip * size, len(self), size):
+            yield self.take(order[start : start + size])
+
+    def take(self, positions: Values) -> Values:
+        """Read some examples: -> (M, C, *size), of float32 if they are scaled."""
+        wanted = self.indices[positions]
+        starts = np.cumsum([0, *(count(stack, self.layout) for stack in self.stacks)])
+        which = np.searchsorted(starts, wanted, side="right") - 1
+        parts = []
+        order = np.argsort(wanted, kind="stable")  # files are read from their beginnings
+        for number in np.unique(which):
+            rows = wanted[order][which[order] == number] - starts[number]
+            examples = self.layout.examples(self.stacks[number].open())[rows]
+            parts.append(examples if self.scaling is None else self.scaling.scaled(examples))
+        read = np.concatenate(parts)
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return read[back]
+
+    def scaled(self, scaling: Scaling, limit: int) -> Split:
+        """Scale the examples; so many bytes of floats are kept in memory."""
+        split = replace(self, scaling=scaling, statistics=None)
+        if 4 * len(self) * prod(self.shape) > limit:
+            return split
+        pixels: Values = np.empty((len(self), *self.shape), np.float32)
+        done = 0
+        for batch in split.batches(max(1, CHUNK_BYTES // (8 * prod(self.shape)))):
+            pixels[done : done + len(batch)] = batch
+            done += len(batch)
+        return InMemory(pixels, self.labels)
+
+
+def count(stack: Stack, layout: Layout) -> int:
+    """Return how many examples an array holds."""
+    return stack.shape[0] if layout.has_examples else 1
+
+
+def scale(
+    parts: Sequence[Arrays], kind: str | None, memory_mb: int
+) -> tuple[Scaling, list[Split], list[str]]:
+    """Scale the parts of a dataset as its first one, the training examples, needs it.
+
+    Each is kept in memory if so many MiB are enough for it. Returns notes, too.
+    """
+    train = parts[0]
+    assert train.statistics is not None
+    columns = train.stacks[0].columns
+    scaling = train.statistics.scaling(train.layout.letters, kind or "range", columns)
+    splits = [part.scaled(scaling, memory_mb * 2**20) for part in parts]
+    names = ("0", "1") if scaling.kind == "range" else ("mean 0", "deviation 1")
+    shown = [
+        f"{low:.4g} to {low + spread:.4g}"
+        if scaling.kind == "range"
+        else f"{low:.4g} +- {spread:.4g}"
+        for low, spread in zip(scaling.offset, scaling.spread, strict=True)
+    ]
+    of = "" if len(shown) == 1 else " by channel"
+    some = ", ".join(shown[:MOST_CHANNELS]) + (" ..." if len(shown) > MOST_CHANNELS else "")
+    notes = [f"scaled{of} to {names[0]} and {names[1]}, from the training examples' {some}"]
+    if mapped := [split for split in splits if isinstance(split, Arrays)]:
+        size = sum(4 * len(split) * prod(split.shape) for split in mapped) / 2**20
+        notes.append(f"{size:,.0f} MiB are read from the files while training (dataset.memory_mb)")
+    return scaling, splits, notes
+
+
+def place(stack: Stack, number: int, layout: Layout) -> str:
+    """Name an example: by its file, and its number where this has several."""
+    return f"{stack.name}/{number:05d}" if layout.has_examples else stack.name

@@ -1,0 +1,139 @@
+"""What the command line names: files, folders, patterns or a dataset, found before they are read.
+
+They are read when they are needed, so any number of them takes the same memory.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from convae.data.folders import find_files, is_by_product
+from convae.data.pictures import Conversions, reason
+from convae.errors import UserError
+
+
+class Arguments(ABC):
+    """The examples that some arguments name.
+
+    Parameters
+    ----------
+    arguments : iterable of str
+        Files, folders (searched at any depth), patterns with ``*``, and names of datasets.
+    root : str
+        The folder in which torchvision looks for datasets.
+
+    Attributes
+    ----------
+    conversions : Conversions
+        What was done to the examples read so far.
+    left_out : list of str
+        For each folder, which of its files were left out.
+    unreadable : list of (str, str)
+        Names of examples, and arguments, that could not be read, and why.
+    folder : Path or None
+        The folder that all files have in common; None if there are no files.
+    inputs : frozenset of str
+        The files' paths, with all links resolved.
+
+    Raises
+    ------
+    UserError, OSError
+        If no argument names any.
+    """
+
+    what: ClassVar[str]
+    """What it reads, in the plural."""
+
+    def __init__(self, arguments: Iterable[str], root: str) -> None:
+        self.conversions = Conversions()
+        self.left_out: list[str] = []
+        self.unreadable: list[tuple[str, str]] = []
+        arguments, errors = list(arguments), []
+        if not arguments or "" in arguments:
+            raise UserError("IMAGES: an empty name; expected files, folders, patterns or a dataset")
+        self.sources: list[list[Path] | tuple[str, Any]] = []
+        for argument in arguments:
+            try:
+                self.sources.append(self._source(argument, root))
+            except (OSError, UserError) as error:
+                errors.append(error)
+                self.unreadable.append((argument, reason(error)))
+        if len(errors) == len(arguments):  # nothing at all to read
+            raise errors[0]
+        files = [path for source in self.sources if isinstance(source, list) for path in source]
+        folders = {os.path.abspath(path.parent) for path in files}
+        self.folder = Path(os.path.commonpath(folders)) if folders else None
+        self.inputs = frozenset(os.path.realpath(path) for path in files)
+
+    @property
+    @abstractmethod
+    def endings(self) -> Collection[str]:
+        """Endings of the files that are looked for in folders."""
+
+    @abstractmethod
+    def dataset(self, name: str, root: str) -> Any:
+        """Read the test examples of a dataset."""
+
+    @abstractmethod
+    def total(self) -> int | None:
+        """Return the number of examples, readable or not, as far as it is known."""
+
+    @abstractmethod
+    def batches(self, size: int) -> Iterator[tuple[list[str], Any]]:
+        """Iterate over all examples once: their names, and (N, C, *size).
+
+        A batch has fewer than `size` examples where some cannot be read.
+        """
+
+    def _source(self, argument: str, root: str) -> list[Path] | tuple[str, Any]:
+        """Find the files of an argument, or the test examples of the dataset that it names."""
+        path = Path(argument)
+        if path.is_dir():
+            found = find_files(path, self.endings)
+            self.unreadable += found.unreadable
+            if left_out := found.describe_left_out():
+                self.left_out.append(f"{argument}: {left_out}")
+            if not found.files:
+                raise FileNotFoundError(f"no {self.what} in the folder {argument!r}")
+            return found.files
+        return _files(argument) or (argument.lower(), self.dataset(argument, root))
+
+    def place(self, name: str) -> Path:
+        """Return an example's path relative to the folder that all files have in common."""
+        path = Path(os.path.abspath(name))
+        if self.folder is None or not path.is_relative_to(self.folder):
+            return Path(name)
+        return path.relative_to(self.folder)
+
+
+def _files(argument: str) -> list[Path]:
+    """Find the file or the files of a pattern that an argument names; none if it is neither."""
+    path = Path(argument)
+    if path.exists():
+        return [path]
+    if glob.has_magic(argument):
+        files = _matching(path)
+        if not files:
+            raise FileNotFoundError(f"nothing matches {argument!r}")
+        return files
+    if len(path.parts) > 1 or path.suffix:
+        raise FileNotFoundError(f"there is no file {argument!r}")
+    return []
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Find what matches a pattern, through no links to folders, and no hidden files."""
+    parts = pattern.parts
+    fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:fixed])
+    found = base.glob(str(Path(*parts[fixed:])))
+    return sorted(
+        path
+        for path in found
+        if not path.is_dir() and not any(map(is_by_product, path.relative_to(base).parts))
+    )

@@ -80,7 +80,7 @@ class Augmentation:
         axes = len(size)
         n = xp.arange(N).reshape(N, *(1,) * axes)
         where = [
-            place.reshape(len(place), *(1,) * axis, -1, *(1,) * (axes - 1 - axis))
+            place.reshape(len(place), *(1,) * axis, place.shape[1], *(1,) * (axes - 1 - axis))
             for axis, place in enumerate(places)
         ]
         changed = images[(n, slice(None), *where)]  # (N, *size, C)

@@ -13,7 +13,7 @@ from convae.data.arrays import Arrays, scale
 from convae.data.pictures import Preprocessing
 from convae.data.scaling import Scaling
 from convae.data.sources import read_parts
-from convae.data.splits import Split, Splits, kind
+from convae.data.splits import Split, Splits
 from convae.errors import UserError, prefixed
 from convae.files import printable
 
@@ -28,7 +28,7 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     train, validation, test = parts.train, parts.validation, parts.test
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if part is not None and not len(part):
-            raise UserError(f"dataset: none of the {name} {kind(part.shape)}s can be read")
+            raise UserError(f"dataset: none of the {name} examples can be read")
     rng = np.random.default_rng([seed, 1])
     train, test = _divide(train, test, config.holdout, "testing", rng)
     train, validation = _divide(train, validation, config.holdout, "validation", rng)

@@ -60,6 +60,7 @@ class Conversions:
         ]
 
 
+BEYOND = "with values beyond those that are black and white: clipped"
 PADDED = "padded at the sides, with {}, to the shape that the model takes"
 STRETCHED = "stretched to the shape that the model takes"
 CROPPED = "cropped at the sides to the shape that the model takes"
@@ -92,6 +93,9 @@ class Preprocessing:
         Whether rows and columns are exchanged in the files.
     fit : {"crop", "pad", "stretch"}
         What is done to pictures of another shape.
+    levels : (float, float), optional
+        The values that are black and white in pictures of floats, or of integers of 32 bits; if not
+        given, 0 and 1, and pictures with others are refused.
 
     Raises
     ------
@@ -108,6 +112,7 @@ class Preprocessing:
     white: int = DEEP_WHITE
     transposed: bool = False
     fit: str = "crop"
+    levels: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the values, which may come from a file."""
@@ -121,6 +126,13 @@ class Preprocessing:
             object.__setattr__(self, "size", tuple(self.size))
         check_choice("fit", self.fit, FITS)
         check_range("white", self.white, at_least=1, at_most=DEEP_WHITE, integer=True)
+        if self.levels is not None:
+            if not isinstance(self.levels, list | tuple) or len(self.levels) != 2:
+                raise UserError(f"levels: {self.levels!r} is not a pair of numbers")
+            black, bright = self.levels
+            check_range("levels", black)
+            check_range("levels", bright, over=black)
+            object.__setattr__(self, "levels", (float(black), float(bright)))
         try:
             if len(ImageColor.getrgb(self.background)) != 3:  # with a transparency of its own
                 raise ValueError
@@ -169,6 +181,8 @@ class Preprocessing:
             upright = ImageOps.exif_transpose(image)  # a copy, which keeps the first frame
             if _is_deep(image):
                 upright = self._to_eight_bits(upright, done)
+            elif _is_wide(image):
+                upright = self._from_levels(upright, done)
             if _has_more(image):
                 done.counts[SEVERAL] += 1
         for message in {str(warning.message) for warning in warned}:
@@ -176,7 +190,7 @@ class Preprocessing:
         if upright.has_transparency_data:
             upright = self._on_background(upright, done)
         mode, name = ("L", "grey") if self.channels == 1 else ("RGB", "colour")
-        if image.mode not in (mode, f"{mode}A") and not image.mode.startswith("I"):
+        if image.mode not in (mode, f"{mode}A", "F") and not image.mode.startswith("I"):
             done.counts[f"of mode {image.mode} converted to {name}"] += 1
         if upright.mode == "LAB":  # to grey only through colour
             upright = upright.convert("RGB")
@@ -202,6 +216,23 @@ class Preprocessing:
             return Image.fromarray(grey)
         alpha = np.where(levels == clear, 0, 255).astype("u1")
         return Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+
+    def _from_levels(self, image: Image.Image, done: Conversions) -> Image.Image:
+        """Scale floats, or integers of 32 bits, so that `levels` become black and white."""
+        black, white = self.levels or (0.0, 1.0)
+        values = np.asarray(image).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise UserError("values that are not finite")
+        if values.min() < black or values.max() > white:
+            if self.levels is None:
+                raise UserError(
+                    f"floats or 32 bits from {values.min():g} to {values.max():g}, and it is "
+                    "unknown which are black and white; convert it to 8 or 16 bits"
+                )
+            done.counts[BEYOND] += 1
+        done.counts[f"of floats or 32 bits, from {black:g} to {white:g}: black to white"] += 1
+        scaled = (values.clip(black, white) - black) * (255 / (white - black))
+        return Image.fromarray(np.rint(scaled).astype("u1"))
 
     def _on_background(self, image: Image.Image, done: Conversions) -> Image.Image:
         layer = image.convert("RGBA")
@@ -310,21 +341,30 @@ def largest_level(image: Image.Image) -> int | None:
     return int(np.asarray(image).max()) if _is_deep(image) else None
 
 
+def levels_of(image: Image.Image) -> tuple[float, float] | None:
+    """Return the range of a picture of floats or of 32 bits; None for others, and without one."""
+    if not _is_wide(image):
+        return None
+    values = np.asarray(image)
+    return (float(values.min()), float(values.max())) if np.isfinite(values).all() else None
+
+
 def is_grey(mode: str) -> bool:
     """Tell whether pictures of one of Pillow's modes have no colour."""
     return mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Tell whether a picture has 16 bits per channel; refuse those of unknown range."""
+    """Tell whether a picture has 16 bits per channel."""
     if image.mode.startswith("I;16"):
         return True
     bits = getattr(image, "tag_v2", {}).get(258)  # TIFF's BitsPerSample
-    if image.mode == "I" and (image.format in ("PNG", "PPM") or bits == (16,)):
-        return True
-    if image.mode in ("I", "F"):
-        raise UserError("32 bits per channel, of unknown range; convert it to 8 or 16 bits")
-    return False
+    return image.mode == "I" and (image.format in ("PNG", "PPM") or bits == (16,))
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Tell whether a picture has floats, or integers of 32 bits, whose range nothing tells."""
+    return image.mode in ("I", "F") and not _is_deep(image)
 
 
 def _loses_bits(image: Image.Image) -> bool:

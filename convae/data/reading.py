@@ -19,6 +19,7 @@ from convae.data.pictures import (
     Preprocessing,
     is_grey,
     largest_level,
+    levels_of,
 )
 from convae.data.splits import InMemory, Labels, Split, Streamed, Unreadable, several
 from convae.errors import UserError, counted, prefixed
@@ -97,8 +98,9 @@ def skipped(broken: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, list[str]]:
-    """Decide how a dataset's pictures are read: grey or in colour, and what is white in 16 bits."""
+    """Decide how a dataset's pictures are read: grey or in colour, what is black and white."""
     notes, brightest = [], 0
+    levels: list[float] = []
     colours: Counter[bool] = Counter()
     with tqdm(
         _samples(datasets), desc="looking at images", unit=" images", disable=None, leave=False
@@ -108,6 +110,7 @@ def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, 
                 with dataset[index][0] as image:
                     colours[not is_grey(image.mode)] += 1
                     brightest = max(brightest, largest_level(image) or 0)
+                    levels += levels_of(image) or ()
             except MemoryError:
                 raise
             except Exception:  # of a decoder: named when all images are read
@@ -125,9 +128,22 @@ def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, 
             f"the brightest value of 16 bits is {brightest:,}: white is {white:,}, the largest of "
             f"{white.bit_length()} bits"
         )
+    range_of_levels = None
+    if levels:
+        is_unit = min(levels) >= 0 and max(levels) <= 1
+        black, bright = (0.0, 1.0) if is_unit else (min(levels), max(levels))
+        bright += float(bright == black)
+        range_of_levels = black, bright
+        notes.append(f"pictures of floats or 32 bits: {black:g} is black, {bright:g} is white")
     with prefixed("dataset."):
         how = Preprocessing(
-            channels, config.size, config.background, white, config.transposed, config.fit
+            channels,
+            config.size,
+            config.background,
+            white,
+            config.transposed,
+            config.fit,
+            range_of_levels,
         )
     return how, notes
 

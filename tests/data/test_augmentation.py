@@ -53,6 +53,30 @@ def test_every_image_is_one_of_the_possible_changes(shape, flip: bool, shift: in
     assert all(abs(count - mean) < 5 * mean**0.5 for count in counts.values())
 
 
+@pytest.mark.parametrize("size", [(9,), (3, 4, 5)])
+def test_signals_and_volumes_are_moved_along_every_axis(size, rng) -> None:
+    x = rng.random((200, 2, *size))
+    counts: Counter[tuple] = Counter()
+    for example, new in zip(x, Augmentation(flip=True, shift=1)(x, 0), strict=True):
+        (how,) = [
+            (mirrored, *move)
+            for mirrored in (False, True)
+            for move in np.ndindex(*(3,) * len(size))
+            if np.array_equal(moved(example, mirrored, [m - 1 for m in move]), new)
+        ]
+        counts[how] += 1
+    assert len(counts) > 0.8 * 2 * 3 ** len(size)
+
+
+def moved(example: np.ndarray, mirrored: bool, move: list[int]) -> np.ndarray:
+    """One example mirrored along its last axis, and moved along each, with its edges repeated."""
+    for axis, by in enumerate(move, start=1):
+        length = example.shape[axis]
+        places = np.arange(length)[:: -1 if mirrored and axis == len(move) else 1]
+        example = example.take((places + by).clip(0, length - 1), axis)
+    return example
+
+
 def test_images_of_a_batch_and_of_other_steps_are_changed_differently(rng) -> None:
     images = rng.integers(0, 256, (40, 1, 6, 6), dtype=np.uint8)
     augmentation = Augmentation(flip=True, shift=1)

@@ -302,6 +302,20 @@ def test_the_range_of_16_bits_is_the_datasets(tmp_path) -> None:
     assert levels.max() == round(3800 / 4095 * 255)
 
 
+@pytest.mark.parametrize(("largest", "white"), [(1.0, 1.0), (38.0, 38.0)])
+def test_the_range_of_floats_is_the_datasets(tmp_path, largest: float, white: float) -> None:
+    for index in range(20):
+        level = np.full((8, 8), largest * index / 19, np.float32)
+        Image.fromarray(level).save(tmp_path / f"{index:02}.tif")
+    data = load(tmp_path)
+    assert data.how is not None
+    assert data.how.levels == (0.0, white)
+    assert any(f"0 is black, {white:g} is white" in note for note in data.notes)
+    found = [pixels_of(s).max(axis=(1, 2, 3)) for s in (data.train, data.validation, data.test)]
+    expected = np.rint(np.arange(20) / 19 * 255)
+    assert sorted(np.concatenate(found).tolist()) == expected.tolist()
+
+
 @pytest.fixture
 def partly_broken(tmp_path) -> Path:
     write_pictures(tmp_path / "a", 20)
@@ -350,7 +364,7 @@ def test_streams_can_go_unchecked(partly_broken) -> None:
 
 def test_a_dataset_of_broken_pictures_only_says_so(tmp_path) -> None:
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(UserError, match="none of the training images can be read"):
+    with pytest.raises(UserError, match="none of the training examples can be read"):
         load(tmp_path)
 
 

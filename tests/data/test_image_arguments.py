@@ -52,7 +52,7 @@ def test_odd_files_are_converted_or_listed(odd) -> None:
         "empty.png",
         "text.png",
     }
-    assert len(images) == 7
+    assert images.total() == 7
     assert (found["animated.gif"] == 10).all()
     assert (found["sixteen.png"].ravel() == np.rint(np.arange(64) * 1024 / 257)).all()
     assert set(images.conversions.lines()) == {

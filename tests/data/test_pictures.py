@@ -43,10 +43,24 @@ def test_pictures_of_any_mode_become_pixels(mode: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_pictures_of_32_bits_are_refused(tmp_path, kind: type) -> None:
-    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "deep.tif")
-    with Image.open(tmp_path / "deep.tif") as image, pytest.raises(ValueError, match="32 bits"):
-        pixels(image, channels=1)
+def test_pictures_of_32_bits_are_scaled_by_what_is_black_and_white(tmp_path, kind: type) -> None:
+    values = np.array([[-40, 0, 61], [160, 110, -90]], kind)
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    with Image.open(tmp_path / "deep.tif") as image:
+        found = pixels(image, channels=1, levels=(-40, 160))
+        assert found.tolist() == [[[0, 51, 129], [255, 191, 0]]]
+        assert any("clipped" in line for line in said(image, channels=1, levels=(-40, 160)))
+        with pytest.raises(convae.UserError, match="from -90 to 160, and it is unknown"):
+            pixels(image, channels=1)
+
+
+def test_floats_of_unknown_range_may_be_from_0_to_1(tmp_path) -> None:
+    Image.fromarray(np.array([[0, 0.2, 1]], np.float32)).save(tmp_path / "unit.tif")
+    Image.fromarray(np.array([[0, 0.2, np.nan]], np.float32)).save(tmp_path / "nan.tif")
+    with Image.open(tmp_path / "unit.tif") as image:
+        assert pixels(image, channels=1).tolist() == [[[0, 51, 255]]]
+    with Image.open(tmp_path / "nan.tif") as image, pytest.raises(ValueError, match="not finite"):
+        pixels(image, channels=1, levels=(0, 1))
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".pgm", ".jp2"])
@@ -197,6 +211,9 @@ def test_extreme_shapes_fit(fit: str, size: tuple[int, int]) -> None:
         ({"size": (4,)}, "size"),
         ({"white": 0}, "white"),
         ({"white": float("nan")}, "white"),
+        ({"levels": (1.0, 1.0)}, "levels"),
+        ({"levels": (0.0, float("nan"))}, "levels"),
+        ({"levels": 2}, "levels"),
         ({"background": "no colour"}, "background"),
         ({"background": None}, "background"),
         ({"background": "#20304000"}, "background"),

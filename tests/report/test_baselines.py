@@ -106,6 +106,33 @@ def test_patches_are_joined_to_the_image_again(rng, grid) -> None:
     np.testing.assert_array_equal(patches.join(cut), images)
 
 
+@pytest.mark.parametrize(
+    ("size", "grid"), [((7,), (3,)), ((7,), (9,)), ((4, 3, 5), (2, 2, 2)), ((4, 3, 5), (1, 3, 4))]
+)
+def test_patches_of_signals_and_volumes(rng, size, grid) -> None:
+    examples = rng.random((3, 2, *size))
+    patches = Patches((2, *size), grid)
+    cut = patches.cut(examples)
+    assert cut.shape == (3, np.prod(grid), patches.length)
+    np.testing.assert_array_equal(patches.join(cut), examples)
+    first = cut[0, 0].reshape(2, *(-(-n // m) for n, m in zip(size, grid, strict=True)))
+    within = [slice(0, max(1, n // m)) for n, m in zip(size, grid, strict=True)]
+    np.testing.assert_array_equal(
+        first[(slice(None), *within)], examples[0][(slice(None), *within)]
+    )
+
+
+@pytest.mark.parametrize("largest", [baselines.LARGEST, 8])
+def test_floats_have_the_baselines_of_bytes(splits, monkeypatch, largest: int) -> None:
+    train, test = splits
+    monkeypatch.setattr(baselines, "LARGEST", largest)
+    floats = [InMemory((s.pixels / 255).astype(np.float32)) for s in (train, test)]
+    model = model_of((1, 4, 6), 5)
+    expected = Baselines.fit(model, train).errors(test)
+    found = Baselines.fit(model, floats[0]).errors(floats[1])
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
 def test_patches_share_directions_and_have_their_own_means(splits) -> None:
     train, test = splits
     model = convae.Autoencoder((1, 4, 6), [convae.Layer(2, 2, stride=2)])

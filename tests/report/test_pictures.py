@@ -11,12 +11,14 @@ from PIL import Image
 from convae.report.pictures import (
     BACKGROUND,
     GAP,
+    WIDEST,
     comparison,
     error_maps,
+    feature_maps,
     filter_grid,
     grid,
     png,
-    reconstruction_grid,
+    rows_of_pictures,
 )
 
 
@@ -39,7 +41,7 @@ def test_small_images_are_enlarged_and_values_cut_off() -> None:
 
 def test_originals_are_above_their_reconstructions() -> None:
     x, R = np.zeros((3, 3, 50, 50)), np.ones((3, 3, 50, 50))
-    picture = reconstruction_grid(x, R)
+    picture = rows_of_pictures(x, R)
     assert picture.shape == (2 * 50 + GAP, 3 * 50 + 2 * GAP, 3)
     assert (picture[:50, :50] == 0).all()
     assert (picture[50 + GAP :, :50] == 255).all()
@@ -52,7 +54,7 @@ def test_each_row_of_a_comparison_has_its_label(rng, side, is_noisy, errors) -> 
     x, given, R = rng.random((3, 5, 1, side, side))
     picture = comparison(x, given if is_noisy else None, R, errors)
     rows = [x, *([given] if is_noisy else []), R, *([error_maps(x, R)] if errors else [])]
-    images = reconstruction_grid(*rows)
+    images = rows_of_pictures(*rows)
     left = picture.shape[1] - images.shape[1]
     assert (picture[:, left:] == images).all()
     letters = (picture[:, :left] != BACKGROUND).any(axis=2)
@@ -68,6 +70,46 @@ def test_each_row_of_a_comparison_has_its_label(rng, side, is_noisy, errors) -> 
     words += ["error"] if errors else []
     narrowest_first = ["error", "noisy", "original", "reconstruction"]
     assert [words[row] for row in np.argsort(widths)] == [w for w in narrowest_first if w in words]
+
+
+def test_many_wide_pictures_continue_below(rng) -> None:
+    x = rng.random((8, 1, 40, 600))
+    picture = comparison(x, None, x)
+    columns = WIDEST // (600 + GAP)
+    assert columns == 3
+    images = picture[:, -(columns * (600 + GAP) - GAP) :]
+    assert len(picture) == 3 * (2 * 40 + GAP) + 2 * 2 * GAP
+    for n in range(8):
+        top = n // columns * (2 * 40 + 3 * GAP)
+        left = n % columns * (600 + GAP)
+        shown = images[top : top + 40, left : left + 600, 0]
+        assert (shown == np.rint(x[n, 0] * 255)).all()
+    assert (images[-40:, -600:] == BACKGROUND).all()  # there are no more
+
+
+@pytest.mark.parametrize("size", [(30,), (6, 5), (4, 5, 6)])
+def test_examples_of_any_kind_are_compared(rng, size) -> None:
+    x = rng.normal(0, 50, (3, 2, *size))
+    picture = comparison(x, x, x + 100, errors=True)
+    assert picture.dtype == np.uint8
+    height = (len(picture) + GAP) // 4
+    rows = [picture[n * height : n * height + height - GAP, -40:] for n in range(4)]
+    assert (rows[0] == rows[1]).all()
+    assert (rows[0] != rows[2]).any()
+    same = comparison(x, x, x, errors=True)
+    assert (same[-(height - GAP) :, -40:] != rows[3]).any()
+
+
+@pytest.mark.parametrize("size", [(30,), (6, 5), (4, 5, 6)])
+def test_feature_maps_of_any_kind(rng, size) -> None:
+    H = rng.random((5, *size))
+    H[2] = 0.5  # constant: black
+    picture = feature_maps(H)
+    assert picture.dtype == np.uint8
+    assert picture.max() == 255
+    if len(size) == 1:
+        assert picture.shape == (5 * 8 + 4, 120, 3)
+        assert (picture[2 * 9 : 2 * 9 + 8] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,33 @@ def test_ssim_is_the_mean_over_windows_and_channels(xp: ModuleType, rng, size, d
     np.testing.assert_allclose(found, expected, rtol=0, atol={"float32": 1e-4}.get(dtype, 1e-12))
 
 
+@pytest.mark.parametrize("size", [(15,), (8,), (12, 11, 13), (4, 6, 5)])
+def test_ssim_of_signals_and_volumes(rng, size) -> None:
+    """By sums under a window of as many axes."""
+    x = rng.random((2, 2, *size))
+    R = np.clip(x + rng.normal(size=x.shape) * 0.2, 0, 1)
+    if min(size) >= 11:
+        line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    else:
+        line = np.ones({8: 7, 4: 3}[min(size)])
+    w = line / line.sum()
+    for _ in size[1:]:
+        w = np.multiply.outer(w, line / line.sum())
+    expected = []
+    for a, b in zip(x, R, strict=True):
+        values = []
+        for place in np.ndindex(*(n - len(line) + 1 for n in size)):
+            where = tuple(slice(n, n + len(line)) for n in place)
+            for p, q in zip(a, b, strict=True):
+                p, q = p[where], q[where]
+                mp, mq = (w * p).sum(), (w * q).sum()
+                vp, vq = (w * (p - mp) ** 2).sum(), (w * (q - mq) ** 2).sum()
+                top = (2 * mp * mq + 0.01**2) * (2 * (w * (p - mp) * (q - mq)).sum() + 0.03**2)
+                values.append(top / ((mp**2 + mq**2 + 0.01**2) * (vp + vq + 0.03**2)))
+        expected.append(np.mean(values))
+    np.testing.assert_allclose(ssim(x, R), expected, rtol=0, atol=1e-12)
+
+
 def test_equal_images_are_alike(rng) -> None:
     x = rng.random((2, 1, 12, 12), dtype="float32")
     np.testing.assert_allclose(ssim(x, x), 1, rtol=1e-6)

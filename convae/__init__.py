@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from convae.data.augmentation import Augmentation
     from convae.data.corruption import Corruption, Use
     from convae.data.pictures import read_image
+    from convae.data.scaling import Scaling
     from convae.errors import UserError
     from convae.export.formats import to_torch
     from convae.models.activations import Activation
@@ -47,6 +48,7 @@ __all__ = [
     "OneCycle",
     "Penalty",
     "Plateau",
+    "Scaling",
     "Schedule",
     "StepDecay",
     "TrainingStep",
@@ -68,6 +70,7 @@ HOMES = {
     "convae.data.augmentation": ["Augmentation"],
     "convae.data.corruption": ["Corruption", "Use"],
     "convae.data.pictures": ["read_image"],
+    "convae.data.scaling": ["Scaling"],
     "convae.errors": ["UserError"],
     "convae.export.formats": ["to_torch"],
     "convae.models.activations": ["Activation"],

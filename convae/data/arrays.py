@@ -39,8 +39,9 @@ class Statistics:
     @classmethod
     def measured(cls, examples: Values) -> Statistics:
         """Measure examples (N, C, *size)."""
-        rows = examples.reshape(*examples.shape[:2], -1).astype(np.float64)
-        return cls(rows.min(axis=2), rows.max(axis=2), rows.mean(axis=2), rows.var(axis=2))
+        positions = tuple(range(2, examples.ndim))
+        x = examples.astype(np.float64)
+        return cls(x.min(positions), x.max(positions), x.mean(positions), x.var(positions))
 
     @classmethod
     def joined(cls, parts: Sequence[Statistics]) -> Statistics:

@@ -137,9 +137,9 @@ class Scaling:
         UserError
             If the array has other axes or channels.
         """
-        return self.scaled(self.arranged(values))
+        return self.scaled(self._arranged(values))
 
-    def arranged(self, values: Values) -> Values:
+    def _arranged(self, values: Values) -> Values:
         """Arrange an array: -> (N, C, *size), a view."""
         values, letters = np.asarray(values), self.layout.lstrip("N")
         if values.ndim == len(letters) + 1:
@@ -157,7 +157,18 @@ class Scaling:
         return examples
 
     def scaled(self, examples: Values) -> Values:
-        """Scale examples (N, C, *size): -> float32, in a new array."""
+        """Scale examples whose axes are arranged already.
+
+        Parameters
+        ----------
+        examples : (N, C, *size) ndarray
+            In the arrays' units.
+
+        Returns
+        -------
+        (N, C, *size) ndarray of float32
+            A new array.
+        """
         offset, spread = self._factors(examples)
         scaled: Values = ((examples - offset) / spread).astype(np.float32)
         return scaled

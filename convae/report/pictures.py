@@ -37,7 +37,7 @@ SOFTWARE = "convae"
 MOST_FILTERS = 256
 """Filters in one picture, at most."""
 
-WIDEST = 2000
+WIDEST = 1600
 """Width from which on a row of pictures continues in another one."""
 
 STRIPE = 8

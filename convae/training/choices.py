@@ -23,7 +23,7 @@ from convae.configuration import (
     TrainerConfig,
 )
 from convae.data.augmentation import Augmentation
-from convae.data.splits import Split, Splits, sample, unit
+from convae.data.splits import Split, Splits, kind, sample, unit
 from convae.errors import UserError, counted
 from convae.models.architecture import choose_layers
 
@@ -189,11 +189,12 @@ def _augmentation(
 ) -> AugmentationConfig:
     """Mirror and shift images if what that gives looks like images to their PCA."""
     augmentation, side = config.augmentation, min(images.shape[2:])
+    example = kind(images.shape[1:])
     size = "x".join(map(str, images.shape[2:]))
     if augmentation.shift and augmentation.shift >= side:
         raise UserError(
-            f"augmentation.shift: {augmentation.shift} pixels would move all that there is out of "
-            f"images of {size}; expected less than {side}"
+            f"augmentation.shift: {augmentation.shift} would move all that there is out of "
+            f"{example}s of {size}; expected less than {side}"
         )
     if augmentation.flip is None and images.ndim == 3:
         augmentation = replace(augmentation, flip=False)
@@ -201,16 +202,16 @@ def _augmentation(
     elif augmentation.flip is None:
         ratio = likeness(images, images[..., ::-1])
         augmentation = replace(augmentation, flip=ratio <= ALIKE)
-        reasons.append(_likeness_reason("flip", augmentation.flip, "mirrored", ratio))
+        reasons.append(_likeness_reason("flip", augmentation.flip, f"mirrored {example}s", ratio))
     if augmentation.shift is None and side < SHIFT_PART:
         augmentation = replace(augmentation, shift=0)
-        reasons.append(f"augmentation.shift=0: images of {size} are small")
+        reasons.append(f"augmentation.shift=0: {example}s of {size} are small")
     elif augmentation.shift is None:
         largest = side // SHIFT_PART
         moved = Augmentation(shift=largest)(images, 0)
         ratio = likeness(images, moved)
         augmentation = replace(augmentation, shift=largest if ratio <= ALIKE else 0)
-        reasons.append(_likeness_reason("shift", augmentation.shift, "shifted", ratio))
+        reasons.append(_likeness_reason("shift", augmentation.shift, f"shifted {example}s", ratio))
     return augmentation
 
 
@@ -218,10 +219,8 @@ def _likeness_reason(name: str, value: object, changed: str, ratio: float) -> st
     """Say what was chosen, and by which error."""
     choice = f"augmentation.{name}={str(value).lower()}"
     if ratio == inf:
-        return f"{choice}: too few images, or too plain ones, to tell whether {changed} ones fit"
-    return (
-        f"{choice}: {changed} images have {ratio:.2f} times the error of PCA on images as they are"
-    )
+        return f"{choice}: too few, or too plain ones, to tell whether {changed} fit"
+    return f"{choice}: {changed} have {ratio:.2f} times the error of PCA on those as they are"
 
 
 def likeness(images: np.ndarray[Any, Any], changed: np.ndarray[Any, Any]) -> float:

@@ -186,7 +186,7 @@ def test_codes_and_scores_of_files(signals, tmp_path) -> None:
     run, file, values = signals
     model = convae.load(run)
     x = convae.Scaling.of_model(model)(values)
-    done = use("encode", run, file, "-o", tmp_path / "codes.npy")
+    done = use("encode", run, file, "-o", tmp_path / "codes.npy", "--batch-size", 64)
     assert done.exit_code == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "codes.npy"), model.encode(x), atol=1e-5)
     assert (tmp_path / "codes.signals.txt").read_text().splitlines()[199] == f"{file}/00199"

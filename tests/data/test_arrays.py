@@ -130,6 +130,24 @@ def test_classes_in_a_file_of_their_own(tmp_path) -> None:
     assert (data.train.labels == (np.rint(first) % 2 == 0)).all()
 
 
+def test_classes_follow_their_examples_where_others_are_left_out(tmp_path) -> None:
+    values = numbered(30, 6)
+    values[4:9, 3] = np.nan
+    np.savez(tmp_path / "all.npz", x=values, y=np.arange(30) % 7)
+    data = load(tmp_path / "all.npz")
+    for split in (data.train, data.test):
+        first = scaling_of(data).undo(pixels_of(split))[:, 0]
+        assert split.labels is not None
+        assert (split.labels == np.rint(first) % 7).all()
+
+
+def test_classes_are_named_by_their_values(tmp_path) -> None:
+    np.savez(tmp_path / "all.npz", x=numbered(200, 6), y=np.arange(200) % 2 + 7)
+    with pytest.raises(UserError, match=r"\[1\] is not a list of classes among 7, 8"):
+        load(tmp_path / "all.npz", normal=[1])
+    assert load(tmp_path / "all.npz", normal=[8]).anomalous is not None
+
+
 def test_a_column_of_classes_and_anomalies(tmp_path) -> None:
     rows = np.column_stack([np.arange(40) % 2 + 1, numbered(40, 6)])
     np.savetxt(tmp_path / "x.tsv", rows, delimiter="\t")

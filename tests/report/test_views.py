@@ -63,6 +63,8 @@ def test_what_stands_behind_is_paler() -> None:
     top = slice(0, BAND // 3)
     assert alone[:, top].min() > 0.9
     assert 0.5 < both[:, top].min() < 0.9
+    (same,) = pictures_of(x, behind=x)
+    assert (same == alone).all()
 
 
 def test_the_middle_slices_of_a_volume() -> None:

@@ -192,7 +192,7 @@ class ScheduleConfig:
 class LossConfig:
     """The loss that is minimised."""
 
-    name: str = MISSING  # mse or bce
+    name: str = MISSING  # mse, bce, l1 or ssim
 
 
 @dataclass
@@ -310,7 +310,7 @@ class Config:
     def _check_standard(self) -> None:
         """Refuse what presumes values between 0 and 1, where there are others."""
         needs = {
-            f"loss={self.loss.name}": self.loss.name == "bce",
+            f"loss={self.loss.name}": self.loss.name in ("bce", "ssim"),
             f"corruption={self.corruption.name}": self.corruption.name not in ("none", "masking"),
             f"model.output_activation={self.model.output_activation}": (
                 self.model.output_activation in ("sigmoid", "relu", "softplus")

@@ -107,9 +107,33 @@ TORCH_ACTIVATIONS = {
     "tanh": torch.tanh,
     "softplus": torch.nn.functional.softplus,
 }
+
+
+def torch_dissimilarity(R: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """1 - SSIM, window by window (Wang et al. 2004, equation 13)."""
+    sides = x.shape[2:]
+    if min(sides) >= 11:
+        line = torch.exp(-(torch.arange(-5, 6).double() ** 2) / (2 * 1.5**2))
+    else:
+        line = torch.ones(min(7, min(sides) - 1 + min(sides) % 2)).double()
+    line = (line / line.sum()).to(x.dtype)
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        for axis in range(2, values.ndim):
+            values = (values.unfold(axis, len(line), 1) * line).sum(dim=-1)
+        return values
+
+    mx, mr = mean(x), mean(R)
+    vx, vr, c = mean(x * x) - mx**2, mean(R * R) - mr**2, mean(x * R) - mx * mr
+    top = (2 * mx * mr + 0.01**2) * (2 * c + 0.03**2)
+    return (1 - top / ((mx**2 + mr**2 + 0.01**2) * (vx + vr + 0.03**2))).mean()
+
+
 TORCH_LOSSES = {
     "mse": torch.nn.functional.mse_loss,
     "bce": torch.nn.functional.binary_cross_entropy,
+    "l1": torch.nn.functional.l1_loss,
+    "ssim": torch_dissimilarity,
 }
 
 

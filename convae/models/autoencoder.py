@@ -147,8 +147,11 @@ class Autoencoder:
                 f"storage: {storage!r} is for float32 models on a GPU, and this one is "
                 f"{self.dtype} on the {self.device}; leave it out"
             )
-        if self.loss.name == "bce":
-            raise UserError("storage: bce's logarithms need float32; leave it out, or use mse")
+        if self.loss.name in ("bce", "ssim"):
+            raise UserError(
+                f"storage: logarithms and variances need float32, and {self.loss.name} has them; "
+                "leave it out, or use mse"
+            )
         if storage == "bfloat16":
             try:
                 import ml_dtypes  # noqa: F401 - NumPy and CuPy know the name from now on

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from convae.engine import Array, Backend
 from convae.errors import UserError, check_choice
+from convae.models import similarity
 from convae.models.activations import Activation
 
 Function: TypeAlias = Callable[[Backend, Array, Array, Activation, int], tuple[Array, Array]]
@@ -97,10 +98,37 @@ def _bce(
     return J, E
 
 
+def _l1(backend: Backend, R: Array, x: Array, f_out: Activation, count: int) -> tuple[Array, Array]:
+    """``J = mean(|R - x|)``, ``dJ/dR = sign(R - x) / count``."""
+    xp = backend.xp
+    difference = R - x
+    J = xp.asarray(xp.abs(difference).sum(dtype=xp.float64) / count)
+    E = xp.sign(difference)
+    E *= 1 / count
+    return J, backend.activation_gradient(E, R, f_out)
+
+
+def _ssim(
+    backend: Backend, R: Array, x: Array, f_out: Activation, count: int
+) -> tuple[Array, Array]:
+    """``J = mean(1 - SSIM)`` over all places of the window; see `convae.models.similarity`."""
+    xp = backend.xp
+    S, slope = similarity.gradient(x, R)
+    scale = R.size / (S.size * count)  # a place of the window stands for some elements
+    J = xp.asarray((1 - S).sum(dtype=xp.float64) * scale)
+    E = xp.empty_like(R)  # in its memory order
+    E[...] = slope
+    E *= -scale
+    return J, backend.activation_gradient(E, R, f_out)
+
+
 MSE = Loss(name="mse", function=_mse)
 BCE = Loss(name="bce", function=_bce, outputs=("sigmoid",), of_logits=True)
 
-LOSSES = {loss.name: loss for loss in (MSE, BCE)}
+L1 = Loss(name="l1", function=_l1)
+SSIM = Loss(name="ssim", function=_ssim)
+
+LOSSES = {loss.name: loss for loss in (MSE, BCE, L1, SSIM)}
 """All losses by name."""
 
 

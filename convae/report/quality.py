@@ -7,16 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from convae.engine import Array, array_module, to_numpy
-
-GAUSSIAN, SIGMA = 11, 1.5
-"""Side and standard deviation, in pixels, of SSIM's window."""
-
-UNIFORM = 7
-"""Side of the uniform window, at most, that smaller images get."""
-
-C1, C2 = 0.01**2, 0.03**2
-"""What keeps SSIM's two quotients finite."""
+from convae.engine import Array, to_numpy
+from convae.models.similarity import compare
 
 
 def squared_errors(x: Array, R: Array) -> np.ndarray[Any, Any]:
@@ -37,41 +29,8 @@ def ssim(x: Array, R: Array) -> np.ndarray[Any, Any]:
     a volume likewise; for images with a side below 11 it is uniform, of 7x7 pixels or the largest
     odd number that fits.
     """
-    xp = array_module(x)
-    dtype = "float64" if x.dtype == "float64" else "float32"
-    # batches have their channels innermost; in this order each mean is a few large products
-    x, R = (xp.ascontiguousarray(images, dtype=dtype) for images in (x, R))
-    windows = [xp.asarray(matrix, dtype=dtype) for matrix in _windows(*x.shape[2:])]
-
-    def mean(values: Array) -> Array:
-        for matrix in reversed(windows):  # along the last axis, which then is the first one
-            means = values.reshape(-1, values.shape[-1]) @ matrix.T
-            values = xp.moveaxis(means.reshape(*values.shape[:-1], -1), -1, 2)
-        return values
-
-    mx, mr = mean(x), mean(R)
-    xx, rr, xr = mean(x * x) - mx * mx, mean(R * R) - mr * mr, mean(x * R) - mx * mr
-    alike = (2 * mx * mr + C1) * (2 * xr + C2)
-    alike /= (mx * mx + mr * mr + C1) * (xx + rr + C2)
-    return to_numpy(alike.reshape(len(x), -1).mean(axis=1, dtype="float64"))
-
-
-def _windows(*sides: int) -> list[np.ndarray[Any, Any]]:
-    """Make matrices (side - window + 1, side) that average along an axis under the window."""
-    smallest = min(sides)
-    if smallest >= GAUSSIAN:
-        window = np.exp(-0.5 * ((np.arange(GAUSSIAN) - GAUSSIAN // 2) / SIGMA) ** 2)
-    else:
-        window = np.ones(min(UNIFORM, smallest - 1 + smallest % 2))
-    window /= window.sum()
-    matrices = []
-    for side in sides:
-        places = side - len(window) + 1
-        matrix = np.zeros((places, side))
-        for place in range(places):
-            matrix[place, place : place + len(window)] = window
-        matrices.append(matrix)
-    return matrices
+    found, _ = compare(x, R)
+    return to_numpy(found.ssim().reshape(len(x), -1).mean(axis=1, dtype="float64"))
 
 
 class Quality:

@@ -46,7 +46,11 @@ def assert_gradients_equal_autograd(
 @pytest.mark.parametrize("depth", STACKS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    ("loss", "output"), [*(("mse", name) for name in ACTIVATIONS), ("bce", "sigmoid")]
+    ("loss", "output"),
+    [
+        *(("mse", name) for name in ACTIVATIONS),
+        *((loss, "sigmoid") for loss in ("bce", "l1", "ssim")),
+    ],
 )
 def test_gradients_equal_autograd(
     xp: ModuleType, rng, depth: int, activation: str, loss: str, output: str
@@ -132,7 +136,7 @@ def test_linear_model_by_central_differences(rng) -> None:
 
 
 @pytest.mark.parametrize("examples", [100, 128])
-@pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.parametrize("loss", ["mse", "bce", "l1", "ssim"])
 def test_chunks_of_a_batch_do_not_show(rng, examples: int, loss: str) -> None:
     model = build(np, (2, 6, 5), STACKS[2], loss=loss)
     assert len(model.backend.divide(examples, training_work(model.layers))) > 1

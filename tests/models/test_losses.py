@@ -14,7 +14,9 @@ from convae.models.activations import ACTIVATIONS
 from convae.models.losses import LOSSES, loss
 from tests.helpers import TORCH_ACTIVATIONS, TORCH_LOSSES, device_of
 
-PAIRS = [("mse", name) for name in ACTIVATIONS] + [("bce", "sigmoid")]
+PAIRS = [("mse", name) for name in ACTIVATIONS] + [
+    (name, "sigmoid") for name in ("bce", "l1", "ssim")
+]
 
 
 def measured(xp: ModuleType, name: str, output: str, A: np.ndarray, x: np.ndarray, **how: int):
@@ -77,5 +79,25 @@ def test_bce_needs_a_sigmoid() -> None:
     assert loss("mse", "tanh") is LOSSES["mse"]
     with pytest.raises(UserError, match=r"loss: 'bce' .*sigmoid, not 'tanh'"):
         loss("bce", "tanh")
-    with pytest.raises(UserError, match=r"loss: 'l1' is unknown; .*mse, bce"):
-        loss("l1", "sigmoid")
+    with pytest.raises(UserError, match=r"loss: 'l3' is unknown; .*mse, bce"):
+        loss("l3", "sigmoid")
+
+
+@pytest.mark.parametrize("size", [(14, 12), (11, 11), (8, 30), (1, 2), (15,), (4,), (12, 11, 13)])
+@pytest.mark.parametrize("output", ["identity", "sigmoid"])
+def test_the_gradient_of_ssim(xp: ModuleType, rng, size, output: str) -> None:
+    A, x = rng.normal(0.5, 0.3, (2, 3, *size)), rng.random((2, 3, *size))
+    A_t = torch.tensor(A, requires_grad=True)
+    expected = TORCH_LOSSES["ssim"](TORCH_ACTIVATIONS[output](A_t), torch.tensor(x))
+    expected.backward()
+    J, E = measured(xp, "ssim", output, A, x)
+    assert pytest.approx(expected.item(), rel=1e-11) == J
+    np.testing.assert_allclose(E, A_t.grad, rtol=1e-8, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["mse", "l1", "ssim"])
+def test_equal_images_have_no_loss_and_no_gradient(xp: ModuleType, rng, name: str) -> None:
+    x = rng.random((2, 3, 12, 12)).astype("float32")
+    J, E = measured(xp, name, "identity", x, x)
+    assert abs(J) < 1e-6
+    assert np.abs(E).max() < 1e-8

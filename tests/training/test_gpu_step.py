@@ -131,11 +131,11 @@ def test_a_wrong_step_is_not_used(cupy, rng, monkeypatch, caplog) -> None:
         step_of("fast")(xs[0])
 
 
-@pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.parametrize("loss", ["mse", "bce", "l1", "ssim"])
 @pytest.mark.parametrize("storage", [None, "float16"])
 def test_evaluations_follow_the_model(cupy, rng, loss: str, storage: str | None) -> None:
-    if storage and loss == "bce":
-        pytest.skip("bce needs float32")
+    if storage and loss in ("bce", "ssim"):
+        pytest.skip("bce and ssim need float32")
     step = step_of(loss=loss, storage=storage)
     for x in map(cupy.asarray, batches(rng)):
         step(x)

@@ -105,7 +105,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(rng) -> None:
     assert (planned.model.flat_parameters == before).all()
 
 
-@pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.parametrize("loss", ["mse", "bce", "l1", "ssim"])
 def test_evaluations_share_the_memory_of_steps(loss: str, rng) -> None:
     """In turns, with batches of two sizes; reconstructions stay what they were."""
     model = convae.Autoencoder((1, 6, 6), LAYERS, loss=loss, dtype="float64")

@@ -26,6 +26,12 @@ BUILT_IN = ("digits", "photos", "synthetic_beats", "synthetic_volumes")
 INITIALISATIONS = ("pca", "parseval", "orthogonal", "he")
 """Ways in which parameters can start; see `convae.initialise`."""
 
+SCORES = (
+    *("squared_error", "ssim", "ms_ssim", "gradient", "peak", "relative", "mahalanobis"),
+    "combined",
+)
+"""How unlike the training images an image is; see `convae.report.scores`."""
+
 FITS = ("crop", "pad", "stretch")
 """How a picture of another shape fits into `dataset.image_size`."""
 
@@ -283,6 +289,7 @@ class Config:
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     code: int | None = None  # numbers of a code, where the layers are chosen
+    score: str = "combined"  # how unusual an image is: one of `SCORES`
     init: str = "pca"  # how parameters start: pca, parseval, orthogonal or he
     seed: int = 0
     dtype: str = "float32"
@@ -297,6 +304,7 @@ class Config:
         """Check seed, start, code and scaling; everything else is checked where it is used."""
         check_range("seed", self.seed, at_least=0, integer=True)
         check_choice("init", self.init, INITIALISATIONS)
+        check_choice("score", self.score, SCORES)
         if self.code is not None:
             check_range("code", self.code, at_least=1, integer=True)
             if self.model.layers:

@@ -27,11 +27,11 @@ from convae.errors import UserError, check_range
 from convae.export.formats import EXPORTERS, export
 from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import STORAGES, Autoencoder
-from convae.report.anomaly import threshold_at
+from convae.report.anomaly import Detector
 from convae.report.describe import describe
 from convae.report.pictures import compared, filter_grid, grid, png, rows_of_pictures
 from convae.report.probe import compare_features
-from convae.report.quality import squared_errors
+from convae.report.scores import SCORES
 from convae.version import __version__
 
 MISTAKES = (UserError, OSError, MemoryError)
@@ -203,18 +203,24 @@ def reconstruct(output: Path, **how: Any) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for pictures: image, reconstruction, difference.",
 )
-@click.option("--threshold", type=float, help="An image of a larger error is an anomaly.")
+@click.option("--score", "name", type=click.Choice([*SCORES]), help="Which; by default the run's.")
+@click.option("--threshold", type=float, help="An image of a higher score is an anomaly.")
 @click.option(
-    "--quantile", type=float, help="The threshold, as a quantile of the run's validation errors."
+    "--quantile", type=float, help="The threshold, as a quantile of the run's validation scores."
 )
 def score(
-    output: Path, maps: Path | None, threshold: float | None, quantile: float | None, **how: Any
+    output: Path,
+    maps: Path | None,
+    name: str | None,
+    threshold: float | None,
+    quantile: float | None,
+    **how: Any,
 ) -> None:
-    """Write the reconstruction error of each image: how unusual it is for the model.
+    """Write the score of each image: how unusual it is for the model.
 
-    Columns: image (or signal, volume), error (mean squared, of values scaled to [0, 1] as the
-    model takes them), and anomaly, 1 if the error exceeds the threshold: by default the run's
-    (trainer.threshold_quantile, of its validation images' errors).
+    Columns: image (or signal, volume), the score by its name, and anomaly, 1 if it exceeds the
+    threshold: by default the run's (trainer.threshold_quantile, of its validation images' scores).
+    Maps show image, reconstruction, and where it is unusual.
 
     \b
     convae score outputs/RUN new/*.png -o scores.csv --maps maps
@@ -224,38 +230,41 @@ def score(
     if threshold is not None and quantile is not None:
         raise UserError("--threshold, --quantile: both say what an anomaly is; give one of them")
     if threshold is not None:
-        check_range("--threshold", threshold, at_least=0)
+        check_range("--threshold", threshold)
     if quantile is not None:
         check_range("--quantile", quantile, over=0, at_most=1)
     work = Work(**how)
     work.targets.check(output)
+    detector = Detector.of_model(work.model)
+    chosen = detector.choose(name)
     known = work.model.metadata
     if quantile is not None:
-        threshold = threshold_at(known.get("validation_errors"), quantile)
-    elif threshold is None and known.get("threshold") is not None:
-        threshold = known["threshold"]
+        threshold = detector.threshold(chosen, quantile)
+    elif threshold is None and chosen == known.get("score"):
+        threshold = known.get("threshold")
         check_range("the model's threshold", threshold)
     written = None if maps is None else PictureFolder(maps, work.targets)
     if threshold is None:
         click.echo(
-            f"the model of {how['run']} has no threshold, so there is no column anomaly; the best "
-            "model of a finished run has one, and --threshold sets one",
+            f"the model of {how['run']} has no threshold for score={chosen}, so there is no column "
+            "anomaly; --quantile or --threshold sets one",
             err=True,
         )
     anomalies = 0
     with csv_file(output) as table:
-        table.writerow([work.kind, "error", *([] if threshold is None else ["anomaly"])])
+        table.writerow([work.kind, chosen, *([] if threshold is None else ["anomaly"])])
         for names, x in work.batches():
-            R = work.model.reconstruct(x)
-            for n, (name, error) in enumerate(zip(names, squared_errors(x, R), strict=True)):
-                # an error that is NaN is no smaller than the threshold
-                anomalous = [] if threshold is None else [int(not error <= threshold)]
+            seen = detector.see(x)
+            values = SCORES[chosen].function(seen)
+            for n, (image, value) in enumerate(zip(names, values, strict=True)):
+                # a score that is NaN is no smaller than the threshold
+                anomalous = [] if threshold is None else [int(not value <= threshold)]
                 anomalies += sum(anomalous)
-                table.writerow([printable(name), f"{error:.6g}", *anomalous])
+                table.writerow([printable(image), f"{value:.6g}", *anomalous])
                 if written is not None:
                     one = slice(n, n + 1)
-                    shown = compared(x[one], None, R[one], errors=True)
-                    written.add(name, rows_of_pictures(*shown.values()))
+                    shown = compared(x[one], None, seen.R[one], errors=True)
+                    written.add(image, rows_of_pictures(*shown.values()))
     above = "" if threshold is None else f"; {anomalies:,} above the threshold {threshold:.4g}"
     work.report(f"scores in {'standard output' if str(output) == '-' else output}{above}")
 

@@ -18,6 +18,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from convae.configuration import SCORES
 from convae.data.named_files import Arguments
 from convae.data.splits import KINDS
 from convae.errors import MissingPackageError, UserError
@@ -181,8 +182,9 @@ def _is_ours(path: Path) -> bool:
         except OSError:
             return False
     with path.open("rb") as file:
-        begins = file.read(16)
-    return begins.startswith((b"PAR1", *(f"{kind},error".encode() for kind in KINDS.values())))
+        begins = file.read(64)
+    headers = (f"{kind},{score}" for kind in KINDS.values() for score in SCORES)
+    return begins.startswith((b"PAR1", *(header.encode() for header in headers)))
 
 
 def _names_beside(path: Path) -> list[Path]:

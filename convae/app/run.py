@@ -137,7 +137,14 @@ def _run(
         trainer.fit()
         best = load(directory / BEST, backend=model.backend)
         summary = Summary(
-            best, data, baselines, progress, parts.corruption, config.trainer, trainer.stopped
+            best,
+            data,
+            baselines,
+            progress,
+            parts.corruption,
+            config.trainer,
+            config.score,
+            trainer.stopped,
         )
         figures = summary.write(directory, board)
     if config.trainer.drop_states:

@@ -20,12 +20,13 @@ from convae.errors import UserError, counted
 from convae.files import write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST
-from convae.report.anomaly import judge, quantiles, score
+from convae.report.anomaly import Detector, judge
 from convae.report.baselines import Baselines
 from convae.report.evaluation import measure, measure_quality
 from convae.report.fixed_images import FixedImages
 from convae.report.pictures import comparison, png
 from convae.report.probe import encode_all
+from convae.report.scores import SCORES
 from convae.report.spectrum import checkerboard
 from convae.report.tensorboard import Board
 from convae.report.verdict import advice, table
@@ -67,6 +68,8 @@ class Summary:
         Noise on the input of model and PCA.
     trainer : TrainerConfig
         Batch size, and how much is shown.
+    score : str
+        How unusual an image is.
     pruned : bool
         Whether a search ended the run early.
     """
@@ -77,23 +80,24 @@ class Summary:
     progress: Progress
     corruption: Corruption
     trainer: TrainerConfig
+    score: str
     pruned: bool = False
 
     def write(self, directory: Path, board: Board) -> dict[str, float]:
         """Write `SUMMARY` and reconstructions, fill the board, log a report, return the figures."""
         assert self.trainer.batch_size is not None  # chosen when the run began
-        errors = score(self.model, self.data.validation, self.trainer.batch_size)
+        detector = Detector.fit(
+            self.model, self.data.train, self.data.validation, self.trainer.batch_size
+        )
         figures = {
             "best_epoch": float(self.progress.best_epoch),
             "validation_loss": self.progress.best_loss,
-            **self._measure(float(np.quantile(errors, self.trainer.threshold_quantile))),
+            **self._measure(detector),
         }
         if self.pruned:
             figures["pruned"] = float(self.progress.epoch)
-        self.model.metadata |= {
-            "threshold": figures["threshold"],
-            "validation_errors": quantiles(errors),
-        }
+        self.model.metadata |= {"score": self.score, "threshold": figures["threshold"]}
+        self.model.extras = detector.extras()
         self.model.save(directory / BEST)
         fixed = FixedImages(self.data.test, self.trainer.probe, self.corruption)
         x, given = fixed.images(self.model)
@@ -114,10 +118,11 @@ class Summary:
         )
         return figures
 
-    def _measure(self, threshold: float) -> dict[str, float]:
-        """Measure model and baselines on the test images; the threshold is that of anomalies."""
+    def _measure(self, detector: Detector) -> dict[str, float]:
+        """Measure model and baselines on the test images."""
         model, data, size = self.model, self.data, self.trainer.batch_size
         assert size is not None  # chosen when the run began
+        threshold = detector.threshold(self.score, self.trainer.threshold_quantile)
         some = sample(data.train, TRAINING_IMAGES)
         figures = {
             **measure_quality(model, data.test, size, Use.TEST, self.corruption),
@@ -127,7 +132,10 @@ class Summary:
             "checkerboard": checkerboard(model),
         }
         if data.anomalous is not None:
-            figures |= judge(score(model, data.test, size), data.anomalous, threshold)
+            found = detector.scores(data.test, size, SCORES)
+            figures |= judge(found[self.score], data.anomalous, threshold)
+            for name, values in found.items():
+                figures[f"auroc_{name}"] = judge(values, data.anomalous, threshold)["auroc"]
         return figures
 
     def _report(self, figures: dict[str, float]) -> str:
@@ -150,11 +158,13 @@ class Summary:
         if data.anomalous is None and (tried := advice(labels, figures)):
             lines.append(tried)
         if "auroc" in figures:
+            each = ", ".join(f"{name} {figures[f'auroc_{name}']:.4f}" for name in SCORES)
             lines += [
-                f"Anomalies, by reconstruction error: AUROC {figures['auroc']:.4f}, "
+                f"Anomalies, by score={self.score}: AUROC {figures['auroc']:.4f}, "
                 f"AUPRC {figures['auprc']:.4f};",
                 f"  above the threshold {figures['threshold']:.4g}: {figures['detected']:.1%} of "
                 f"the anomalies, {figures['false_alarms']:.1%} of the normal {example}s",
+                f"  AUROC by other scores: {each}",
             ]
         return "\n".join(lines)
 

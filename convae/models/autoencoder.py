@@ -71,8 +71,11 @@ class Autoencoder:
         What computes.
     metadata : dict
         What its file keeps beside all this, in plain values; of a run's model its ``run``, its
-        ``epoch``, how pictures become its input (``preprocessing``), ``classes``, ``threshold`` and
-        ``validation_errors``.
+        ``epoch``, how pictures (``preprocessing``) or ``arrays`` become its input, ``classes``,
+        ``score`` and ``threshold``.
+    extras : dict
+        Arrays of the host that its file keeps beside the parameters; of a run's model what normal
+        images are like (`convae.report.anomaly`).
     code_shape : (O, *output) tuple of int
         Shape of one example's code.
     lock : threading.RLock
@@ -121,6 +124,7 @@ class Autoencoder:
         self.backend = backend_for(device) if backend is None else backend
         self.storage = storage
         self.metadata: dict[str, Any] = {}
+        self.extras: dict[str, np.ndarray[Any, Any]] = {}
         self._check_storage()
         self.layers = stack(layers, self.input_shape, self.output_activation.name, self.backend)
         shapes, axes = parameter_shapes(self.layers), len(self.input_shape) - 1
@@ -175,6 +179,7 @@ class Autoencoder:
             self.backend,
             parameters,
             dict(self.metadata),
+            dict(self.extras),
         )
 
     def views(self, flat: Array) -> Arrays:
@@ -641,6 +646,7 @@ class Autoencoder:
             If it cannot be written; an earlier file of that name is then untouched.
         """
         arrays = {name: to_numpy(array) for name, array in self.parameters.items()}
+        arrays |= {f"{checkpoint.EXTRA}{name}": array for name, array in self.extras.items()}
         checkpoint.write(path, arrays, self.description())
 
 
@@ -666,8 +672,9 @@ def _revive(
     backend: Backend,
     parameters: np.ndarray[Any, Any],
     metadata: dict[str, Any],
+    extras: dict[str, np.ndarray[Any, Any]],
 ) -> Autoencoder:
     model = Autoencoder(**configuration, storage=storage, backend=backend)
-    model.metadata = metadata
+    model.metadata, model.extras = metadata, extras
     model.flat_parameters[...] = model.xp.asarray(parameters)
     return model

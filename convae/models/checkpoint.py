@@ -25,6 +25,9 @@ KEY = "convae"
 A single key, because safetensors writes several in any order; equal models have equal files.
 """
 
+EXTRA = "extra."
+"""How the names of arrays begin that are no parameters of a model."""
+
 FORMAT = 1
 """Number of the files' format; it grows when older versions cannot read what newer ones write."""
 

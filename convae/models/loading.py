@@ -59,7 +59,9 @@ def load(
         shapes = parameter_shapes_of(description["model"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{damaged}: {error}") from None
-    if {name: array.shape for name, array in arrays.items()} != shapes:
+    extras = {name for name in arrays if name.startswith(checkpoint.EXTRA)}
+    parameters = {name: array for name, array in arrays.items() if name not in extras}
+    if {name: array.shape for name, array in parameters.items()} != shapes:
         raise UserError(f"{damaged}: its arrays do not match the model")
     if not isinstance(description.get("metadata", {}), dict):
         raise UserError(f"{damaged}: its metadata is not a mapping")
@@ -67,9 +69,10 @@ def load(
         model = Autoencoder(**description["model"], device=device, backend=backend)
     except TypeError as error:
         raise UserError(f"{damaged}: {error}") from None
-    for name, array in arrays.items():
+    for name, array in parameters.items():
         model.parameters[name][...] = model.xp.asarray(array)
     model.metadata = description.get("metadata", {})
+    model.extras = {name.removeprefix(checkpoint.EXTRA): arrays[name] for name in extras}
     return model
 
 

@@ -1,57 +1,185 @@
-"""Anomalies by reconstruction error: images unlike the training images are reconstructed badly."""
+"""Anomalies: a model, what normal images are like, and how unlike them others are."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from convae.data.pictures import to_floats
-from convae.data.splits import Split
-from convae.errors import UserError
+from convae.data.splits import Split, sample
+from convae.engine import Array, to_numpy
+from convae.errors import UserError, check_choice
 from convae.models.autoencoder import Autoencoder
-from convae.report.quality import squared_errors
+from convae.report.scores import SCORES, Normal, Seen, logarithms
+
+DEFAULT = "combined"
+"""The score that is used where none is named."""
+
+WITHOUT_NORMAL = "squared_error"
+"""The same for a model that no run has trained."""
+
+IMAGES = 10_000
+"""Training images, at most, by which it is known what is normal."""
+
+LONGEST = 512
+"""Numbers of a code whose whole covariance is estimated; of longer ones the leading directions."""
+
+DIRECTIONS = 128
+"""So many of them."""
 
 MOST_QUANTILES = 1001
 """Numbers that sum up the scores of a split, at most."""
 
+Floats = np.ndarray[Any, Any]
 
-def score(model: Autoencoder, split: Split, batch_size: int) -> np.ndarray[Any, Any]:
-    """Mean squared error of each image of a split: -> (N,) of float64."""
-    errors = []
+
+@dataclass(frozen=True)
+class Detector:
+    """Scores images by a model that was trained on normal ones.
+
+    Parameters
+    ----------
+    model : Autoencoder
+        The model.
+    normal : Normal, optional
+        What normal images are like; without, some scores cannot be computed.
+    validation : dict
+        For each score quantiles of those of validation images, as `quantiles` sums them up.
+    """
+
+    model: Autoencoder
+    normal: Normal | None
+    validation: dict[str, Floats]
+
+    @classmethod
+    def fit(cls, model: Autoencoder, train: Split, validation: Split, batch_size: int) -> Detector:
+        """Learn what normal images are like, and how large the scores of held-out ones are."""
+        some = sample(train, IMAGES)
+        codes, total = [], np.zeros(train.shape)
+        for seen in _seen(model, None, some, batch_size):
+            codes.append(to_numpy(seen.H).reshape(len(seen.H), -1).astype(np.float64))
+            total += to_numpy(seen.x.sum(axis=0, dtype="float64"))
+        mean_code, whitening = _whitening(np.concatenate(codes))
+        identity = np.array([[0.0, 1.0], [0.0, 1.0]])
+        normal = Normal((total / len(some)).astype(np.float32), mean_code, whitening, identity)
+        found = np.concatenate(
+            [logarithms(seen) for seen in _seen(model, normal, validation, batch_size)], axis=1
+        )
+        deviation = found.std(axis=1)
+        known = np.stack([found.mean(axis=1), np.where(deviation > 0, deviation, 1)], axis=1)
+        normal = Normal(normal.mean_image, mean_code, whitening, known)
+        detector = cls(model, normal, {})
+        scores = detector.scores(validation, batch_size, SCORES)
+        return cls(model, normal, {name: quantiles(values) for name, values in scores.items()})
+
+    @classmethod
+    def of_model(cls, model: Autoencoder) -> Detector:
+        """Take what a run has learnt of normal images from its model's file."""
+        extras = model.extras
+        if not extras:
+            return cls(model, None, {})
+        length = int(np.prod(model.code_shape))
+        try:
+            normal = Normal(**{name: extras[name] for name in Normal.__annotations__})
+            validation = {name: extras[f"validation.{name}"] for name in SCORES}
+        except KeyError as error:
+            raise UserError(f"the model's file does not say what is normal: {error}") from None
+        shapes = (
+            normal.mean_image.shape == model.input_shape,
+            normal.mean_code.shape == (length,),
+            normal.whitening.shape[:1] == (length,) and normal.whitening.ndim == 2,
+            normal.logarithms.shape == (2, 2),
+            *(values.ndim == 1 and values.size for values in validation.values()),
+        )
+        numbers = (*vars(normal).values(), *validation.values())
+        if not all(shapes) or not all(np.isfinite(array).all() for array in numbers):
+            raise UserError("the model's file says wrongly what is normal: shapes or values")
+        return cls(model, normal, validation)
+
+    def extras(self) -> dict[str, Floats]:
+        """Return the arrays that a model's file keeps of this."""
+        assert self.normal is not None
+        return vars(self.normal) | {
+            f"validation.{name}": values for name, values in self.validation.items()
+        }
+
+    def choose(self, name: str | None) -> str:
+        """Return the name of a score that can be computed; by default the model's own."""
+        known = self.model.metadata.get("score") or (DEFAULT if self.normal else WITHOUT_NORMAL)
+        chosen = name or known
+        check_choice("score", chosen, SCORES)
+        if SCORES[chosen].needs_normal and self.normal is None:
+            raise UserError(
+                f"score: {chosen!r} needs to know what is normal, as the best model of a finished "
+                f"run does; with this one choose among "
+                f"{', '.join(n for n, score in SCORES.items() if not score.needs_normal)}"
+            )
+        return str(chosen)
+
+    def threshold(self, name: str, quantile: float) -> float:
+        """Return a quantile of the validation images' scores."""
+        if name not in self.validation:
+            raise UserError(
+                "--quantile: the model keeps no scores of validation images; the best model of a "
+                "finished run does, of this version. Give --threshold instead"
+            )
+        return float(np.quantile(self.validation[name], quantile))
+
+    def see(self, x: Array) -> Seen:
+        """Pass a batch of images through the model."""
+        H = self.model.encode(x)
+        return Seen(x, self.model.decode(H), H, self.normal)
+
+    def scores(self, split: Split, batch_size: int, names: Iterable[str]) -> dict[str, Floats]:
+        """Compute scores of all images of a split: -> (N,) of float64 each."""
+        names = list(names)
+        parts: dict[str, list[Floats]] = {name: [] for name in names}
+        for seen in _seen(self.model, self.normal, split, batch_size):
+            for name in names:
+                parts[name].append(SCORES[name].function(seen))
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _seen(
+    model: Autoencoder, normal: Normal | None, split: Split, batch_size: int
+) -> Iterator[Seen]:
     for pixels in split.batches(batch_size):
-        x = to_floats(pixels, model.backend, model.dtype)
-        errors.append(squared_errors(x, model.reconstruct(x)))
-    return np.concatenate(errors)
+        yield Detector(model, normal, {}).see(to_floats(pixels, model.backend, model.dtype))
 
 
-def quantiles(scores: np.ndarray[Any, Any]) -> list[float]:
+def _whitening(codes: Floats) -> tuple[Floats, Floats]:
+    """Estimate the codes' mean and what whitens them: (N, L) -> (L,), (L, M)."""
+    if codes.shape[1] <= LONGEST:
+        from sklearn.covariance import LedoitWolf
+
+        fitted = LedoitWolf().fit(codes)
+        precision = fitted.precision_
+        values, vectors = np.linalg.eigh((precision + precision.T) / 2)
+        whitening = vectors * np.sqrt(np.clip(values, 0, None))
+        return fitted.location_.astype(np.float32), whitening.astype(np.float32)
+    from sklearn.decomposition import PCA
+
+    pca = PCA(min(DIRECTIONS, len(codes)), random_state=0).fit(codes)
+    spread = np.sqrt(pca.explained_variance_)
+    kept = spread > spread.max(initial=0) * 1e-6
+    whitening = pca.components_[kept].T / spread[kept]
+    return pca.mean_.astype(np.float32), whitening.astype(np.float32)
+
+
+def quantiles(scores: Floats) -> Floats:
     """Sum up scores (N,) by evenly spaced quantiles, from the least to the largest.
 
     Up to `MOST_QUANTILES` they are the scores themselves, in order.
     """
     places = np.linspace(0, 1, min(len(scores), MOST_QUANTILES))
-    return [float(value) for value in np.quantile(scores, places)]
+    summed: Floats = np.quantile(scores, places)
+    return summed
 
 
-def threshold_at(errors: Any, quantile: float) -> float:
-    """Return a quantile of what `quantiles` has summed up, from a model's file.
-
-    Raises `UserError` if the file has no such numbers.
-    """
-    found = np.asarray(errors if isinstance(errors, list) else [], dtype=object)
-    is_number = [isinstance(value, int | float) and np.isfinite(value) for value in found]
-    if not is_number or not all(is_number):
-        raise UserError(
-            "--quantile: the model keeps no errors of validation images; the best model of a "
-            "finished run does, of this version. Give --threshold instead"
-        )
-    return float(np.quantile(found.astype(float), quantile))
-
-
-def judge(
-    scores: np.ndarray[Any, Any], anomalous: np.ndarray[Any, Any], threshold: float
-) -> dict[str, float]:
+def judge(scores: Floats, anomalous: Floats, threshold: float) -> dict[str, float]:
     """Compare scores (N,), higher for anomalies, with the truth (N,) of bool.
 
     Returns ``auroc`` and ``auprc``, the areas under the curves of true over false positives and of

@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from tqdm import tqdm
 
 from convae.configuration import (
+    SCORES,
     Config,
     LayerConfig,
     LossConfig,
@@ -33,10 +34,10 @@ from convae.configuration import (
 from convae.data.splits import InMemory, Splits
 from convae.engine import backend_for, to_numpy
 from convae.engine.geometry import per_axis
-from convae.errors import UserError, UserTypeError, check_range, counted
+from convae.errors import UserError, UserTypeError, check_choice, check_range, counted
 from convae.models.autoencoder import Autoencoder
 from convae.models.layers import Layer
-from convae.report.anomaly import score
+from convae.report.anomaly import DEFAULT, Detector
 from convae.report.probe import encode_all
 from convae.training.build import build_model, build_parts, build_step
 from convae.training.choices import choose
@@ -75,8 +76,8 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.verbose = verbose
         self.random_state = random_state
 
-    def _fit(self, X: Any) -> InMemory:
-        """Fit a model; returns the examples that were held out, as the model takes them."""
+    def _fit(self, X: Any) -> tuple[InMemory, InMemory]:
+        """Fit a model; returns what it was trained on and what was held out, as it takes them."""
         check_range("validation", self.validation, over=0, below=1)
         for name in ("epochs", "batch_size", "learning_rate"):
             if (value := getattr(self, name)) is not None:
@@ -94,7 +95,7 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         count = min(max(1, round(self.validation * len(x))), len(x) - 1)
         train, held_out = InMemory(x[order[count:]]), InMemory(x[order[:count]])
         self.model_ = self._trained(train, held_out, rng)
-        return held_out
+        return train, held_out
 
     def _trained(
         self, train: InMemory, held_out: InMemory, rng: np.random.Generator
@@ -130,7 +131,7 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                     parts.optimizer.learning_rate = rate * factor
                     step(model.xp.asarray(x))
                     done += 1
-                error = float(score(model, held_out, BATCH).mean())
+                error = float(_scores(Detector(model, None, {}), held_out, "squared_error").mean())
                 bar.set_postfix_str(f"error {error:.5f}", refresh=False)
                 since += 1
                 if error < best:
@@ -171,24 +172,31 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """Return what a pickle keeps: of the model its configuration and parameters."""
         state: dict[str, Any] = dict(super().__getstate__())
         if (model := state.get("model_")) is not None:
-            state["model_"] = model.configuration(), to_numpy(model.flat_parameters)
+            parameters = to_numpy(model.flat_parameters)
+            state["model_"] = model.configuration(), parameters, model.extras
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore it, the model on the device that `device` names here."""
         super().__setstate__(state)
         if "model_" in state:
-            configuration, parameters = state["model_"]
+            configuration, parameters, extras = state["model_"]
             model = Autoencoder(**configuration, backend=backend_for(self.device))
             model.flat_parameters[...] = model.xp.asarray(parameters)
+            model.extras = extras
             self.model_ = model
 
 
+def _scores(detector: Detector, examples: InMemory, name: str) -> Floats:
+    """Compute one score of each example: -> (N,) of float64."""
+    return detector.scores(examples, BATCH, [name])[name]
+
+
 class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
-    """Tell what is unlike the training data, by the error of an autoencoder's reconstruction.
+    """Tell what is unlike the training data, by an autoencoder's reconstructions and codes.
 
     Fit it to normal examples only. A part of them is held out: it decides which epoch's model is
-    kept, and a quantile of its errors is the threshold.
+    kept, and a quantile of its scores is the threshold.
 
     Parameters
     ----------
@@ -214,13 +222,16 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
         Decides the division, the order of batches and what is drawn.
     quantile : float
         Fraction of held-out examples that are taken for normal.
+    criterion : {"combined", "squared_error", "ssim", "ms_ssim", "gradient", "peak", "relative", \
+"mahalanobis"}
+        How unusual an example is: see `convae.report.scores`.
 
     Attributes
     ----------
     model_ : Autoencoder
         The model; X is scaled to [0, 1] by the training data's range for it.
     offset_ : float
-        Minus the threshold on the error.
+        Minus the threshold on the score.
     low_, range_ : float
         The least value of the training data, and its distance to the largest.
     n_features_in_ : int
@@ -249,12 +260,14 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
         verbose: bool = False,
         random_state: Any = 0,
         quantile: float = 0.99,
+        criterion: str = DEFAULT,
     ) -> None:
         super().__init__(
             shape, layers, code, epochs, batch_size, learning_rate, validation, device, verbose,
             random_state,
         )  # fmt: skip
         self.quantile = quantile
+        self.criterion = criterion
 
     def fit(self, X: Any, y: Any = None) -> AnomalyDetector:
         """Fit a model and the threshold to normal examples.
@@ -277,9 +290,12 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
             If an argument or X is out of range, or does not fit.
         """
         check_range("quantile", self.quantile, over=0, at_most=1)
-        held_out = self._fit(X)
-        errors = score(self.model_, held_out, BATCH)
-        self.offset_ = -float(np.quantile(errors, self.quantile, method="higher"))
+        check_choice("criterion", self.criterion, SCORES)
+        train, held_out = self._fit(X)
+        detector = Detector.fit(self.model_, train, held_out, BATCH)
+        self.model_.extras = detector.extras()
+        scores = _scores(detector, held_out, self.criterion)
+        self.offset_ = -float(np.quantile(scores, self.quantile, method="higher"))
         return self
 
     def score_samples(self, X: Any) -> Floats:
@@ -293,10 +309,11 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
         Returns
         -------
         (N,) ndarray
-            Minus the mean squared error of the reconstruction, of values scaled to [0, 1].
+            Minus the score that `criterion` names, of values scaled to [0, 1].
         """
         check_is_fitted(self)
-        return -score(self.model_, InMemory(self._scaled(self._examples(X))), BATCH)
+        examples = InMemory(self._scaled(self._examples(X)))
+        return -_scores(Detector.of_model(self.model_), examples, self.criterion)
 
     def decision_function(self, X: Any) -> Floats:
         """Compare the scores with the threshold.

@@ -27,7 +27,7 @@ from convae.errors import UserError, check_range
 from convae.export.formats import EXPORTERS, export
 from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import STORAGES, Autoencoder
-from convae.report.anomaly import Detector
+from convae.report.anomaly import WITHOUT_NORMAL, Detector
 from convae.report.describe import describe
 from convae.report.pictures import compared, filter_grid, grid, png, rows_of_pictures
 from convae.report.probe import compare_features
@@ -240,9 +240,10 @@ def score(
     known = work.model.metadata
     if quantile is not None:
         threshold = detector.threshold(chosen, quantile)
-    elif threshold is None and chosen == known.get("score"):
+    elif threshold is None and chosen == known.get("score", WITHOUT_NORMAL):
         threshold = known.get("threshold")
-        check_range("the model's threshold", threshold)
+        if threshold is not None:
+            check_range("the model's threshold", threshold)
     written = None if maps is None else PictureFolder(maps, work.targets)
     if threshold is None:
         click.echo(

@@ -162,7 +162,7 @@ def _whitening(codes: Floats) -> tuple[Floats, Floats]:
         return fitted.location_.astype(np.float32), whitening.astype(np.float32)
     from sklearn.decomposition import PCA
 
-    pca = PCA(min(DIRECTIONS, len(codes)), random_state=0).fit(codes)
+    pca = PCA(min(DIRECTIONS, *codes.shape), random_state=0).fit(codes)
     spread = np.sqrt(pca.explained_variance_)
     kept = spread > spread.max(initial=0) * 1e-6
     whitening = pca.components_[kept].T / spread[kept]

@@ -48,6 +48,9 @@ Floats: TypeAlias = np.ndarray[Any, Any]
 BATCH = 256
 """Examples that are encoded or reconstructed at a time."""
 
+ROUNDING = 1e-5
+"""Part of a score, or of 1, by which another order of sums may change it."""
+
 
 class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """What both estimators share: data as examples in [0, 1], and a model fitted to them."""
@@ -295,7 +298,9 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
         detector = Detector.fit(self.model_, train, held_out, BATCH)
         self.model_.extras = detector.extras()
         scores = _scores(detector, held_out, self.criterion)
-        self.offset_ = -float(np.quantile(scores, self.quantile, method="higher"))
+        highest = float(np.quantile(scores, self.quantile, method="higher"))
+        # an example that sets the threshold is normal, in whatever batch it comes again
+        self.offset_ = -(highest + ROUNDING * (1 + abs(highest)))
         return self
 
     def score_samples(self, X: Any) -> Floats:

@@ -25,6 +25,8 @@ from convae.data.datasets import load_dataset
 from convae.data.sources import named
 from convae.engine import missing_gpu
 from convae.errors import UserError
+from convae.report.anomaly import Detector
+from convae.report.scores import SCORES
 from tests.helpers import SHORT
 
 
@@ -84,17 +86,17 @@ def test_scores_and_maps(trained, test_images, tmp_path) -> None:
     )
     assert done.exit_code == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
-    R = convae.load(trained).reconstruct(test_images)
-    expected = ((R - test_images) ** 2).mean(axis=(1, 2, 3))
-    errors = np.array([float(row["error"]) for row in rows])
-    np.testing.assert_allclose(errors, expected, rtol=1e-4)
+    detector = Detector.of_model(convae.load(trained))
+    expected = SCORES["combined"].function(detector.see(test_images))
+    errors = np.array([float(row["combined"]) for row in rows])
+    np.testing.assert_allclose(errors, expected, rtol=1e-4, atol=1e-4)
     threshold = json.loads((trained / "summary.json").read_text())["threshold"]
     assert [row["anomaly"] for row in rows] == [str(int(error > threshold)) for error in errors]
     assert len(list((tmp_path / "maps" / "digits").glob("*.png"))) == 180
 
 
 def test_the_threshold_can_be_decided_at_scoring_time(trained, tmp_path) -> None:
-    errors = np.array(convae.load(trained).metadata["validation_errors"])
+    errors = convae.load(trained).extras["validation.combined"]
     threshold = json.loads((trained / "summary.json").read_text())["threshold"]
     assert (np.diff(errors) >= 0).all()
     assert np.quantile(errors, 0.95) == pytest.approx(threshold)
@@ -106,20 +108,33 @@ def test_the_threshold_can_be_decided_at_scoring_time(trained, tmp_path) -> None
         rows = list(csv.DictReader(path.read_text().splitlines()))
         limit = np.quantile(errors, value) if option == "--quantile" else value
         anomalies = {row["image"] for row in rows if row["anomaly"] == "1"}
-        above, below = limit * 1.001, limit * 0.999  # errors are written with 6 digits
-        assert {row["image"] for row in rows if float(row["error"]) > above} <= anomalies
-        assert not anomalies & {row["image"] for row in rows if float(row["error"]) < below}
+        above, below = limit + 0.001, limit - 0.001  # scores are written with 6 digits
+        assert {row["image"] for row in rows if float(row["combined"]) > above} <= anomalies
+        assert not anomalies & {row["image"] for row in rows if float(row["combined"]) < below}
         return anomalies
 
-    assert flagged("--quantile", 1) < flagged("--quantile", 0.5) < flagged("--threshold", 0)
-    assert flagged("--threshold", 2) == set()
+    assert flagged("--quantile", 1) < flagged("--quantile", 0.5) < flagged("--threshold", -9)
+    assert flagged("--threshold", 99) == set()
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_has_its_threshold(trained, tmp_path, name: str) -> None:
+    path = tmp_path / "scores.csv"
+    done = use("score", trained, "digits", "-o", path, "--score", name, "--quantile", 0.9)
+    assert done.exit_code == 0, done.stderr
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    limit = np.quantile(convae.load(trained).extras[f"validation.{name}"], 0.9)
+    found = [float(row[name]) for row in rows]
+    assert 0 < np.mean(found > limit) < 0.4
+    assert [row["anomaly"] == "1" for row in rows] == pytest.approx(found > limit, abs=0)
+    done = use("score", trained, "digits", "-o", path, "--score", name)
+    assert ("no threshold for score=" in done.stderr) == (name != "combined")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--threshold", "nan"], "--threshold: nan is out of range"),
-        (["--threshold", "-1"], "--threshold: -1"),
         (["--quantile", "0"], "--quantile: 0"),
         (["--quantile", "1.5"], "--quantile: 1.5"),
         (["--quantile", "0.5", "--threshold", "1"], "give one of them"),
@@ -134,7 +149,7 @@ def test_thresholds_that_make_no_sense(trained, options: list[str], message: str
 def test_scores_on_the_standard_output(trained) -> None:
     done = use("score", trained, "digits")
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[0] == "image,error,anomaly"
+    assert done.stdout.splitlines()[0] == "image,combined,anomaly"
     assert len(done.stdout.splitlines()) == 181
 
 

@@ -82,7 +82,7 @@ def test_other_peoples_files_need_overwrite(model, pictures, tmp_path) -> None:
     assert "convae did not write it" in done.output
     assert notes.read_text() == "do not lose this"
     assert call("score", model, pictures, "-o", notes, "--overwrite").exit_code == 0
-    assert notes.read_text().startswith("image,error")
+    assert notes.read_text().startswith("image,squared_error")
 
 
 def test_results_of_convae_are_replaced(model, pictures, tmp_path) -> None:
@@ -115,7 +115,7 @@ def test_scores_without_a_threshold_say_so(model, pictures, tmp_path) -> None:
     assert [line.rsplit(",")[-1] for line in given.stdout.splitlines()[1:]] == ["1"] * 3
     refused = call("score", model, pictures, "--quantile", 0.5)
     assert refused.exit_code == 1
-    assert "keeps no errors of validation images" in refused.output
+    assert "keeps no scores of validation images" in refused.output
 
 
 def test_a_terminated_command_leaves_nothing_half_written(slow_model, tmp_path) -> None:

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import convae
+from convae.configuration import SCORES
 from convae.errors import UserError
 
 FEW = convae.Layer(filters=4, kernel="input", activation="identity", visible_bias="position")
@@ -50,13 +51,29 @@ def test_other_digits_are_anomalies(digits, zeros) -> None:
     assert (found[~is_zero] == -1).mean() > 0.85
 
 
-def test_scores_are_errors_of_scaled_values(digits, zeros) -> None:
-    X = digits[0][:5]
-    x = ((X - zeros.low_) / zeros.range_).astype("float32").reshape(5, 1, 8, 8)
-    assert (zeros.low_, zeros.range_) == (0, 16)
-    errors = ((x - zeros.model_.reconstruct(x)) ** 2).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(zeros.score_samples(X), -errors, rtol=1e-5)
-    np.testing.assert_allclose(zeros.decision_function(X), -errors - zeros.offset_, rtol=1e-5)
+def test_scores_are_those_of_scaled_values(digits) -> None:
+    X, y = digits
+    detector = convae.AnomalyDetector((1, 8, 8), epochs=2, criterion="squared_error")
+    detector.fit(X[y == 0])
+    x = ((X[:5] - detector.low_) / detector.range_).astype("float32").reshape(5, 1, 8, 8)
+    assert (detector.low_, detector.range_) == (0, 16)
+    errors = ((x - detector.model_.reconstruct(x)) ** 2).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(detector.score_samples(X[:5]), -errors, rtol=1e-5)
+    expected = -errors - detector.offset_
+    np.testing.assert_allclose(detector.decision_function(X[:5]), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("criterion", SCORES)
+def test_all_scores(digits, criterion: str) -> None:
+    X, y = digits
+    detector = convae.AnomalyDetector((1, 8, 8), epochs=20, criterion=criterion)
+    detector.fit(X[y == 0][::2])
+    assert roc_auc_score(y == 0, detector.score_samples(X)) > 0.8
+
+
+def test_an_unknown_score_is_refused(digits) -> None:
+    with pytest.raises(UserError, match="criterion: 'error' is unknown; expected one of squared"):
+        convae.AnomalyDetector(criterion="error").fit(digits[0])
 
 
 @pytest.mark.parametrize("quantile", [0.5, 1.0])

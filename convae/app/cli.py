@@ -29,9 +29,10 @@ from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import STORAGES, Autoencoder
 from convae.report.anomaly import WITHOUT_NORMAL, Detector
 from convae.report.describe import describe
-from convae.report.pictures import compared, filter_grid, grid, png, rows_of_pictures
+from convae.report.overlays import map_figure
+from convae.report.pictures import filter_grid, grid, png
 from convae.report.probe import compare_features
-from convae.report.scores import SCORES
+from convae.report.scores import SCORES, Seen
 from convae.version import __version__
 
 MISTAKES = (UserError, OSError, MemoryError)
@@ -257,17 +258,25 @@ def score(
         for names, x in work.batches():
             seen = detector.see(x)
             values = SCORES[chosen].function(seen)
-            for n, (image, value) in enumerate(zip(names, values, strict=True)):
+            if written is not None:
+                _write_maps(written, names, detector, seen, chosen)
+            for image, value in zip(names, values, strict=True):
                 # a score that is NaN is no smaller than the threshold
                 anomalous = [] if threshold is None else [int(not value <= threshold)]
                 anomalies += sum(anomalous)
                 table.writerow([printable(image), f"{value:.6g}", *anomalous])
-                if written is not None:
-                    one = slice(n, n + 1)
-                    shown = compared(x[one], None, seen.R[one], errors=True)
-                    written.add(image, rows_of_pictures(*shown.values()))
     above = "" if threshold is None else f"; {anomalies:,} above the threshold {threshold:.4g}"
     work.report(f"scores in {'standard output' if str(output) == '-' else output}{above}")
+
+
+def _write_maps(
+    written: PictureFolder, names: list[str], detector: Detector, seen: Seen, score: str
+) -> None:
+    """Write pictures of where examples are unusual."""
+    maps = to_numpy(SCORES[score].map(seen))
+    top = detector.top(score, maps)
+    for name, x, R, unusual in zip(names, to_numpy(seen.x), to_numpy(seen.R), maps, strict=True):
+        written.add(name, map_figure(x, R, unusual, top))
 
 
 @main.command("export")

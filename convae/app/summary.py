@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from convae.configuration import TrainerConfig
 from convae.data.corruption import Corruption, Use
-from convae.data.pictures import to_floats
+from convae.data.masks import read_mask
+from convae.data.pictures import Preprocessing, to_floats
 from convae.data.splits import Splits, kind, sample
 from convae.engine import to_numpy
 from convae.errors import UserError, counted
@@ -24,6 +27,7 @@ from convae.report.anomaly import Detector, judge
 from convae.report.baselines import Baselines
 from convae.report.evaluation import measure, measure_quality
 from convae.report.fixed_images import FixedImages
+from convae.report.localisation import localisation
 from convae.report.pictures import comparison, png
 from convae.report.probe import encode_all
 from convae.report.scores import SCORES
@@ -136,7 +140,19 @@ class Summary:
             figures |= judge(found[self.score], data.anomalous, threshold)
             for name, values in found.items():
                 figures[f"auroc_{name}"] = judge(values, data.anomalous, threshold)["auroc"]
+        if data.masks is not None:
+            figures |= localisation(self._marked(detector))
         return figures
+
+    def _marked(self, detector: Detector) -> Iterator[tuple[Any, Any]]:
+        """Iterate over the test images' maps and masks."""
+        assert self.data.masks is not None
+        assert isinstance(self.data.how, Preprocessing)
+        assert self.trainer.batch_size is not None
+        masks = iter(self.data.masks)
+        for maps in detector.maps(self.data.test, self.trainer.batch_size, self.score):
+            for unusual in maps:
+                yield unusual, read_mask(next(masks), self.data.how, unusual.shape)
 
     def _report(self, figures: dict[str, float]) -> str:
         """Put the figures into words."""
@@ -166,6 +182,11 @@ class Summary:
                 f"the anomalies, {figures['false_alarms']:.1%} of the normal {example}s",
                 f"  AUROC by other scores: {each}",
             ]
+        if "pro" in figures:
+            lines.append(
+                f"Where they are: AUROC of pixels {figures['pixel_auroc']:.4f}, overlap of regions "
+                f"(PRO) {figures['pro']:.4f}"
+            )
         return "\n".join(lines)
 
     def _show_embeddings(self, board: Board) -> None:

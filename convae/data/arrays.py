@@ -88,6 +88,10 @@ class Arrays:
     statistics: Statistics | None = None
 
     @property
+    def files(self) -> None:
+        """See `Split`; files may hold many examples."""
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """See `Split`."""
         return self.layout.shape_of(self.stacks[0].shape)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convae.configuration import DatasetConfig
 from convae.data.arrays import Arrays, scale
+from convae.data.folders import part_folders
+from convae.data.masks import find_masks
 from convae.data.pictures import Preprocessing
 from convae.data.scaling import Scaling
 from convae.data.sources import read_parts
 from convae.data.splits import Split, Splits
-from convae.errors import UserError, prefixed
+from convae.errors import UserError, counted, prefixed
 from convae.files import printable
 
 
@@ -78,8 +81,27 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
             "the test images are all normal: the threshold is that of the validation images, and "
             "AUROC would need others"
         )
+    masks = None
+    if anomalous is not None and config.name == "ImageFolder":
+        masks = _masks(config, test, anomalous)
+        if masks is not None:
+            found = sum(mask is not None for mask in masks)
+            notes.append(f"masks mark what is anomalous in {counted(found, 'test image')}")
     notes = [printable(note) for note in notes]
-    return Splits(config.name, train, validation, test, anomalous, classes, how, tuple(notes))
+    return Splits(
+        config.name, train, validation, test, anomalous, classes, how, masks, tuple(notes)
+    )
+
+
+def _masks(
+    config: DatasetConfig, test: Split, anomalous: np.ndarray[Any, Any]
+) -> list[Path | None] | None:
+    """Find the masks of the test images of a folder, if it has a folder of them, too."""
+    root = Path(config.root)
+    folder = part_folders(root).get("test")
+    if folder is None or test.files is None:
+        return None
+    return find_masks(root, folder, test.files.tolist(), (~anomalous).tolist())
 
 
 def _divide(

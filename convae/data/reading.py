@@ -190,7 +190,7 @@ def _read_once(
     if size > limit:
         return stream.select(np.array(intact))
     labels = None if stream.labels is None else stream.labels[intact]
-    return InMemory(np.stack(kept), labels)
+    return InMemory(np.stack(kept), labels, stream.select(np.array(intact)).files)
 
 
 def _items(stream: Streamed) -> Iterator[Any]:

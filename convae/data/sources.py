@@ -202,7 +202,7 @@ def _image_folder(config: DatasetConfig) -> Dataset:
     notes = [note for part in found for note in _describe(folders[part], found[part], names[part])]
     if folders["train"] != root:
         masks = (path for path in sorted(root.iterdir()) if path.is_dir() and is_masks(path))
-        notes += [f"left out: {path.name}/, which holds masks" for path in masks]
+        notes += [f"{path.name}/ holds masks, and no images" for path in masks]
     data = read_dataset(datasets, config, classes, notes)
     return replace(data, notes=[*data.notes, _account(list(found.values()), data, config)])
 

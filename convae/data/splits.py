@@ -23,6 +23,7 @@ from convae.engine import array_module
 from convae.errors import UserError
 
 Labels: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Files: TypeAlias = np.ndarray[Any, np.dtype[np.str_]]
 
 
 KINDS = {1: "signal", 2: "image", 3: "volume"}
@@ -49,6 +50,10 @@ class Split(Protocol):
     @property
     def labels(self) -> Labels | None:
         """Class of each image, where the dataset has classes."""
+
+    @property
+    def files(self) -> Files | None:
+        """File of each image, where each has one."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -86,10 +91,13 @@ class InMemory:
         The images; or examples as floats, which are taken as they are.
     labels : (N,) ndarray of int, optional
         Their classes.
+    files : (N,) ndarray of str, optional
+        The files that they come from.
     """
 
     pixels: Pixels
     labels: Labels | None = None
+    files: Files | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,7 +112,8 @@ class InMemory:
     def select(self, indices: np.ndarray[Any, Any]) -> InMemory:
         """See `Split`; a copy of them."""
         labels = None if self.labels is None else self.labels[indices]
-        return InMemory(self.pixels[indices], labels)
+        files = None if self.files is None else self.files[indices]
+        return InMemory(self.pixels[indices], labels, files)
 
     def fingerprint(self) -> str:
         """See `Split`; of the pixels themselves."""
@@ -132,7 +141,7 @@ class InMemory:
         InMemory
             The same images; its batches are arrays of the library.
         """
-        return InMemory(xp.asarray(self.pixels), self.labels)
+        return InMemory(xp.asarray(self.pixels), self.labels, self.files)
 
 
 class Read(NamedTuple):
@@ -174,6 +183,14 @@ class Streamed:
     labels: Labels | None = None
 
     @property
+    def files(self) -> Files | None:
+        """The files of the images, where each has one."""
+        samples = getattr(self.dataset, "samples", None)
+        if samples is None:
+            return None
+        return np.array([str(samples[int(index)][0]) for index in self.indices])
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of one image."""
         (first,) = _pixels([self[0]])
@@ -207,11 +224,10 @@ class Streamed:
 
     def fingerprint(self) -> str:
         """See `Split`; of files their names, sizes and ends, since reading them takes long."""
-        samples = getattr(self.dataset, "samples", None)
-        if samples is None:
+        files = self.files
+        if files is None:
             return digest(f"{len(self.dataset)} {self.how}", self.indices.tobytes())
-        paths = [Path(samples[int(index)][0]) for index in self.indices]
-        signatures = [part for path in paths for part in signature(path)]
+        signatures = [part for path in files for part in signature(Path(path))]
         return digest(str(self.how), *signatures)
 
     def batches(
@@ -304,6 +320,8 @@ class Splits:
         Names of the classes, by their numbers; empty if there are none.
     how : Preprocessing or Scaling, optional
         How pictures like these become pixels, or arrays examples.
+    masks : sequence of Path or None, optional
+        For each test image the file that marks what is anomalous in it, where there is one.
     notes : tuple of str
         What is worth knowing of how they were found and read.
     """
@@ -315,6 +333,7 @@ class Splits:
     anomalous: np.ndarray[Any, np.dtype[np.bool_]] | None = None
     classes: tuple[str, ...] = ()
     how: Preprocessing | Scaling | None = None
+    masks: Sequence[Path | None] | None = None
     notes: tuple[str, ...] = ()
 
     def fingerprints(self) -> dict[str, str]:

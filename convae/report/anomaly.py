@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,12 @@ LONGEST = 512
 DIRECTIONS = 128
 """So many of them."""
 
+PEAKS = 1000
+"""Validation images, at most, whose maps' highest values are averaged."""
+
+HOTTEST = 4.0
+"""So many times their mean is white in pictures of maps."""
+
 MOST_QUANTILES = 1001
 """Numbers that sum up the scores of a split, at most."""
 
@@ -48,11 +54,14 @@ class Detector:
         What normal images are like; without, some scores cannot be computed.
     validation : dict
         For each score quantiles of those of validation images, as `quantiles` sums them up.
+    peaks : dict
+        For each score the highest value in the map of a validation image, (1,): their mean.
     """
 
     model: Autoencoder
-    normal: Normal | None
-    validation: dict[str, Floats]
+    normal: Normal | None = None
+    validation: dict[str, Floats] = field(default_factory=dict)
+    peaks: dict[str, Floats] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, model: Autoencoder, train: Split, validation: Split, batch_size: int) -> Detector:
@@ -71,20 +80,34 @@ class Detector:
         deviation = found.std(axis=1)
         known = np.stack([found.mean(axis=1), np.where(deviation > 0, deviation, 1)], axis=1)
         normal = Normal(normal.mean_image, mean_code, whitening, known)
-        detector = cls(model, normal, {})
+        detector = cls(model, normal)
         scores = detector.scores(validation, batch_size, SCORES)
-        return cls(model, normal, {name: quantiles(values) for name, values in scores.items()})
+        return cls(
+            model,
+            normal,
+            {name: quantiles(values) for name, values in scores.items()},
+            {name: detector._peak(validation, batch_size, name) for name in SCORES},
+        )
+
+    def _peak(self, split: Split, batch_size: int, name: str) -> Floats:
+        """Average the highest values of the images' maps: -> (1,)."""
+        few = sample(split, PEAKS)
+        maps = self.maps(few, batch_size, name)
+        peaks = [unusual.reshape(len(unusual), -1).max(axis=1) for unusual in maps]
+        highest: Floats = np.concatenate(peaks).mean(keepdims=True).astype(np.float64)
+        return highest
 
     @classmethod
     def of_model(cls, model: Autoencoder) -> Detector:
         """Take what a run has learnt of normal images from its model's file."""
         extras = model.extras
         if not extras:
-            return cls(model, None, {})
+            return cls(model)
         length = int(np.prod(model.code_shape))
         try:
             normal = Normal(**{name: extras[name] for name in Normal.__annotations__})
             validation = {name: extras[f"validation.{name}"] for name in SCORES}
+            peaks = {name: extras[f"peak.{name}"] for name in SCORES}
         except KeyError as error:
             raise UserError(f"the model's file does not say what is normal: {error}") from None
         shapes = (
@@ -93,18 +116,29 @@ class Detector:
             normal.whitening.shape[:1] == (length,) and normal.whitening.ndim == 2,
             normal.logarithms.shape == (2, 2),
             *(values.ndim == 1 and values.size for values in validation.values()),
+            *(values.shape == (1,) for values in peaks.values()),
         )
-        numbers = (*vars(normal).values(), *validation.values())
+        numbers = (*vars(normal).values(), *validation.values(), *peaks.values())
         if not all(shapes) or not all(np.isfinite(array).all() for array in numbers):
             raise UserError("the model's file says wrongly what is normal: shapes or values")
-        return cls(model, normal, validation)
+        return cls(model, normal, validation, peaks)
 
     def extras(self) -> dict[str, Floats]:
         """Return the arrays that a model's file keeps of this."""
         assert self.normal is not None
+        named = {"validation": self.validation, "peak": self.peaks}
         return vars(self.normal) | {
-            f"validation.{name}": values for name, values in self.validation.items()
+            f"{kind}.{name}": array for kind, of in named.items() for name, array in of.items()
         }
+
+    def top(self, name: str, unusual: Floats) -> float:
+        """Return the value that is white in pictures of maps: far above what is normal.
+
+        Where it is not known what is normal, it is the largest of these maps.
+        """
+        known = self.peaks.get(name)
+        top = float(unusual.max() if known is None else HOTTEST * known[0])
+        return top if top > 0 else 1.0
 
     def choose(self, name: str | None) -> str:
         """Return the name of a score that can be computed; by default the model's own."""
@@ -142,12 +176,17 @@ class Detector:
                 parts[name].append(SCORES[name].function(seen))
         return {name: np.concatenate(values) for name, values in parts.items()}
 
+    def maps(self, split: Split, batch_size: int, name: str) -> Iterator[Floats]:
+        """Iterate over batches of maps of where images are unusual: (N, *size) each."""
+        for seen in _seen(self.model, self.normal, split, batch_size):
+            yield to_numpy(SCORES[name].map(seen))
+
 
 def _seen(
     model: Autoencoder, normal: Normal | None, split: Split, batch_size: int
 ) -> Iterator[Seen]:
     for pixels in split.batches(batch_size):
-        yield Detector(model, normal, {}).see(to_floats(pixels, model.backend, model.dtype))
+        yield Detector(model, normal).see(to_floats(pixels, model.backend, model.dtype))
 
 
 def _whitening(codes: Floats) -> tuple[Floats, Floats]:

@@ -134,7 +134,7 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                     parts.optimizer.learning_rate = rate * factor
                     step(model.xp.asarray(x))
                     done += 1
-                error = float(_scores(Detector(model, None, {}), held_out, "squared_error").mean())
+                error = float(_scores(Detector(model), held_out, "squared_error").mean())
                 bar.set_postfix_str(f"error {error:.5f}", refresh=False)
                 since += 1
                 if error < best:

@@ -17,7 +17,7 @@ import numpy as np
 
 from convae.configuration import AugmentationConfig, Config, CorruptionConfig
 from convae.data.pictures import to_floats
-from convae.data.splits import Labels, Split, Splits
+from convae.data.splits import Files, Labels, Split, Splits
 from convae.engine import Array, to_numpy
 from convae.models import backpropagation
 from convae.models.autoencoder import Autoencoder
@@ -67,6 +67,11 @@ class Encoded:
     def labels(self) -> Labels | None:
         """Class of each image."""
         return self.split.labels
+
+    @property
+    def files(self) -> Files | None:
+        """File of each image."""
+        return self.split.files
 
     def __len__(self) -> int:
         """Count the images."""

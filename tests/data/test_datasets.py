@@ -71,7 +71,7 @@ def test_masks_of_anomalies_are_no_pictures(tmp_path) -> None:
     config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"])
     splits = load_dataset(config)
     assert splits.anomalous.tolist() == [True] * 3 + [False] * 3
-    assert splits.notes[2] == "left out: ground_truth/, which holds masks"
+    assert splits.notes[2] == "ground_truth/ holds masks, and no images"
     (tmp_path / "train").rename(tmp_path / "other")
     with pytest.raises(ValueError, match=r"no pictures|no train/|dataset.normal"):
         load_dataset(config)

@@ -49,7 +49,7 @@ def test_scores_of_a_split_are_those_of_its_images(model, rng) -> None:
     split = InMemory(rng.integers(0, 256, (10, 1, 6, 6), dtype=np.uint8))
     x = split.pixels.astype("float32") / np.float32(255)
     expected = ((x - model.reconstruct(x)) ** 2).mean(axis=(1, 2, 3))
-    found = Detector(model, None, {}).scores(split, 4, ["squared_error", "peak"])
+    found = Detector(model).scores(split, 4, ["squared_error", "peak"])
     assert list(found) == ["squared_error", "peak"]
     np.testing.assert_allclose(found["squared_error"], expected, rtol=1e-5)
 
@@ -132,6 +132,8 @@ def test_a_model_of_no_run_has_scores_that_need_nothing_else(model) -> None:
         ("validation.peak", np.zeros(0)),
         ("validation.peak", np.zeros((2, 2))),
         ("validation.combined", np.array([np.inf])),
+        ("peak.peak", np.zeros(2)),
+        ("peak.ssim", None),
         ("mean_code", None),
         ("validation.ssim", None),
     ],
@@ -144,6 +146,16 @@ def test_a_crafted_file_is_refused(model, detector, name: str, value) -> None:
         model.extras[name] = value
     with pytest.raises(UserError, match=r"the model's file .*what is normal"):
         Detector.of_model(model)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_brightest_of_a_map_is_far_above_what_is_normal(detector, rng, name: str) -> None:
+    maps = np.concatenate([*detector.maps(pixels(rng, 100), 32, name)])
+    assert maps.shape == (100, 6, 6)
+    highest = maps.reshape(100, -1).max(axis=1).mean()
+    assert detector.top(name, maps) == pytest.approx(4 * highest, rel=0.3)
+    assert Detector(detector.model).top(name, maps) == maps.max()
+    assert Detector(detector.model).top(name, 0 * maps) == 1
 
 
 def test_quantiles_sum_up_scores(rng) -> None:

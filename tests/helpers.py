@@ -342,6 +342,9 @@ def compose(*overrides: str) -> Config:
 SHORT = ("trainer.epochs=3", "trainer.panels_every=2", "trainer.log_every=10", "dataset.limit=600")
 
 
+FEW_PICTURES = ("trainer.epochs=2", "trainer.panels_every=1", "trainer.embeddings=0", "device=cpu")
+
+
 def run_train(*arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
     """`python train.py`, as a user types it."""
     command = [sys.executable, "train.py", *arguments]

@@ -346,6 +346,38 @@ def show(run: Path, device: str, filters: Path | None, overwrite: bool, plan: in
         click.echo(f"filters: {filters}")
 
 
+@main.command("report")
+@with_model
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The page; report.html in the run's folder by default.",
+)
+@click.option("--score", type=click.Choice([*SCORES]), help="Which; by default the run's.")
+@click.option("--overwrite", is_flag=True, help=OVERWRITE)
+def write_report(
+    run: Path, device: str, output: Path | None, score: str | None, overwrite: bool
+) -> None:
+    """Write a page about a finished run: figures, curves, the most unusual test images.
+
+    One HTML file that needs no other. The run's data are read again.
+
+    \b
+    convae report outputs/RUN
+    convae report outputs/RUN --score ssim -o ssim.html
+    """
+    from convae.app.reporting import report  # here, since its imports take time
+
+    output = run / "report.html" if output is None else output
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"-o {output}: is not an .html file")
+    if not overwrite:
+        refuse_foreign(output)
+    write_bytes(output, report(run, model_of(run, device), score).encode())
+    click.echo(f"report: {output}")
+
+
 @main.command()
 @with_model
 @click.option("--dataset", required=True, help="Name of a dataset with labels, such as mnist.")

@@ -173,7 +173,7 @@ def _is_ours(path: Path) -> bool:
     """Tell whether convae wrote a file of pictures, codes or scores, or exported it."""
     if path.suffix == ".npy":
         return any(names.is_file() for names in _names_beside(path))
-    if path.suffix in EXPORTERS:
+    if path.suffix in (*EXPORTERS, ".html", ".htm"):
         return b"convae" in path.read_bytes()
     if path.suffix == ".png":
         try:

@@ -47,8 +47,8 @@ class Normal:
         What makes the codes' covariance the identity: differences from the mean are multiplied by
         it from the right.
     logarithms : (2, 2) ndarray
-        Of the logarithms of their 1 - SSIM, and of their codes' distances, the mean and the
-        deviation.
+        Of the logarithms of their dissimilarity over several scales, and of their codes' distances,
+        the mean and the deviation.
     """
 
     mean_image: Floats
@@ -207,8 +207,8 @@ def _mahalanobis(seen: Seen) -> Floats:
 
 
 def logarithms(seen: Seen) -> Floats:
-    """Logarithms of 1 - SSIM and of the code's distance: (2, N)."""
-    parts = np.stack([_ssim(seen), _mahalanobis(seen)])
+    """Logarithms of the dissimilarity over several scales and of the code's distance: (2, N)."""
+    parts = np.stack([_ms_ssim(seen), _mahalanobis(seen)])
     found: Floats = np.log(np.maximum(parts, TINY))
     return found
 
@@ -263,7 +263,7 @@ SCORES = {
         Score("mahalanobis", "the code's Mahalanobis distance", _mahalanobis, needs_normal=True),
         Score(
             "combined",
-            "1 - SSIM and the code's distance, in deviations from normal images' mean",
+            "ms_ssim and mahalanobis, in deviations from normal images' mean",
             _combined,
             _ssim_map,
             needs_normal=True,

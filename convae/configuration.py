@@ -80,6 +80,8 @@ class DatasetConfig:
     transposed: bool = False  # rows and columns are exchanged in the files, as in EMNIST
     image_size: Any = None  # a number, for a square, or [rows, columns]; as images are if not given
     fit: str = "crop"  # what happens to others: crop at the sides, pad with the background, stretch
+    tile: Any = None  # cut pictures of any size into tiles: a number, or [rows, columns]
+    overlap: int = 0  # positions that neighbouring tiles share
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
     background: str = "white"  # what shows through transparent pictures
     layout: str | None = None  # the axes of arrays, such as NCL or NHWC
@@ -105,6 +107,13 @@ class DatasetConfig:
         is_list = isinstance(self.image_size, list)
         return tuple(self.image_size) if is_list else (self.image_size, self.image_size)
 
+    @property
+    def tile_size(self) -> tuple[int, ...] | None:
+        """Rows and columns that `tile` asks for."""
+        if self.tile is None:
+            return None
+        return tuple(self.tile) if isinstance(self.tile, list) else (self.tile, self.tile)
+
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_range("dataset.holdout", self.holdout, over=0, below=0.5)
@@ -126,6 +135,7 @@ class DatasetConfig:
         check_choice("dataset.fit", self.fit, FITS)
         if self.fit != "crop" and self.image_size is None:
             raise UserError(f"dataset.fit: {self.fit!r} needs dataset.image_size")
+        self._check_tiles()
         self._check_arrays()
         bounds = {
             "limit": (2, None),
@@ -148,6 +158,25 @@ class DatasetConfig:
         for name in ("image_size", "channels", "transposed"):
             if self.name in BUILT_IN and getattr(self, name) not in (None, False):
                 raise UserError(f"dataset.{name}: {self.name!r} has a fixed form; leave this out")
+
+    def _check_tiles(self) -> None:
+        """Check the tiles."""
+        tile = self.tile_size
+        if tile is None:
+            if self.overlap:
+                raise UserError(f"dataset.overlap: {self.overlap} needs dataset.tile")
+            return
+        if len(tile) != 2:
+            raise UserError(
+                f"dataset.tile: {self.tile!r} is neither a number of pixels nor [rows, columns]"
+            )
+        for side in tile:
+            check_range("dataset.tile", side, at_least=2, at_most=LARGEST_SIDE, integer=True)
+        check_range("dataset.overlap", self.overlap, at_least=0, below=min(tile), integer=True)
+        if self.name in (*BUILT_IN, "arrays"):
+            raise UserError(f"dataset.tile: is for pictures; {self.name!r} has none of any size")
+        if not self.check:
+            raise UserError("dataset.check: pictures are read once in any case to cut them")
 
     def _check_arrays(self) -> None:
         """Check what is for arrays only, and what is not."""

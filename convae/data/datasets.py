@@ -16,7 +16,7 @@ from convae.data.masks import find_masks
 from convae.data.pictures import Preprocessing
 from convae.data.scaling import Scaling
 from convae.data.sources import read_parts
-from convae.data.splits import Split, Splits
+from convae.data.splits import Split, Splits, groups_of, of_pictures
 from convae.errors import UserError, counted, prefixed
 from convae.files import printable
 
@@ -69,8 +69,9 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     else:
         channels, *size = train.shape
         with prefixed("dataset."):
+            size_of_all = parts.how.size if config.tile is not None else tuple(size)
             how = replace(
-                parts.how, channels=channels, size=tuple(size), background=config.background
+                parts.how, channels=channels, size=size_of_all, background=config.background
             )
     if normal is not None:
         names = (classes[n] if n < len(classes) else str(n) for n in normal)
@@ -101,28 +102,37 @@ def _masks(
     folder = part_folders(root).get("test")
     if folder is None or test.files is None:
         return None
-    return find_masks(root, folder, test.files.tolist(), (~anomalous).tolist())
+    files = of_pictures(test, test.files).tolist()
+    return find_masks(root, folder, files, (~anomalous).tolist())
 
 
 def _divide(
     whole: Split, part: Split | None, fraction: float, purpose: str, rng: np.random.Generator
 ) -> tuple[Split, Split]:
-    """Set a random part of a split aside, unless the part exists already."""
+    """Set a random part of a split aside, unless the part exists already; no picture is divided."""
     if part is not None:
         return whole, part
-    order = rng.permutation(len(whole))
-    count = round(fraction * len(whole))
+    groups = groups_of(whole)
+    pictures = np.arange(len(whole)) if groups is None else np.unique(groups)
+    order = rng.permutation(pictures)
+    count = round(fraction * len(pictures))
     if count == 0:
         raise UserError(
-            f"dataset.holdout: {fraction:g} of {len(whole):,} images leaves none for {purpose}; "
+            f"dataset.holdout: {fraction:g} of {len(pictures):,} images leaves none for {purpose}; "
             "raise it, or add images"
         )
-    return whole.select(np.sort(order[count:])), whole.select(np.sort(order[:count]))
+    if groups is None:
+        return whole.select(np.sort(order[count:])), whole.select(np.sort(order[:count]))
+    is_aside = np.isin(groups, order[:count])
+    return whole.select(np.flatnonzero(~is_aside)), whole.select(np.flatnonzero(is_aside))
 
 
 def _sample(split: Split, limit: int, rng: np.random.Generator) -> Split:
-    """Draw so many images at random, or all if there are fewer."""
-    return split if limit >= len(split) else split.select(rng.permutation(len(split))[:limit])
+    """Draw so many images at random, or all if there are fewer; tiles stay in their order."""
+    if limit >= len(split):
+        return split
+    drawn = rng.permutation(len(split))[:limit]
+    return split.select(drawn if groups_of(split) is None else np.sort(drawn))
 
 
 def _of_classes(split: Split, classes: list[int]) -> Split:
@@ -156,7 +166,7 @@ def _anomalous(test: Split, normal: list[int], config: DatasetConfig) -> np.ndar
     """Mark the test images of other than the normal classes."""
     if test.labels is None:
         raise UserError("dataset.normal: the test images have no classes")
-    anomalous = ~np.isin(test.labels, normal)
+    anomalous = ~np.isin(of_pictures(test, test.labels), normal)
     if anomalous.all():
         raise UserError(
             f"dataset.normal: with {config.normal}, the {len(test)} test images are all anomalous; "

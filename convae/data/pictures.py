@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
 
 from convae.configuration import FITS
+from convae.data.tiling import Tiling
 from convae.engine import Array, Backend
 from convae.errors import UserError, check_choice, check_range
 
@@ -41,10 +42,16 @@ class Conversions:
         Pictures by kind of conversion.
     cut : float
         The largest fraction of a picture that a crop cut off.
+    tiles : int
+        Tiles that they were cut into.
+    on_disk : bool
+        Whether these are in a file, since memory is not for so many.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     cut: float = 0.0
+    tiles: int = 0
+    on_disk: bool = False
 
     def add(self, other: Conversions) -> None:
         """Add those of more pictures."""
@@ -54,10 +61,14 @@ class Conversions:
     def lines(self) -> list[str]:
         """Put them into words, the most frequent first."""
         cut = f", by up to {self.cut:.0%} of a picture" if self.cut else ""
-        return [
+        lines = [
             f"{kind}{cut if kind == CROPPED else ''}: {count:,}"
             for kind, count in self.counts.most_common()
         ]
+        if self.tiles:
+            where = ", in a temporary file" if self.on_disk else ""
+            lines.append(f"cut into tiles: {self.tiles:,}{where}")
+        return lines
 
 
 BEYOND = "with values beyond those that are black and white: clipped"
@@ -93,6 +104,10 @@ class Preprocessing:
         Whether rows and columns are exchanged in the files.
     fit : {"crop", "pad", "stretch"}
         What is done to pictures of another shape.
+    tile : (int, int), optional
+        Rows and columns of the tiles that pictures, of any size, are cut into.
+    overlap : int
+        Pixels that neighbouring tiles share.
     levels : (float, float), optional
         The values that are black and white in pictures of floats, or of integers of 32 bits; if not
         given, 0 and 1, and pictures with others are refused.
@@ -113,6 +128,8 @@ class Preprocessing:
     transposed: bool = False
     fit: str = "crop"
     levels: tuple[float, ...] | None = None
+    tile: tuple[int, ...] | None = None
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         """Check the values, which may come from a file."""
@@ -124,6 +141,8 @@ class Preprocessing:
             for value in self.size:
                 check_range("size", value, at_least=1, integer=True)
             object.__setattr__(self, "size", tuple(self.size))
+        if self.tile is not None:
+            object.__setattr__(self, "tile", Tiling(self.tile, self.overlap).tile)
         check_choice("fit", self.fit, FITS)
         check_range("white", self.white, at_least=1, at_most=DEEP_WHITE, integer=True)
         if self.levels is not None:
@@ -159,11 +178,18 @@ class Preprocessing:
             raise UserError(f"the model's input has the shape {shape}, which is not a picture's")
         known = model.metadata.get(cls.KEY) or {}
         try:
-            return cls(**{**known, "channels": shape[0], "size": shape[1:], "transposed": False})
+            of_model: dict[str, Any] = {"channels": shape[0], "transposed": False}
+            of_model["tile" if known.get("tile") else "size"] = shape[1:]
+            return cls(**{**known, **of_model})
         except (TypeError, UserError) as error:
             raise UserError(
                 f"the model's file describes its preprocessing wrongly: {error}"
             ) from None
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The tiles that pictures are cut into, if they are."""
+        return None if self.tile is None else Tiling(self.tile, self.overlap)
 
     def __call__(self, image: Image.Image) -> tuple[Pixels, Conversions]:
         """Convert a picture: -> (C, rows, columns) of uint8, and what was done to it.

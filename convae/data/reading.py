@@ -22,6 +22,7 @@ from convae.data.pictures import (
     levels_of,
 )
 from convae.data.splits import InMemory, Labels, Split, Streamed, Unreadable, several
+from convae.data.tiling import TileStore
 from convae.errors import UserError, counted, prefixed
 from convae.files import printable
 
@@ -65,7 +66,10 @@ def read_dataset(
     raw = {part: _raw_pixels(dataset) for part, dataset in datasets.items()}
     asked = (config.image_size, config.channels)
     splits: dict[str, Any] = {}
-    if all(p is not None and asked in ((None, None), (None, p.shape[1])) for p in raw.values()):
+    is_whole = config.tile is None and all(
+        p is not None and asked in ((None, None), (None, p.shape[1])) for p in raw.values()
+    )
+    if is_whole:
         for part, pixels in raw.items():
             assert pixels is not None
             turned = pixels.swapaxes(2, 3) if config.transposed else pixels
@@ -76,7 +80,8 @@ def read_dataset(
     broken: list[tuple[str, str]] = []
     for part, dataset in datasets.items():
         stream = Streamed(dataset, np.arange(len(dataset)), how, config.workers, labels_of(dataset))
-        splits[part] = _read_once(stream, config, done, broken)
+        read = _read_once if how.tiling is None else _read_tiles
+        splits[part] = read(stream, config, done, broken)
     if broken and config.strict:
         raise broken_images(broken)
     notes = [*notes, *found, *done.lines(), *skipped(broken)]
@@ -144,6 +149,8 @@ def _survey(datasets: list[Any], config: DatasetConfig) -> tuple[Preprocessing, 
             config.transposed,
             config.fit,
             range_of_levels,
+            config.tile_size,
+            config.overlap,
         )
     return how, notes
 
@@ -191,6 +198,39 @@ def _read_once(
         return stream.select(np.array(intact))
     labels = None if stream.labels is None else stream.labels[intact]
     return InMemory(np.stack(kept), labels, stream.select(np.array(intact)).files)
+
+
+def _read_tiles(
+    stream: Streamed, config: DatasetConfig, done: Conversions, broken: list[tuple[str, str]]
+) -> InMemory:
+    """Read pictures of any size once, and cut them into tiles."""
+    tiling = stream.how.tiling
+    assert tiling is not None
+    store = TileStore(config.memory_mb * 2**20)
+    counts: list[int] = []
+    intact: list[int] = []
+    with tqdm(total=len(stream), desc="cutting images", unit=" images", disable=None) as bar:
+        for position, item in enumerate(_items(stream)):
+            bar.update()
+            if isinstance(item, Unreadable):
+                broken.append((item.name, item.reason))
+                continue
+            try:
+                tiles = tiling.cut(item.pixels)
+            except UserError as error:
+                broken.append((stream.name(int(stream.indices[position])), str(error)))
+                continue
+            done.add(item.conversions)
+            store.add(tiles)
+            intact.append(position)
+            counts.append(len(tiles))
+    if not intact:
+        return InMemory(np.empty((0, 1, *tiling.tile), np.uint8))
+    done.tiles += sum(counts)
+    done.on_disk |= store.on_disk
+    of_tiles = stream.select(np.repeat(intact, counts))
+    groups = np.repeat(np.arange(len(intact)), counts)
+    return InMemory(store.tiles(), of_tiles.labels, of_tiles.files, groups)
 
 
 def _items(stream: Streamed) -> Iterator[Any]:

@@ -30,7 +30,7 @@ from convae.data.folders import (
     part_folders,
 )
 from convae.data.reading import Dataset, broken_images, read_dataset, skipped
-from convae.data.splits import InMemory
+from convae.data.splits import InMemory, of_pictures
 from convae.data.synthetic import SYNTHETIC, synthetic
 from convae.errors import UserError, counted
 
@@ -209,7 +209,8 @@ def _image_folder(config: DatasetConfig) -> Dataset:
 
 def _account(found: list[Found], data: Dataset, config: DatasetConfig) -> str:
     """Say what became of every file."""
-    read = sum(len(part) for part in (data.train, data.validation, data.test) if part is not None)
+    parts = (data.train, data.validation, data.test)
+    read = sum(len(of_pictures(p, np.arange(len(p)))) for p in parts if p is not None)
     others = sum(each.others for each in found)
     files = sum(each.seen for each in found)
     kinds = {

@@ -40,6 +40,17 @@ def unit(batch: Any) -> float:
     return 1 / 255 if batch.dtype == np.uint8 else 1.0
 
 
+def groups_of(split: Split) -> Labels | None:
+    """Return which picture each image is a tile of, numbered; None where images are whole."""
+    return getattr(split, "groups", None)
+
+
+def of_pictures(split: Split, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return what all tiles of a picture share, once for each: (N,) -> (pictures,)."""
+    groups = groups_of(split)
+    return values if groups is None else values[np.unique(groups, return_index=True)[1]]
+
+
 class Split(Protocol):
     """Images, or other examples, that can be counted and iterated over in batches."""
 
@@ -93,11 +104,14 @@ class InMemory:
         Their classes.
     files : (N,) ndarray of str, optional
         The files that they come from.
+    groups : (N,) ndarray of int, optional
+        The pictures that they are tiles of, numbered; tiles of one follow each other.
     """
 
     pixels: Pixels
     labels: Labels | None = None
     files: Files | None = None
+    groups: Labels | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,7 +127,8 @@ class InMemory:
         """See `Split`; a copy of them."""
         labels = None if self.labels is None else self.labels[indices]
         files = None if self.files is None else self.files[indices]
-        return InMemory(self.pixels[indices], labels, files)
+        groups = None if self.groups is None else self.groups[indices]
+        return InMemory(self.pixels[indices], labels, files, groups)
 
     def fingerprint(self) -> str:
         """See `Split`; of the pixels themselves."""
@@ -141,7 +156,7 @@ class InMemory:
         InMemory
             The same images; its batches are arrays of the library.
         """
-        return InMemory(xp.asarray(self.pixels), self.labels, self.files)
+        return InMemory(xp.asarray(self.pixels), self.labels, self.files, self.groups)
 
 
 class Read(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convae.data.pictures import to_floats
-from convae.data.splits import Split, sample
+from convae.data.splits import Split, groups_of, sample
 from convae.engine import Array, to_numpy
 from convae.errors import UserError, check_choice
 from convae.models.autoencoder import Autoencoder
@@ -168,13 +168,17 @@ class Detector:
         return Seen(x, self.model.decode(H), H, self.normal)
 
     def scores(self, split: Split, batch_size: int, names: Iterable[str]) -> dict[str, Floats]:
-        """Compute scores of all images of a split: -> (N,) of float64 each."""
+        """Compute scores of all images of a split: -> (N,) of float64 each.
+
+        Of tiles a picture's score is its highest tile's: -> (pictures,).
+        """
         names = list(names)
         parts: dict[str, list[Floats]] = {name: [] for name in names}
         for seen in _seen(self.model, self.normal, split, batch_size):
             for name in names:
                 parts[name].append(SCORES[name].function(seen))
-        return {name: np.concatenate(values) for name, values in parts.items()}
+        scores = {name: np.concatenate(values) for name, values in parts.items()}
+        return {name: _highest(split, values) for name, values in scores.items()}
 
     def maps(self, split: Split, batch_size: int, name: str) -> Iterator[Floats]:
         """Iterate over batches of maps of where images are unusual: (N, *size) each."""
@@ -187,6 +191,17 @@ def _seen(
 ) -> Iterator[Seen]:
     for pixels in split.batches(batch_size):
         yield Detector(model, normal).see(to_floats(pixels, model.backend, model.dtype))
+
+
+def _highest(split: Split, scores: Floats) -> Floats:
+    """Return each picture's highest score, where images are tiles of pictures."""
+    groups = groups_of(split)
+    if groups is None:
+        return scores
+    _, which = np.unique(groups, return_inverse=True)
+    highest = np.full(which.max(initial=-1) + 1, -np.inf)
+    np.maximum.at(highest, which, scores)
+    return highest
 
 
 def _whitening(codes: Floats) -> tuple[Floats, Floats]:

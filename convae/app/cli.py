@@ -32,7 +32,7 @@ from convae.report.describe import describe
 from convae.report.overlays import map_figure
 from convae.report.pictures import filter_grid, grid, png
 from convae.report.probe import compare_features
-from convae.report.scores import SCORES, Seen
+from convae.report.scores import SCORES
 from convae.version import __version__
 
 MISTAKES = (UserError, OSError, MemoryError)
@@ -182,11 +182,11 @@ def reconstruct(output: Path, **how: Any) -> None:
         work.report(f"reconstructions in {output}")
         return
     written = PictureFolder(output, work.targets)
-    for names, x in work.batches():
-        for name, R in zip(names, to_numpy(work.model.reconstruct(x)), strict=True):
-            if not np.isfinite(R).all():
-                raise UserError(f"{name}: its reconstruction is not finite; the model has diverged")
-            written.add(name, grid(R[None], columns=1, enlarge=False))
+    detector = Detector(work.model)
+    for name, _, R, _, _ in work.passed(detector, WITHOUT_NORMAL, with_maps=False):
+        if not np.isfinite(R).all():
+            raise UserError(f"{name}: its reconstruction is not finite; the model has diverged")
+        written.add(name, grid(R[None], columns=1, enlarge=False))
     work.report(f"reconstructions in {output}")
 
 
@@ -255,28 +255,15 @@ def score(
     anomalies = 0
     with csv_file(output) as table:
         table.writerow([work.kind, chosen, *([] if threshold is None else ["anomaly"])])
-        for names, x in work.batches():
-            seen = detector.see(x)
-            values = SCORES[chosen].function(seen)
+        for image, x, R, unusual, value in work.passed(detector, chosen, maps is not None):
+            # a score that is NaN is no smaller than the threshold
+            anomalous = [] if threshold is None else [int(not value <= threshold)]
+            anomalies += sum(anomalous)
+            table.writerow([printable(image), f"{value:.6g}", *anomalous])
             if written is not None:
-                _write_maps(written, names, detector, seen, chosen)
-            for image, value in zip(names, values, strict=True):
-                # a score that is NaN is no smaller than the threshold
-                anomalous = [] if threshold is None else [int(not value <= threshold)]
-                anomalies += sum(anomalous)
-                table.writerow([printable(image), f"{value:.6g}", *anomalous])
+                written.add(image, map_figure(x, R, unusual, detector.top(chosen, unusual)))
     above = "" if threshold is None else f"; {anomalies:,} above the threshold {threshold:.4g}"
     work.report(f"scores in {'standard output' if str(output) == '-' else output}{above}")
-
-
-def _write_maps(
-    written: PictureFolder, names: list[str], detector: Detector, seen: Seen, score: str
-) -> None:
-    """Write pictures of where examples are unusual."""
-    maps = to_numpy(SCORES[score].map(seen))
-    top = detector.top(score, maps)
-    for name, x, R, unusual in zip(names, to_numpy(seen.x), to_numpy(seen.R), maps, strict=True):
-        written.add(name, map_figure(x, R, unusual, top))
 
 
 @main.command("export")

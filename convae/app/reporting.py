@@ -15,11 +15,11 @@ from convae.app.summary import read_figures
 from convae.configuration import Config, from_plain
 from convae.data.datasets import load_dataset
 from convae.data.pictures import to_floats
-from convae.data.splits import Split, Splits, kind
+from convae.data.splits import Split, Splits, kind, noun
 from convae.engine import to_numpy
 from convae.errors import UserError, counted
 from convae.models.autoencoder import Autoencoder
-from convae.report.anomaly import Detector, judge
+from convae.report.anomaly import Detector, judge, of_whole
 from convae.report.describe import describe
 from convae.report.overlays import map_figure
 from convae.report.page import (
@@ -55,7 +55,8 @@ def report(run: Path, model: Autoencoder, score: str | None) -> str:
     detector = Detector.of_model(model)
     chosen = detector.choose(score)
     names = list(SCORES) if detector.normal else [chosen]
-    found = detector.scores(data.test, BATCH, names)
+    each = detector.scores(data.test, BATCH, names)
+    found = {name: of_whole(data.test, values) for name, values in each.items()}
     is_default = chosen == model.metadata.get("score")
     threshold = model.metadata.get("threshold") if is_default else None
     if threshold is None and detector.validation:
@@ -63,15 +64,15 @@ def report(run: Path, model: Autoencoder, score: str | None) -> str:
     sections = [
         _distribution(data, detector, found[chosen], threshold, chosen),
         None if data.anomalous is None else _scores(data, found),
-        _examples(data, detector, found[chosen], chosen, most=True),
-        _examples(data, detector, found[chosen], chosen, most=False),
+        _examples(data, detector, each[chosen], chosen, most=True),
+        _examples(data, detector, each[chosen], chosen, most=False),
         _losses(run),
         Section("Model", preformatted=describe(model)),
         _figures(run),
     ]
     about = [
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
-        f"{len(data.test):,} test {kind(data.test.shape)}s; convae {__version__}",
+        f"{len(data.test):,} test {noun(data.test)}s; convae {__version__}",
         _trained_with(run),
     ]
     return render(f"Run {run.resolve().name}", about, [s for s in sections if s is not None])
@@ -181,7 +182,7 @@ def _examples(
         Picture(png(map_figure(x, R, unusual, top)), f"{scores[index]:.4g}: {caption}")
         for x, R, unusual, index, caption in pairs
     ]
-    heading = f"{'Most' if most else 'Least'} unusual test {kind(data.test.shape)}s"
+    heading = f"{'Most' if most else 'Least'} unusual test {noun(data.test)}s"
     text = ["Each beside its reconstruction, and where it is unusual."]
     return Section(heading, text, pictures=pictures)
 

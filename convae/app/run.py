@@ -15,7 +15,7 @@ from convae.app.summary import Summary
 from convae.configuration import Config
 from convae.data.corruption import Use
 from convae.data.datasets import load_dataset
-from convae.data.splits import Splits, kind
+from convae.data.splits import Splits, kind, noun
 from convae.engine import missing_gpu
 from convae.errors import UserError
 from convae.files import locked, write_bytes
@@ -158,7 +158,7 @@ def _announce(config: Config, model: Autoencoder, data: Splits, reasons: Sequenc
         log.info(note)
     log.info(
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
-        f"{len(data.test):,} test {kind(data.train.shape)}s"
+        f"{len(data.test):,} test {noun(data.test)}s"
     )
     for reason in reasons:
         log.info(reason)

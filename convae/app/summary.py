@@ -16,14 +16,14 @@ import numpy as np
 from convae.configuration import TrainerConfig
 from convae.data.corruption import Corruption, Use
 from convae.data.masks import read_mask
-from convae.data.pictures import Preprocessing, to_floats
-from convae.data.splits import Splits, kind, sample
+from convae.data.pictures import Preprocessing, open_picture, to_floats
+from convae.data.splits import Splits, kind, noun, of_pictures, sample
 from convae.engine import to_numpy
 from convae.errors import UserError, counted
 from convae.files import write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST
-from convae.report.anomaly import Detector, judge
+from convae.report.anomaly import Detector, judge, of_whole
 from convae.report.baselines import Baselines
 from convae.report.evaluation import measure, measure_quality
 from convae.report.fixed_images import FixedImages
@@ -34,6 +34,7 @@ from convae.report.scores import SCORES
 from convae.report.spectrum import checkerboard
 from convae.report.tensorboard import Board
 from convae.report.verdict import advice, table
+from convae.report.whole import Whole
 from convae.training.progress import Progress
 
 log = logging.getLogger("convae")
@@ -137,6 +138,7 @@ class Summary:
         }
         if data.anomalous is not None:
             found = detector.scores(data.test, size, SCORES)
+            found = {name: of_whole(data.test, values) for name, values in found.items()}
             figures |= judge(found[self.score], data.anomalous, threshold)
             for name, values in found.items():
                 figures[f"auroc_{name}"] = judge(values, data.anomalous, threshold)["auroc"]
@@ -145,14 +147,23 @@ class Summary:
         return figures
 
     def _marked(self, detector: Detector) -> Iterator[tuple[Any, Any]]:
-        """Iterate over the test images' maps and masks."""
-        assert self.data.masks is not None
-        assert isinstance(self.data.how, Preprocessing)
-        assert self.trainer.batch_size is not None
-        masks = iter(self.data.masks)
-        for maps in detector.maps(self.data.test, self.trainer.batch_size, self.score):
-            for unusual in maps:
-                yield unusual, read_mask(next(masks), self.data.how, unusual.shape)
+        """Iterate over the test images' maps and masks; tiles make maps of whole pictures."""
+        data, how, size = self.data, self.data.how, self.trainer.batch_size
+        assert data.masks is not None
+        assert isinstance(how, Preprocessing)
+        assert size is not None
+        masks = iter(data.masks)
+        if how.tiling is None:
+            for maps in detector.maps(data.test, size, self.score):
+                for unusual in maps:
+                    yield unusual, read_mask(next(masks), how, unusual.shape)
+            return
+        whole = Whole(detector, how.tiling, self.score, size)
+        assert data.test.files is not None
+        for file in of_pictures(data.test, data.test.files):
+            with open_picture(file) as image:
+                pixels, _ = how(image)
+            yield whole.see(pixels)[1], read_mask(next(masks), how, pixels.shape[1:])
 
     def _report(self, figures: dict[str, float]) -> str:
         """Put the figures into words."""
@@ -163,7 +174,7 @@ class Summary:
         labels |= self.baselines.labels()
         if corruption:
             labels["input"] = f"the noisy {kind(data.test.shape)}s themselves"
-        example = kind(data.test.shape)
+        example = noun(data.test)
         title = f"On {counted(len(data.test), f'test {example}')} of {data.name}{noise}"
         lines = [f"\n{table(title, labels, figures)}", *self.baselines.notes]
         if model.code_size >= np.prod(model.input_shape):
@@ -179,7 +190,7 @@ class Summary:
                 f"Anomalies, by score={self.score}: AUROC {figures['auroc']:.4f}, "
                 f"AUPRC {figures['auprc']:.4f};",
                 f"  above the threshold {figures['threshold']:.4g}: {figures['detected']:.1%} of "
-                f"the anomalies, {figures['false_alarms']:.1%} of the normal {example}s",
+                f"the anomalies, {figures['false_alarms']:.1%} of the normal ones",
                 f"  AUROC by other scores: {each}",
             ]
         if "pro" in figures:

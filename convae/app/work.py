@@ -5,21 +5,38 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
+import numpy as np
 from tqdm import tqdm
 
 from convae.app.outputs import Targets
 from convae.data.array_arguments import ArrayArguments
 from convae.data.image_arguments import ImageArguments
-from convae.data.pictures import Preprocessing, to_floats
+from convae.data.layouts import Values
+from convae.data.pictures import Pixels, Preprocessing, to_floats
 from convae.data.scaling import Scaling
-from convae.data.splits import kind
-from convae.engine import Array
+from convae.data.splits import kind, unit
+from convae.data.tiling import Tiling
+from convae.engine import Array, to_numpy
 from convae.errors import UserError, counted
 from convae.files import printable
 from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, load
+from convae.report.anomaly import Detector
+from convae.report.scores import SCORES
+from convae.report.whole import Whole
+
+
+class Passed(NamedTuple):
+    """An example that has passed through a model: (C, *size) of floats, map and score."""
+
+    name: str
+    x: Values
+    R: Values
+    unusual: Any
+    value: float
 
 
 class Work:
@@ -62,17 +79,52 @@ class Work:
             self.images = ArrayArguments(images, scaling, self.model.input_shape, root)
         else:
             self.images = ImageArguments(images, Preprocessing.of_model(self.model), root)
+        is_tiled = isinstance(self.images, ImageArguments) and self.images.how.tiling
+        self.tiling: Tiling | None = is_tiled or None
         self.targets = Targets(self.images, overwrite)
         self.batch_size = batch_size
         self.kind = kind(self.model.input_shape)
         self.bar = tqdm(total=self.images.total(), unit=f" {self.kind}s", disable=None)
 
     def batches(self) -> Iterator[tuple[list[str], Array]]:
-        """Iterate over the examples, as arrays on the model's device, with a progress bar."""
+        """Iterate over the examples, as arrays on the model's device, with a progress bar.
+
+        Of a model of tiles over these; their names end in their first row and column.
+        """
         with self.bar:
-            for names, pixels in self.images.batches(self.batch_size):
-                yield names, to_floats(pixels, self.model.backend, self.model.dtype)
+            for names, pixels in self.images.batches(self.batch_size if not self.tiling else 1):
+                if self.tiling is None:
+                    yield names, to_floats(pixels, self.model.backend, self.model.dtype)
+                else:
+                    yield from self._tiles(names[0], pixels[0])
                 self.advance(len(names))
+
+    def _tiles(self, name: str, pixels: Pixels) -> Iterator[tuple[list[str], Array]]:
+        """Iterate over the tiles of a picture."""
+        assert self.tiling is not None
+        places = list(self.tiling.places(self.tiling.at_least(pixels).shape[1:]))
+        tiles = self.tiling.cut(self.tiling.at_least(pixels))
+        for start in range(0, len(tiles), self.batch_size):
+            some = slice(start, start + self.batch_size)
+            names = [f"{name}@{','.join(map(str, place))}" for place in places[some]]
+            yield names, to_floats(tiles[some], self.model.backend, self.model.dtype)
+
+    def passed(self, detector: Detector, score: str, with_maps: bool) -> Iterator[Passed]:
+        """Pass the examples through the model, whole pictures tile by tile, with a bar."""
+        if self.tiling is not None:
+            whole = Whole(detector, self.tiling, score, self.batch_size)
+            with self.bar:
+                for (name,), (pixels,) in self.images.batches(1):
+                    R, unusual, value = whole.see(pixels)
+                    yield Passed(name, pixels * np.float32(unit(pixels)), R, unusual, value)
+                    self.advance(1)
+            return
+        for names, x in self.batches():
+            seen = detector.see(x)
+            values = SCORES[score].function(seen)
+            maps = to_numpy(SCORES[score].map(seen)) if with_maps else [None] * len(x)
+            for each in zip(names, to_numpy(x), to_numpy(seen.R), maps, values, strict=True):
+                yield Passed(*each)
 
     def advance(self, examples: int) -> None:
         """Count examples that are done."""

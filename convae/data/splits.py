@@ -45,6 +45,11 @@ def groups_of(split: Split) -> Labels | None:
     return getattr(split, "groups", None)
 
 
+def noun(split: Split) -> str:
+    """Name, in the singular, what a split's examples are."""
+    return kind(split.shape) if groups_of(split) is None else "tile"
+
+
 def of_pictures(split: Split, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return what all tiles of a picture share, once for each: (N,) -> (pictures,)."""
     groups = groups_of(split)

@@ -63,6 +63,12 @@ class Tiling:
         """Iterate over the first positions of all tiles, row by row."""
         return product(*self.starts(size))
 
+    def at_least(self, pixels: Values) -> Values:
+        """Continue a picture (C, *size) that is smaller than a tile, by its last positions."""
+        missing = [max(0, t - n) for t, n in zip(self.tile, pixels.shape[1:], strict=True)]
+        edges = [(0, 0), *((0, n) for n in missing)]
+        return np.pad(pixels, edges, mode="edge") if any(missing) else pixels
+
     def cut(self, pixels: Values) -> Values:
         """Cut a picture (C, *size) into tiles: -> (n, C, *tile)."""
         return np.stack([self.take(pixels, place) for place in self.places(pixels.shape[1:])])
@@ -94,7 +100,7 @@ class TileStore:
         self._size += tiles.nbytes
         self._kept.append(tiles)
         if self._file is None and self._size > self._limit:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (the map of it lives on)
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it is mapped)
         if self._file is not None:
             for part in self._kept:
                 self._file.write(np.ascontiguousarray(part).data)
@@ -113,4 +119,5 @@ class TileStore:
         self._file.flush()
         shape = (self._count, *self._shape)
         mapped: Values = np.memmap(self._file, np.uint8, "r", shape=shape)
+        self._file.close()  # the map keeps it
         return mapped

@@ -85,7 +85,7 @@ class Detector:
         return cls(
             model,
             normal,
-            {name: quantiles(values) for name, values in scores.items()},
+            {name: quantiles(of_whole(validation, values)) for name, values in scores.items()},
             {name: detector._peak(validation, batch_size, name) for name in SCORES},
         )
 
@@ -168,17 +168,13 @@ class Detector:
         return Seen(x, self.model.decode(H), H, self.normal)
 
     def scores(self, split: Split, batch_size: int, names: Iterable[str]) -> dict[str, Floats]:
-        """Compute scores of all images of a split: -> (N,) of float64 each.
-
-        Of tiles a picture's score is its highest tile's: -> (pictures,).
-        """
+        """Compute scores of all images of a split: -> (N,) of float64 each."""
         names = list(names)
         parts: dict[str, list[Floats]] = {name: [] for name in names}
         for seen in _seen(self.model, self.normal, split, batch_size):
             for name in names:
                 parts[name].append(SCORES[name].function(seen))
-        scores = {name: np.concatenate(values) for name, values in parts.items()}
-        return {name: _highest(split, values) for name, values in scores.items()}
+        return {name: np.concatenate(values) for name, values in parts.items()}
 
     def maps(self, split: Split, batch_size: int, name: str) -> Iterator[Floats]:
         """Iterate over batches of maps of where images are unusual: (N, *size) each."""
@@ -193,8 +189,8 @@ def _seen(
         yield Detector(model, normal).see(to_floats(pixels, model.backend, model.dtype))
 
 
-def _highest(split: Split, scores: Floats) -> Floats:
-    """Return each picture's highest score, where images are tiles of pictures."""
+def of_whole(split: Split, scores: Floats) -> Floats:
+    """Return pictures' scores from those of a split's images: of tiles the highest."""
     groups = groups_of(split)
     if groups is None:
         return scores

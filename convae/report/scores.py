@@ -214,10 +214,11 @@ def logarithms(seen: Seen) -> Floats:
 
 
 def _combined(seen: Seen) -> Floats:
-    """Average both logarithms, each in deviations from its mean over normal images."""
+    """Take the soft maximum of both logarithms, in deviations from their means: one is enough."""
     assert seen.normal is not None
     mean, deviation = seen.normal.logarithms.T[:, :, None]
-    combined: Floats = ((logarithms(seen) - mean) / deviation).mean(axis=0)
+    z = (logarithms(seen) - mean) / deviation
+    combined: Floats = np.logaddexp(*z) - np.log(2)
     return combined
 
 
@@ -258,14 +259,21 @@ SCORES = {
             "relative",
             "the squared error over that of the mean image",
             _relative,
+            _smooth_map,
             needs_normal=True,
         ),
-        Score("mahalanobis", "the code's Mahalanobis distance", _mahalanobis, needs_normal=True),
+        Score(
+            "mahalanobis",
+            "the code's Mahalanobis distance",
+            _mahalanobis,
+            _smooth_map,
+            needs_normal=True,
+        ),
         Score(
             "combined",
-            "ms_ssim and mahalanobis, in deviations from normal images' mean",
+            "ms_ssim or mahalanobis, in deviations from normal images' mean",
             _combined,
-            _ssim_map,
+            _smooth_map,
             needs_normal=True,
         ),
     )

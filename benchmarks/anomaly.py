@@ -4,8 +4,8 @@ Trains ``experiment=anomaly`` for every class of MNIST and Fashion-MNIST, with -
 and ``experiment=beats``, several times each, and saves tables of the areas under the ROC curve, by
 class and by score, with figures from the literature, in benchmarks/results.
 
---cifar names a folder with a subfolder of pictures for each of CIFAR-10's classes. The last 1,000 of
-each by file name, a fifth of the official training set, are held out to test.
+--cifar names a folder with a subfolder of pictures for each of CIFAR-10's classes. The last 1,000
+of each by file name, a fifth of the official training set, are held out to test.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def main() -> None:
         )
     results["synthetic_beats"] = train(given.seeds, ["normal"], "experiment=beats")
     introduction = (
-        f"AUROC in per cent on all test images, by the default score, {given.seeds} runs each: mean "
-        "and standard deviation. The DCAE saw images of normalised contrast, the CAE those that we "
+        f"AUROC in per cent on all test images, by the default score, {given.seeds} runs each: "
+        "mean and standard deviation. The DCAE saw images of normalised contrast, the CAE those that we "
         "use.\n\n"
     )
     command = " ".join(["python -m benchmarks.anomaly", *sys.argv[1:]])

@@ -238,13 +238,10 @@ def score(
     work.targets.check(output)
     detector = Detector.of_model(work.model)
     chosen = detector.choose(name)
-    known = work.model.metadata
     if quantile is not None:
         threshold = detector.threshold(chosen, quantile)
-    elif threshold is None and chosen == known.get("score", WITHOUT_NORMAL):
-        threshold = known.get("threshold")
-        if threshold is not None:
-            check_range("the model's threshold", threshold)
+    elif threshold is None:
+        threshold = detector.own_threshold(chosen)
     written = None if maps is None else PictureFolder(maps, work.targets)
     if threshold is None:
         click.echo(

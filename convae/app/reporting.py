@@ -57,10 +57,7 @@ def report(run: Path, model: Autoencoder, score: str | None) -> str:
     names = list(SCORES) if detector.normal else [chosen]
     each = detector.scores(data.test, BATCH, names)
     found = {name: of_whole(data.test, values) for name, values in each.items()}
-    is_default = chosen == model.metadata.get("score")
-    threshold = model.metadata.get("threshold") if is_default else None
-    if threshold is None and detector.validation:
-        threshold = detector.threshold(chosen, config.trainer.threshold_quantile)
+    threshold = detector.own_threshold(chosen)
     sections = [
         _distribution(data, detector, found[chosen], threshold, chosen),
         None if data.anomalous is None else _scores(data, found),

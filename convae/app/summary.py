@@ -101,7 +101,9 @@ class Summary:
         }
         if self.pruned:
             figures["pruned"] = float(self.progress.epoch)
-        self.model.metadata |= {"score": self.score, "threshold": figures["threshold"]}
+        quantile = self.trainer.threshold_quantile
+        thresholds = {name: detector.threshold(name, quantile) for name in SCORES}
+        self.model.metadata |= {"score": self.score, "thresholds": thresholds}
         self.model.extras = detector.extras()
         self.model.save(directory / BEST)
         fixed = FixedImages(self.data.test, self.trainer.probe, self.corruption)

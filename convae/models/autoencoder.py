@@ -72,7 +72,7 @@ class Autoencoder:
     metadata : dict
         What its file keeps beside all this, in plain values; of a run's model its ``run``, its
         ``epoch``, how pictures (``preprocessing``) or ``arrays`` become its input, ``classes``,
-        ``score`` and ``threshold``.
+        ``score`` and ``thresholds``.
     extras : dict
         Arrays of the host that its file keeps beside the parameters; of a run's model what normal
         images are like (`convae.report.anomaly`).

@@ -11,7 +11,7 @@ import numpy as np
 from convae.data.pictures import to_floats
 from convae.data.splits import Split, groups_of, sample
 from convae.engine import Array, to_numpy
-from convae.errors import UserError, check_choice
+from convae.errors import UserError, check_choice, check_range
 from convae.models.autoencoder import Autoencoder
 from convae.report.scores import SCORES, Normal, Seen, logarithms
 
@@ -161,6 +161,14 @@ class Detector:
                 "finished run does, of this version. Give --threshold instead"
             )
         return float(np.quantile(self.validation[name], quantile))
+
+    def own_threshold(self, name: str) -> float | None:
+        """Return the threshold that the model's file has for a score, if it has one."""
+        known = self.model.metadata.get("thresholds")
+        if not isinstance(known, dict) or known.get(name) is None:
+            return None
+        check_range(f"the model's threshold for {name}", known[name])
+        return float(known[name])
 
     def see(self, x: Array) -> Seen:
         """Pass a batch of images through the model."""

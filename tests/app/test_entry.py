@@ -425,7 +425,7 @@ def test_states_can_be_dropped_and_the_folder_stays_used(tmp_path, main) -> None
     assert len(list(kept.glob("state-*"))) == 3
     folder = convae.train([*TINY, "trainer.drop_states=true"]).directory
     assert not list(folder.glob("state-*"))
-    assert convae.load(folder).metadata["threshold"] > 0
+    assert convae.load(folder).metadata["thresholds"]["squared_error"] > 0
     with pytest.raises(SystemExit, match="holds a run already, whose states are gone"):
         main(f"hydra.run.dir={folder}")
 

@@ -98,7 +98,7 @@ def test_results_of_convae_are_replaced(model, pictures, tmp_path) -> None:
 def test_errors_that_are_nan_are_anomalies(pictures, tmp_path) -> None:
     broken = convae.Autoencoder((3, 12, 12), [convae.Layer(2, 3, padding="same")])
     broken.flat_parameters[...] = np.nan
-    broken.metadata["threshold"] = 0.5
+    broken.metadata["thresholds"] = {"squared_error": 0.5}
     broken.save(tmp_path / "best.safetensors")
     assert call("score", tmp_path, pictures, "-o", tmp_path / "s.csv").exit_code == 0
     rows = (tmp_path / "s.csv").read_text().splitlines()[1:]

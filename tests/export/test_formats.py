@@ -192,7 +192,7 @@ def test_the_documentations_script_without_convae(tmp_path, monkeypatch, capsys)
     assert "convae" not in script
     model = exported_model("shared")
     how = Preprocessing(model.input_shape[0], model.input_shape[1:])
-    model.metadata = {"threshold": 0.01, "preprocessing": how.plain()}
+    model.metadata = {"thresholds": {"squared_error": 0.01}, "preprocessing": how.plain()}
     export(model, tmp_path / "model.onnx")
     Image.effect_noise((90, 70), 80).convert("RGB").save(tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)

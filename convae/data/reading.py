@@ -264,6 +264,8 @@ def labels_of(dataset: Any) -> Labels | None:
         labels = getattr(dataset, name, None)
         if labels is not None:
             found = np.asarray(labels)
+            if found.ndim == 2 and getattr(dataset, "compat", False):
+                found = found[:, 0]  # QMNIST's other seven numbers say where a digit comes from
             if found.shape == (len(dataset),) and np.issubdtype(found.dtype, np.integer):
                 return found.astype(np.int64)
     return None

@@ -99,7 +99,7 @@ def _masks(
 ) -> list[Path | None] | None:
     """Find the masks of the test images of a folder, if it has a folder of them, too."""
     root = Path(config.root)
-    folder = part_folders(root).get("test")
+    folder = part_folders(root).get("test") if root.is_dir() else None
     if folder is None or test.files is None:
         return None
     files = of_pictures(test, test.files).tolist()

@@ -153,7 +153,7 @@ def _walk(
                 found.left_out[kind] += 1
             elif is_run and name in RUN_PICTURES:
                 found.left_out["pictures of a run"] += 1
-            elif problem := _problem(path):
+            elif problem := problem_of(path):
                 found.unreadable.append((str(path), problem))
                 found.unreadable_files += 1
             else:
@@ -176,7 +176,7 @@ def _each_once(paths: list[Path], left_out: Counter[str]) -> list[Path]:
     return [path for path, real in zip(paths, reals, strict=True) if chosen[real] is path]
 
 
-def _problem(path: Path) -> str | None:
+def problem_of(path: Path) -> str | None:
     """Say why a path cannot be read as a file; None if it seems that it can."""
     try:
         return None if stat.S_ISREG(path.stat().st_mode) else "not a file"

@@ -28,11 +28,14 @@ from convae.data.folders import (
     is_by_product,
     is_masks,
     part_folders,
+    problem_of,
 )
+from convae.data.picture_tables import Row, read_table
 from convae.data.reading import Dataset, broken_images, read_dataset, skipped
 from convae.data.splits import InMemory, of_pictures
 from convae.data.synthetic import SYNTHETIC, synthetic
 from convae.errors import UserError, counted
+from convae.files import printable
 
 EXTRA_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
 """Arguments that a dataset of torchvision needs beside those that select a half."""
@@ -184,6 +187,8 @@ def _remove_empty_folders(root: Path, before: set[Path]) -> None:
 def _image_folder(config: DatasetConfig) -> Dataset:
     """Read a folder of pictures, with or without folders for training and test images inside."""
     root = Path(config.root)
+    if root.is_file() and root.suffix.lower() in (".csv", ".tsv"):
+        return _picture_table(root, config)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset.root: there is no folder {config.root!r}")
     folders = part_folders(root)
@@ -205,6 +210,38 @@ def _image_folder(config: DatasetConfig) -> Dataset:
         notes += [f"{path.name}/ holds masks, and no images" for path in masks]
     data = read_dataset(datasets, config, classes, notes)
     return replace(data, notes=[*data.notes, _account(list(found.values()), data, config)])
+
+
+def _picture_table(file: Path, config: DatasetConfig) -> Dataset:
+    """Read the pictures that a table names, in the parts that it tells."""
+    rows = read_table(file)
+    places: dict[str, Row] = {}
+    for row in rows:
+        real = os.path.realpath(row.path)
+        if real in places:
+            raise UserError(f"dataset.root: {str(file)!r} names {printable(str(row.path))!r} twice")
+        places[real] = row
+    broken = [(str(row.path), problem) for row in rows if (problem := problem_of(row.path))]
+    if broken and config.strict:
+        raise broken_images(broken)
+    left_out = {name for name, _ in broken}
+    kept = [row for row in rows if str(row.path) not in left_out]
+    if not any(row.part == "train" for row in kept):
+        raise UserError(f"dataset.root: {str(file)!r} names no pictures to train on that exist")
+    classes = sorted({row.label or "." for row in kept})
+    parts = dict.fromkeys(row.part for row in sorted(kept, key=lambda row: row.part != "train"))
+    datasets = {
+        part: PictureFiles(
+            [(str(r.path), classes.index(r.label or ".")) for r in kept if r.part == part]
+        )
+        for part in parts
+    }
+    counts = Counter(row.label for row in kept if row.label)
+    shown = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())[:MOST_CLASSES])
+    notes = [f"{file}: {counted(len(rows), 'picture')}{f': {shown}' if shown else ''}"]
+    data = read_dataset(datasets, config, classes, [*notes, *skipped(broken)])
+    found = Found([row.path for row in kept], seen=len(rows), unreadable_files=len(broken))
+    return replace(data, notes=[*data.notes, _account([found], data, config)])
 
 
 def _account(found: list[Found], data: Dataset, config: DatasetConfig) -> str:

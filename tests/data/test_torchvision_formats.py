@@ -98,7 +98,7 @@ def test_qmnists_labels_are_the_first_of_eight_numbers(tmp_path, rng) -> None:
         idx(folder / f"qmnist-{half}-images-idx3-ubyte", images)
         idx(folder / f"qmnist-{half}-labels-idx2-int", labels[: len(images)])
     check(load("qmnist", tmp_path), train[:, None], test[:, None], labels[:10, 0])
-    normal = load("qmnist", tmp_path, "dataset.normal=[3]")
+    normal = load("qmnist", tmp_path, "dataset.normal=[3]", "dataset.holdout=0.4")
     assert normal.anomalous is not None
     assert (~normal.anomalous).sum() == 1
 

@@ -244,9 +244,24 @@ class AugmentationConfig:
 
     flip: bool | None = False  # mirror every second one
     shift: int | None = 0  # move them by so many pixels at most
+    crop: Any = None  # windows at random, of a number of pixels or [rows, columns]; else the middle
+
+    @property
+    def window(self) -> tuple[int, ...] | None:
+        """Rows and columns that `crop` asks for."""
+        if self.crop is None:
+            return None
+        return tuple(self.crop) if isinstance(self.crop, list) else (self.crop, self.crop)
 
     def __post_init__(self) -> None:
         """Check the range."""
+        for side in self.window or ():
+            check_range("augmentation.crop", side, at_least=1, at_most=LARGEST_SIDE, integer=True)
+        if len(self.window or (1, 1)) != 2:
+            raise UserError(
+                f"augmentation.crop: {self.crop!r} is neither a number of pixels nor "
+                "[rows, columns]"
+            )
         if self.shift is not None:
             check_range("augmentation.shift", self.shift, at_least=0, integer=True)
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from convae.app.arguments import command
 from convae.app.summary import read_figures
 from convae.configuration import Config, from_plain
+from convae.data.augmentation import cropped
 from convae.data.datasets import load_dataset
 from convae.data.pictures import to_floats
 from convae.data.splits import Split, Splits, kind, noun
@@ -47,7 +48,7 @@ BATCH = 256
 def report(run: Path, model: Autoencoder, score: str | None) -> str:
     """Write the page of a finished run, as HTML."""
     config = _configuration(run)
-    data = load_dataset(config.dataset, config.seed)
+    data = cropped(load_dataset(config.dataset, config.seed), config.augmentation.window)
     if data.test.shape != model.input_shape:
         raise UserError(
             f"RUN: its data are now {data.test.shape}, and its model takes {model.input_shape}"

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from convae.app.summary import Summary
 from convae.configuration import Config
+from convae.data.augmentation import cropped
 from convae.data.corruption import Use
 from convae.data.datasets import load_dataset
 from convae.data.splits import Splits, kind, noun
@@ -94,7 +95,7 @@ def _run(
     if config.resume is None and is_used(directory):
         raise UserError(used_folder(directory))
     build_parts(config)  # mistakes show before any images are read
-    data = load_dataset(config.dataset, config.seed)
+    data = cropped(load_dataset(config.dataset, config.seed), config.augmentation.window)
     chosen = choose(config, data)
     config = chosen.config
     parts = build_parts(config)

@@ -108,6 +108,8 @@ class Preprocessing:
         Rows and columns of the tiles that pictures, of any size, are cut into.
     overlap : int
         Pixels that neighbouring tiles share.
+    crop : (int, int), optional
+        Rows and columns of the middle, which is all that is used of a picture of this size.
     levels : (float, float), optional
         The values that are black and white in pictures of floats, or of integers of 32 bits; if not
         given, 0 and 1, and pictures with others are refused.
@@ -130,6 +132,7 @@ class Preprocessing:
     levels: tuple[float, ...] | None = None
     tile: tuple[int, ...] | None = None
     overlap: int = 0
+    crop: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the values, which may come from a file."""
@@ -143,6 +146,12 @@ class Preprocessing:
             object.__setattr__(self, "size", tuple(self.size))
         if self.tile is not None:
             object.__setattr__(self, "tile", Tiling(self.tile, self.overlap).tile)
+        if self.crop is not None:
+            if self.size is None or len(self.crop) != 2:
+                raise UserError(f"crop: {self.crop!r} is not rows and columns of a size")
+            for value, side in zip(self.crop, self.size, strict=True):
+                check_range("crop", value, at_least=1, at_most=side, integer=True)
+            object.__setattr__(self, "crop", tuple(self.crop))
         check_choice("fit", self.fit, FITS)
         check_range("white", self.white, at_least=1, at_most=DEEP_WHITE, integer=True)
         if self.levels is not None:
@@ -179,7 +188,8 @@ class Preprocessing:
         known = model.metadata.get(cls.KEY) or {}
         try:
             of_model: dict[str, Any] = {"channels": shape[0], "transposed": False}
-            of_model["tile" if known.get("tile") else "size"] = shape[1:]
+            which = [name for name in ("tile", "crop") if known.get(name)]
+            of_model[which[0] if which else "size"] = shape[1:]
             return cls(**{**known, **of_model})
         except (TypeError, UserError) as error:
             raise UserError(
@@ -226,6 +236,8 @@ class Preprocessing:
             upright = self._scaled(upright, self.size, done)
         pixels = np.asarray(upright, np.uint8)
         pixels = pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
+        if self.crop is not None:
+            pixels = middle(pixels[None], self.crop)[0]
         return pixels.swapaxes(1, 2) if self.transposed else pixels, done
 
     def _to_eight_bits(self, image: Image.Image, done: Conversions) -> Image.Image:
@@ -351,6 +363,13 @@ def to_floats(pixels: Pixels, backend: Backend, dtype: str) -> Array:
     if pixels.dtype == np.uint8:
         floats *= 1 / 255
     return floats
+
+
+def middle(images: Pixels, size: tuple[int, ...]) -> Pixels:
+    """Cut out the middle of images: (N, C, *larger) -> (N, C, *size), a view."""
+    starts = [(n - side) // 2 for n, side in zip(images.shape[2:], size, strict=True)]
+    where = (slice(at, at + side) for at, side in zip(starts, size, strict=True))
+    return images[(slice(None), slice(None), *where)]
 
 
 def reason(error: BaseException) -> str:

@@ -55,7 +55,9 @@ def build_parts(config: Config) -> Parts:
         _build("optimizer", OPTIMIZERS, config.optimizer),
         _build("schedule", SCHEDULES, config.schedule),
         Corruption(config.corruption.name, config.corruption.amount, config.seed),
-        Augmentation(bool(augmentation.flip), augmentation.shift or 0, config.seed),
+        Augmentation(
+            bool(augmentation.flip), augmentation.shift or 0, config.seed, augmentation.window
+        ),
         Penalty(**dataclasses.asdict(config.penalty)),
     )
 

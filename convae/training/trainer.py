@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from convae.data.augmentation import Augmentation
+from convae.data.augmentation import Augmentation, Cropped
 from convae.data.corruption import Corruption, Use
 from convae.data.pictures import Pixels, to_floats
 from convae.data.splits import InMemory, Split, Splits, kind
@@ -138,7 +138,10 @@ class Trainer:
         elif progress.average is not None:
             self.average.parameters[...] = self.model.xp.asarray(progress.average)
         self._kind = kind(self.data.train.shape)
-        self._train = on_device(self.data.train, self.model)
+        train = self.data.train
+        if isinstance(train, Cropped) and self.augmentation.crop is not None:
+            train = train.whole  # of which the augmentation takes windows
+        self._train = on_device(train, self.model)
         pixels = next(self.data.validation.batches(DEAD_FILTER_IMAGES))
         self._validation_images = to_floats(pixels, self.model.backend, self.model.dtype)
 

@@ -24,6 +24,8 @@ import convae
 from convae.app.run import Result
 from convae.app.summary import read_figures
 from convae.data.datasets import load_dataset
+from convae.data.pictures import Preprocessing
+from convae.data.sources import named
 from convae.errors import DivergenceError
 from convae.report.pictures import GAP
 from convae.training.choices import choose
@@ -413,3 +415,24 @@ def test_a_run_killed_again_and_again_ends_as_one_left_alone(tmp_path) -> None:
             for folder in (whole, killed)
         ]
         assert values[0] == values[1]
+
+
+def test_windows_at_random_train_a_smaller_model(tmp_path, main) -> None:
+    main(
+        "augmentation.crop=6",
+        "trainer.epochs=2",
+        "trainer.embeddings=10",
+        f"hydra.run.dir={tmp_path}",
+    )
+    model = convae.load(tmp_path)
+    assert model.input_shape == (1, 6, 6)
+    assert model.metadata["preprocessing"]["crop"] == [6, 6]
+    assert model.metadata["preprocessing"]["size"] == [8, 8]
+    how = Preprocessing.of_model(model)
+    assert (how.size, how.crop) == ((8, 8), (6, 6))
+    images = load_dataset(named("digits")).test
+    found = read_figures(tmp_path)["test_mse"]
+    x = next(images.batches(1000))[:, :, 1:7, 1:7].astype("float32") / np.float32(255)
+    assert ((model.reconstruct(x) - x) ** 2).mean() == pytest.approx(found, rel=1e-4)
+    main(f"resume={tmp_path}", "trainer.epochs=3")
+    assert convae.load(tmp_path).input_shape == (1, 6, 6)

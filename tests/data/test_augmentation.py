@@ -6,9 +6,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from convae.data.augmentation import NONE, Augmentation
+from convae.data.augmentation import NONE, Augmentation, cropped
+from convae.data.pictures import Preprocessing
+from convae.data.scaling import Scaling
+from convae.data.splits import InMemory, Splits
 from convae.errors import UserError, UserTypeError
+from tests.helpers import pixels_of
 
 
 def changed(image: np.ndarray, mirrored: bool, down: int, right: int) -> np.ndarray:
@@ -75,6 +80,73 @@ def moved(example: np.ndarray, mirrored: bool, move: list[int]) -> np.ndarray:
         places = np.arange(length)[:: -1 if mirrored and axis == len(move) else 1]
         example = example.take((places + by).clip(0, length - 1), axis)
     return example
+
+
+@pytest.mark.parametrize("size", [(9,), (6, 7), (4, 5, 6)])
+@pytest.mark.parametrize("flip", [True, False])
+def test_windows_are_cut_out_at_random(size, flip: bool, rng) -> None:
+    window = tuple(n - 2 for n in size)
+    x = rng.random((300, 2, *size))
+    counts: Counter[tuple] = Counter()
+    for example, new in zip(x, Augmentation(flip, crop=window)(x, 0), strict=True):
+        (how,) = [
+            (mirrored, *start)
+            for mirrored in {False, flip}
+            for start in np.ndindex(*(3,) * len(size))
+            if np.array_equal(cut(example, start, window, mirrored), new)
+        ]
+        counts[how] += 1
+    possible = (1 + flip) * 3 ** len(size)
+    assert len(counts) > 0.9 * possible
+    assert max(counts.values()) < 300 / possible + 6 * (300 / possible) ** 0.5
+    again = Augmentation(flip, crop=window)(x, 0)
+    np.testing.assert_array_equal(again, Augmentation(flip, crop=window)(x, 0))
+    assert (again != Augmentation(flip, crop=window)(x, 1)).any()
+
+
+def cut(
+    example: np.ndarray, start: tuple[int, ...], window: tuple[int, ...], mirrored: bool
+) -> np.ndarray:
+    where = (slice(at, at + side) for at, side in zip(start, window, strict=True))
+    found = example[(slice(None), *where)]
+    return found[..., ::-1] if mirrored else found
+
+
+def test_the_middle_is_used_of_images_that_are_not_trained_on(rng) -> None:
+    images = [rng.integers(0, 256, (count, 3, 9, 10), dtype=np.uint8) for count in (8, 4, 5)]
+    labels = [np.arange(len(part)) for part in images]
+    parts = [InMemory(*pair) for pair in zip(images, labels, strict=True)]
+    data = cropped(Splits("x", *parts, how=Preprocessing(3, (9, 10))), (4, 7))
+    assert isinstance(data.how, Preprocessing)
+    assert data.how.crop == (4, 7)
+    for split, whole in zip((data.train, data.validation, data.test), images, strict=True):
+        assert split.shape == (3, 4, 7)
+        np.testing.assert_array_equal(pixels_of(split), whole[:, :, 2:6, 1:8])
+        some = split.select(np.array([3, 1]))
+        np.testing.assert_array_equal(pixels_of(some), whole[[3, 1], :, 2:6, 1:8])
+        assert some.labels is not None
+        assert some.labels.tolist() == [3, 1]
+        assert split.fingerprint() != InMemory(whole).fingerprint()
+    assert cropped(data, None) is data
+    picture = Image.fromarray(images[2][0].transpose(1, 2, 0))
+    np.testing.assert_array_equal(data.how(picture)[0], images[2][0][:, 2:6, 1:8])
+
+
+@pytest.mark.parametrize("crop", [(10, 4), (4, 11), (4,)])
+def test_windows_larger_than_images_are_refused(crop) -> None:
+    split = InMemory(np.zeros((4, 1, 9, 10), np.uint8))
+    data = Splits("x", split, split, split, how=Preprocessing(1, (9, 10)))
+    with pytest.raises(UserError, match=r"augmentation.crop: .* is no window of images of 9x10"):
+        cropped(data, crop)
+    with pytest.raises(UserError, match=r"augmentation.crop: .* is no window of images of 9x10"):
+        Augmentation(crop=crop)(split.pixels, 0)
+
+
+def test_windows_of_tiles_and_arrays_are_refused() -> None:
+    split = InMemory(np.zeros((4, 1, 9, 10), np.uint8))
+    for how in (Preprocessing(1, tile=(9, 10)), Scaling("NHW", "range", (0.0,), (1.0,))):
+        with pytest.raises(UserError, match=r"augmentation\.crop: is for whole pictures"):
+            cropped(Splits("x", split, split, split, how=how), (4, 4))
 
 
 def test_images_of_a_batch_and_of_other_steps_are_changed_differently(rng) -> None:

@@ -23,6 +23,7 @@ from tensorboard.plugins.projector import ProjectorConfig
 import convae
 from convae.app.run import Result
 from convae.app.summary import read_figures
+from convae.data.augmentation import Augmentation
 from convae.data.datasets import load_dataset
 from convae.data.pictures import Preprocessing
 from convae.data.sources import named
@@ -417,13 +418,23 @@ def test_a_run_killed_again_and_again_ends_as_one_left_alone(tmp_path) -> None:
         assert values[0] == values[1]
 
 
-def test_windows_at_random_train_a_smaller_model(tmp_path, main) -> None:
+def test_windows_at_random_train_a_smaller_model(tmp_path, main, monkeypatch) -> None:
+    seen = set()
+    change = Augmentation.__call__
+
+    def recorded(self: Augmentation, images: np.ndarray, step: int) -> np.ndarray:
+        changed = change(self, images, step)
+        seen.add((images.shape[2:], changed.shape[2:]))
+        return changed
+
+    monkeypatch.setattr(Augmentation, "__call__", recorded)
     main(
         "augmentation.crop=6",
         "trainer.epochs=2",
         "trainer.embeddings=10",
         f"hydra.run.dir={tmp_path}",
     )
+    assert ((8, 8), (6, 6)) in seen
     model = convae.load(tmp_path)
     assert model.input_shape == (1, 6, 6)
     assert model.metadata["preprocessing"]["crop"] == [6, 6]

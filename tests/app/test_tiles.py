@@ -86,8 +86,13 @@ def test_whole_pictures_are_scored_and_mapped(tiled, tmp_path) -> None:
     spots = [float(row["combined"]) for row in rows if "spot" in row["image"]]
     others = [float(row["combined"]) for row in rows if "good" in row["image"]]
     assert np.median(spots) > np.max(others)
-    with Image.open(tmp_path / "maps" / "spot" / "2.png") as picture:
-        assert picture.height >= 80
+    with (
+        Image.open(tmp_path / "maps" / "spot" / "2.png") as figure,
+        Image.open(root / "test" / "spot" / "2.png") as picture,
+    ):
+        original = np.asarray(picture).repeat(2, axis=0).repeat(2, axis=1)
+        panel = np.asarray(figure)[: len(original), : original.shape[1]]
+    assert (panel == original[:, :, None]).all()
 
 
 def test_whole_pictures_are_reconstructed_in_their_own_size(tiled, tmp_path) -> None:

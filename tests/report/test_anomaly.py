@@ -70,6 +70,14 @@ def test_what_is_normal_is_learnt(model, detector, rng) -> None:
     assert np.sqrt((scores["mahalanobis"] ** 2).mean()) == pytest.approx(1, abs=0.1)
 
 
+def test_thresholds_are_those_of_validation_images(model, rng) -> None:
+    train, validation = pixels(rng, 60), pixels(rng, 30)
+    fitted = Detector.fit(model, train, validation, 16)
+    for name, scores in fitted.scores(validation, 16, SCORES).items():
+        assert fitted.validation[name] == pytest.approx(np.sort(scores))
+        assert fitted.threshold(name, 1) == pytest.approx(scores.max())
+
+
 @pytest.mark.parametrize("name", SCORES)
 def test_others_have_higher_scores(detector, rng, name: str) -> None:
     others = InMemory(rng.integers(0, 256, (50, 1, 6, 6), dtype=np.uint8))

@@ -42,6 +42,22 @@ LARGEST_SIDE = 4096
 """Largest `dataset.image_size`, in pixels."""
 
 
+def _pair(value: Any) -> tuple[int, ...] | None:
+    """Read a number, for a square, or rows and columns."""
+    if value is None:
+        return None
+    return tuple(value) if isinstance(value, list) else (value, value)
+
+
+def _check_pair(name: str, value: Any, at_least: int = 1) -> None:
+    """Refuse what `_pair` reads, unless it is a size in pixels or nothing."""
+    sides = _pair(value)
+    if sides is not None and len(sides) != 2:
+        raise UserError(f"{name}: {value!r} is neither a number of pixels nor [rows, columns]")
+    for side in sides or ():
+        check_range(name, side, at_least=at_least, at_most=LARGEST_SIDE, integer=True)
+
+
 @dataclass
 class LayerConfig:
     """One layer; the fields are those of `convae.Layer`."""
@@ -85,9 +101,7 @@ class DatasetConfig:
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
     background: str = "white"  # what shows through transparent pictures
     layout: str | None = None  # the axes of arrays, such as NCL or NHWC
-    scaling: str | None = (
-        None  # of arrays: range, to [0, 1], or standard, to mean 0 and deviation 1
-    )
+    scaling: str | None = None  # of arrays: range, to [0, 1], or standard, mean 0 and deviation 1
     labels: Any = None  # the classes of arrays: a file, or a table's column
     columns: list[Any] | None = None  # the columns of a table that hold values; all if not given
     strict: bool = False  # stop at pictures that cannot be read, instead of leaving them out
@@ -102,17 +116,12 @@ class DatasetConfig:
     @property
     def size(self) -> tuple[int, ...] | None:
         """Rows and columns that `image_size` asks for."""
-        if self.image_size is None:
-            return None
-        is_list = isinstance(self.image_size, list)
-        return tuple(self.image_size) if is_list else (self.image_size, self.image_size)
+        return _pair(self.image_size)
 
     @property
     def tile_size(self) -> tuple[int, ...] | None:
         """Rows and columns that `tile` asks for."""
-        if self.tile is None:
-            return None
-        return tuple(self.tile) if isinstance(self.tile, list) else (self.tile, self.tile)
+        return _pair(self.tile)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -123,15 +132,7 @@ class DatasetConfig:
             raise UserError(
                 f"dataset.channels: {self.channels!r} is neither 1 (grey) nor 3 (colour)"
             )
-        if self.size is not None:
-            if len(self.size) != 2:
-                raise UserError(
-                    f"dataset.image_size: {self.image_size!r} is neither a number of pixels nor "
-                    "[rows, columns]"
-                )
-            for side in self.size:
-                name = "dataset.image_size"
-                check_range(name, side, at_least=1, at_most=LARGEST_SIDE, integer=True)
+        _check_pair("dataset.image_size", self.image_size)
         check_choice("dataset.fit", self.fit, FITS)
         if self.fit != "crop" and self.image_size is None:
             raise UserError(f"dataset.fit: {self.fit!r} needs dataset.image_size")
@@ -166,12 +167,7 @@ class DatasetConfig:
             if self.overlap:
                 raise UserError(f"dataset.overlap: {self.overlap} needs dataset.tile")
             return
-        if len(tile) != 2:
-            raise UserError(
-                f"dataset.tile: {self.tile!r} is neither a number of pixels nor [rows, columns]"
-            )
-        for side in tile:
-            check_range("dataset.tile", side, at_least=2, at_most=LARGEST_SIDE, integer=True)
+        _check_pair("dataset.tile", self.tile, at_least=2)
         check_range("dataset.overlap", self.overlap, at_least=0, below=min(tile), integer=True)
         if self.name in (*BUILT_IN, "arrays"):
             raise UserError(f"dataset.tile: is for pictures; {self.name!r} has none of any size")
@@ -249,19 +245,11 @@ class AugmentationConfig:
     @property
     def window(self) -> tuple[int, ...] | None:
         """Rows and columns that `crop` asks for."""
-        if self.crop is None:
-            return None
-        return tuple(self.crop) if isinstance(self.crop, list) else (self.crop, self.crop)
+        return _pair(self.crop)
 
     def __post_init__(self) -> None:
         """Check the range."""
-        for side in self.window or ():
-            check_range("augmentation.crop", side, at_least=1, at_most=LARGEST_SIDE, integer=True)
-        if len(self.window or (1, 1)) != 2:
-            raise UserError(
-                f"augmentation.crop: {self.crop!r} is neither a number of pixels nor "
-                "[rows, columns]"
-            )
+        _check_pair("augmentation.crop", self.crop)
         if self.shift is not None:
             check_range("augmentation.shift", self.shift, at_least=0, integer=True)
 

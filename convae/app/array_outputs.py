@@ -14,7 +14,7 @@ import numpy as np
 
 from convae.app.work import Work
 from convae.data.array_arguments import ArrayArguments
-from convae.data.array_files import ENDINGS, Stack
+from convae.data.array_files import ENDINGS, Stack, arrow
 from convae.data.layouts import Values
 from convae.data.pictures import to_floats
 from convae.engine import to_numpy
@@ -100,9 +100,7 @@ def _write_csv(file: IO[bytes], values: Values, stack: Stack) -> None:
 
 def _write_parquet(file: IO[bytes], values: Values, stack: Stack) -> None:
     """Write columns of numbers (N, columns), or of lists (N, channels, length)."""
-    import pyarrow
-    import pyarrow.parquet
-
+    pyarrow = arrow()
     columns = []
     for column in np.moveaxis(values, 1, 0):
         flat = pyarrow.array(np.ascontiguousarray(column).ravel())

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image
 
 from convae.configuration import SCORES
+from convae.data.array_files import arrow
 from convae.data.named_files import Arguments
 from convae.data.splits import KINDS
-from convae.errors import MissingPackageError, UserError
+from convae.errors import UserError
 from convae.export.formats import EXPORTERS
 from convae.files import atomic, printable, write_bytes
 from convae.report.pictures import SOFTWARE, png
@@ -88,14 +89,7 @@ class _Parquet:
     """Codes as rows of a table."""
 
     def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: str, kind: str) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ModuleNotFoundError:
-            raise MissingPackageError(
-                "Parquet needs the package pyarrow: pip install -e '.[parquet]'"
-            ) from None
-        self._arrow = pyarrow
+        pyarrow = self._arrow = arrow()
         numbers = pyarrow.float32() if dtype == "float32" else pyarrow.float64()
         self._size = prod(shape)
         code = pyarrow.list_(numbers, self._size)

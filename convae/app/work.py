@@ -74,15 +74,16 @@ class Work:
                 raise UserError("IMAGES: standard input lists no files")
             images = (*(name for name in images if name != "-"), *listed)
         self.images: ImageArguments | ArrayArguments
+        self.tiling: Tiling | None = None
         if Scaling.KEY in self.model.metadata:
             scaling = Scaling.of_model(self.model)
             self.images = ArrayArguments(images, scaling, self.model.input_shape, root)
         else:
-            self.images = ImageArguments(images, Preprocessing.of_model(self.model), root)
-        is_tiled = isinstance(self.images, ImageArguments) and self.images.how.tiling
-        self.tiling: Tiling | None = is_tiled or None
+            how = Preprocessing.of_model(self.model)
+            self.images, self.tiling = ImageArguments(images, how, root), how.tiling
         self.targets = Targets(self.images, overwrite)
         self.batch_size = batch_size
+        self.done = 0
         self.kind = kind(self.model.input_shape)
         self.bar = tqdm(total=self.images.total(), unit=f" {self.kind}s", disable=None)
 
@@ -130,9 +131,6 @@ class Work:
         """Count examples that are done."""
         self.done += examples
         self.bar.update(examples)
-
-    done = 0
-    """Examples that are done."""
 
     def report(self, what: str) -> None:
         """Report what was done and converted; exit with 1 if examples could not be read."""

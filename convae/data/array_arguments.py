@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,10 +99,7 @@ class ArrayArguments(Arguments):
         if isinstance(source, tuple):
             yield source[0], source[1].stacks
             return
-        for path in source:
-            if not os.path.isfile(path):  # a pipe would be waited for
-                self.unreadable.append((str(path), "not a file"))
-                continue
+        for path in self.existing(source):
             try:
                 stacks = read_stacks(path, columns=self.scaling.columns or None)
             except (OSError, UserError) as error:

@@ -148,7 +148,7 @@ def _read_csv(path: Path, labels: Any, columns: Sequence[Any] | None) -> Stack:
     """Read a table of text: rows of numbers, with or without a header."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
-        delimiter = max("\t;,", key=first.count) if any(map(first.count, "\t;,")) else ","
+        delimiter = delimiter_of(first)
         header = next(csv.reader([first], delimiter=delimiter), [])
     if not header:
         raise UserError("is empty")
@@ -179,6 +179,11 @@ def _notes(names: Sequence[str], label: int | None, columns: Any) -> tuple[str, 
     if "" in names and columns is None:
         notes.append("a column without a name is left out")
     return tuple(notes)
+
+
+def delimiter_of(line: str) -> str:
+    """Guess what separates the cells of a table from a line of it."""
+    return max("\t;,", key=line.count) if any(map(line.count, "\t;,")) else ","
 
 
 def _is_header(row: Sequence[str]) -> bool:
@@ -237,12 +242,7 @@ def _column(argument: str, which: Any, names: Sequence[str]) -> int:
 
 def _read_parquet(path: Path, labels: Any, columns: Sequence[Any] | None) -> Stack:
     """Read a table of columns: numbers, or lists of numbers, each the channel of a signal."""
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise MissingPackageError(
-            "Parquet needs the package pyarrow: pip install -e '.[parquet]'"
-        ) from None
+    pyarrow = arrow()
     table = pyarrow.parquet.read_table(path)
     names = table.column_names
     label, chosen = _chosen(names, True, labels, columns)
@@ -268,6 +268,18 @@ def _read_parquet(path: Path, labels: Any, columns: Sequence[Any] | None) -> Sta
         columns=kept,
         layout="NCL" if are_lists[0] else None,
     )
+
+
+def arrow() -> Any:
+    """Import pyarrow and its Parquet, or say that they are missing."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise MissingPackageError(
+            "Parquet needs the package pyarrow: pip install -e '.[parquet]'"
+        ) from None
+    return pyarrow
 
 
 def _of_arrow(column: Any, name: str, is_list: bool) -> Values:

@@ -15,7 +15,7 @@ from convae.data.array_files import ENDINGS, Stack, check_numbers, read_stacks, 
 from convae.data.arrays import CHUNK_BYTES, Arrays, Statistics, count, place
 from convae.data.folders import class_of, find_files, part_folders
 from convae.data.layouts import MEANING, Layout, possible
-from convae.data.reading import Dataset
+from convae.data.reading import Dataset, broken_error
 from convae.data.splits import Labels
 from convae.errors import UserError, counted
 from convae.files import printable
@@ -81,11 +81,7 @@ def dataset_of(
         splits[part], bad = _split(found, layout, classes)
         broken += bad
     if broken and strict:
-        listed = "\n".join(f"  {name}: {why}" for name, why in broken)
-        raise UserError(
-            f"dataset: {counted(len(broken), 'example')} cannot be used:\n{listed}\n"
-            "Repair or remove them, or leave them out with dataset.strict=false"
-        )
+        raise broken_error(broken, "example", "used")
     return Dataset(
         **splits,
         classes=[str(name) for name in classes],

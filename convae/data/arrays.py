@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -125,10 +126,15 @@ class Arrays:
         for start in range(skip * size, len(self), size):
             yield self.take(order[start : start + size])
 
+    @cached_property
+    def _starts(self) -> Values:
+        """Numbers of the stacks' first examples among all."""
+        return np.cumsum([0, *(count(stack, self.layout) for stack in self.stacks)])
+
     def take(self, positions: Values) -> Values:
         """Read some examples: -> (M, C, *size), of float32 if they are scaled."""
         wanted = self.indices[positions]
-        starts = np.cumsum([0, *(count(stack, self.layout) for stack in self.stacks)])
+        starts = self._starts
         which = np.searchsorted(starts, wanted, side="right") - 1
         parts = []
         order = np.argsort(wanted, kind="stable")  # files are read from their beginnings

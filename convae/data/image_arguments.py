@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -76,10 +75,7 @@ class ImageArguments(Arguments):
             )
 
     def _of_files(self, paths: list[Path]) -> Iterator[tuple[str, Pixels]]:
-        for path in paths:
-            if not os.path.isfile(path):  # a pipe would be waited for
-                self.unreadable.append((str(path), "not a file"))
-                continue
+        for path in self.existing(paths):
             try:
                 with open_picture(path) as image:
                     pixels, done = self.how(image)

@@ -34,8 +34,9 @@ def find_masks(
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and is_masks(path)]
     if not folders:
         return None
+    known = sorted(endings())
     masks = [
-        None if is_normal else _mask_of(Path(file), test, folders[0])
+        None if is_normal else _mask_of(Path(file), test, folders[0], known)
         for file, is_normal in zip(files, normal, strict=True)
     ]
     missing = [
@@ -52,10 +53,10 @@ def find_masks(
     return masks
 
 
-def _mask_of(file: Path, test: Path, folder: Path) -> Path | None:
+def _mask_of(file: Path, test: Path, folder: Path, known: Sequence[str]) -> Path | None:
     place = folder / file.relative_to(test).parent
     for stem in (f"{file.stem}_mask", file.stem):
-        for ending in (file.suffix, *sorted(endings())):
+        for ending in (file.suffix, *known):
             if (place / f"{stem}{ending}").is_file():
                 return place / f"{stem}{ending}"
     return None

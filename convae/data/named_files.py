@@ -103,6 +103,14 @@ class Arguments(ABC):
             return found.files
         return _files(argument) or (argument.lower(), self.dataset(argument, root))
 
+    def existing(self, paths: Iterable[Path]) -> Iterator[Path]:
+        """Iterate over paths that are files; others are unreadable: a pipe would be waited for."""
+        for path in paths:
+            if os.path.isfile(path):
+                yield path
+            else:
+                self.unreadable.append((str(path), "not a file"))
+
     def place(self, name: str) -> Path:
         """Return an example's path relative to the folder that all files have in common."""
         path = Path(os.path.abspath(name))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from convae.data.array_files import LABELS
+from convae.data.array_files import LABELS, delimiter_of
 from convae.data.folders import PART_OF
 from convae.errors import UserError
 from convae.files import printable
@@ -35,8 +35,7 @@ def read_table(file: Path) -> list[Row]:
     with file.open(encoding="utf-8-sig", newline="") as opened:
         first = opened.readline()
         opened.seek(0)
-        delimiter = max("\t;,", key=first.count) if any(map(first.count, "\t;,")) else ","
-        rows = [row for row in csv.reader(opened, delimiter=delimiter) if row]
+        rows = [row for row in csv.reader(opened, delimiter=delimiter_of(first)) if row]
     if not rows:
         raise UserError(f"dataset.root: {str(file)!r} is empty")
     path, label, part = _columns(file, [name.strip().lower() for name in rows[0]])

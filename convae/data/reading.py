@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from convae.data.pictures import (
     largest_level,
     levels_of,
 )
-from convae.data.splits import InMemory, Labels, Split, Streamed, Unreadable, several
+from convae.data.splits import InMemory, Labels, Read, Split, Streamed, Unreadable, several
 from convae.data.tiling import TileStore
 from convae.errors import UserError, counted, prefixed
 from convae.files import printable
@@ -83,16 +84,18 @@ def read_dataset(
         read = _read_once if how.tiling is None else _read_tiles
         splits[part] = read(stream, config, done, broken)
     if broken and config.strict:
-        raise broken_images(broken)
+        raise broken_error(broken)
     notes = [*notes, *found, *done.lines(), *skipped(broken)]
     return Dataset(classes=classes, how=how, notes=notes, **splits)
 
 
-def broken_images(broken: Sequence[tuple[str, str]]) -> UserError:
-    """Name all files that cannot be read."""
+def broken_error(
+    broken: Sequence[tuple[str, str]], noun: str = "image", verb: str = "read"
+) -> UserError:
+    """Name everything that cannot be read."""
     listed = "\n".join(f"  {printable(name)}: {why}" for name, why in broken)
     return UserError(
-        f"dataset: {counted(len(broken), 'image')} cannot be read:\n{listed}\n"
+        f"dataset: {counted(len(broken), noun)} cannot be {verb}:\n{listed}\n"
         "Repair or remove them, or leave them out with dataset.strict=false"
     )
 
@@ -176,20 +179,15 @@ def _read_once(
     intact: list[int] = []
     shapes: Counter[tuple[int, ...]] = Counter()
     size = 0
-    with tqdm(total=len(stream), desc="reading images", unit=" images", disable=None) as bar:
-        for position, item in enumerate(_items(stream)):
-            bar.update()
-            if isinstance(item, Unreadable):
-                broken.append((item.name, item.reason))
-                continue
-            done.add(item.conversions)
-            intact.append(position)
-            shapes[item.pixels.shape] += 1
-            size += item.pixels.nbytes
-            if size <= limit:
-                kept.append(item.pixels)
-            else:
-                kept.clear()
+    for position, item in _readable(stream, "reading images", broken):
+        done.add(item.conversions)
+        intact.append(position)
+        shapes[item.pixels.shape] += 1
+        size += item.pixels.nbytes
+        if size <= limit:
+            kept.append(item.pixels)
+        else:
+            kept.clear()
     if len(shapes) > 1:
         raise UserError(f"dataset.image_size: images differ in size, {several(shapes)}")
     if not intact:
@@ -209,21 +207,16 @@ def _read_tiles(
     store = TileStore(config.memory_mb * 2**20)
     counts: list[int] = []
     intact: list[int] = []
-    with tqdm(total=len(stream), desc="cutting images", unit=" images", disable=None) as bar:
-        for position, item in enumerate(_items(stream)):
-            bar.update()
-            if isinstance(item, Unreadable):
-                broken.append((item.name, item.reason))
-                continue
-            try:
-                tiles = tiling.cut(item.pixels)
-            except UserError as error:
-                broken.append((stream.name(int(stream.indices[position])), str(error)))
-                continue
-            done.add(item.conversions)
-            store.add(tiles)
-            intact.append(position)
-            counts.append(len(tiles))
+    for position, item in _readable(stream, "cutting images", broken):
+        try:
+            tiles = tiling.cut(item.pixels)
+        except UserError as error:
+            broken.append((stream.name(int(stream.indices[position])), str(error)))
+            continue
+        done.add(item.conversions)
+        store.add(tiles)
+        intact.append(position)
+        counts.append(len(tiles))
     if not intact:
         return InMemory(np.empty((0, 1, *tiling.tile), np.uint8))
     done.tiles += sum(counts)
@@ -233,9 +226,18 @@ def _read_tiles(
     return InMemory(store.tiles(), of_tiles.labels, of_tiles.files, groups)
 
 
-def _items(stream: Streamed) -> Iterator[Any]:
-    for items in stream.read(np.arange(len(stream)), 64):
-        yield from items
+def _readable(
+    stream: Streamed, doing: str, broken: list[tuple[str, str]]
+) -> Iterator[tuple[int, Read]]:
+    """Read all images in order, with a bar: their positions and pixels; the others are broken."""
+    with tqdm(total=len(stream), desc=doing, unit=" images", disable=None) as bar:
+        items = chain.from_iterable(stream.read(np.arange(len(stream)), 64))
+        for position, item in enumerate(items):
+            bar.update()
+            if isinstance(item, Unreadable):
+                broken.append((item.name, item.reason))
+            else:
+                yield position, item
 
 
 def _fits(stream: Streamed, limit: int) -> bool:

@@ -31,7 +31,7 @@ from convae.data.folders import (
     problem_of,
 )
 from convae.data.picture_tables import Row, read_table
-from convae.data.reading import Dataset, broken_images, read_dataset, skipped
+from convae.data.reading import Dataset, broken_error, read_dataset, skipped
 from convae.data.splits import InMemory, of_pictures
 from convae.data.synthetic import SYNTHETIC, synthetic
 from convae.errors import UserError, counted
@@ -223,7 +223,7 @@ def _picture_table(file: Path, config: DatasetConfig) -> Dataset:
         places[real] = row
     broken = [(str(row.path), problem) for row in rows if (problem := problem_of(row.path))]
     if broken and config.strict:
-        raise broken_images(broken)
+        raise broken_error(broken)
     left_out = {name for name, _ in broken}
     kept = [row for row in rows if str(row.path) not in left_out]
     if not any(row.part == "train" for row in kept):
@@ -236,8 +236,7 @@ def _picture_table(file: Path, config: DatasetConfig) -> Dataset:
         )
         for part in parts
     }
-    counts = Counter(row.label for row in kept if row.label)
-    shown = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())[:MOST_CLASSES])
+    shown = _shown(Counter(row.label for row in kept if row.label))
     notes = [f"{file}: {counted(len(rows), 'picture')}{f': {shown}' if shown else ''}"]
     data = read_dataset(datasets, config, classes, [*notes, *skipped(broken)])
     found = Found([row.path for row in kept], seen=len(rows), unreadable_files=len(broken))
@@ -263,7 +262,7 @@ def _find(folder: Path, config: DatasetConfig) -> Found:
     """Find the pictures of a folder; what cannot be read is skipped, or an error if told to."""
     found = find_pictures(folder)
     if found.unreadable and config.strict:
-        raise broken_images(found.unreadable)
+        raise broken_error(found.unreadable)
     if not found.files:
         left_out = found.describe_left_out()
         raise FileNotFoundError(
@@ -287,13 +286,18 @@ def _refuse_shared(files: dict[str, list[Path]]) -> None:
                 )
 
 
+def _shown(counts: Counter[str]) -> str:
+    """List classes with their numbers of pictures; of many the first ones."""
+    shown = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())[:MOST_CLASSES])
+    more = len(counts) - MOST_CLASSES
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
 def _describe(folder: Path, found: Found, names: list[str]) -> list[str]:
     """Report how many pictures of which class a folder holds, and what was left out."""
     counts = Counter(names)
-    shown = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items())[:MOST_CLASSES])
-    more = len(counts) - MOST_CLASSES
     kinds = "class" if len(counts) == 1 else "classes"
-    classes = f" in {len(counts)} {kinds}: {shown}{f' and {more} more' if more > 0 else ''}"
+    classes = f" in {len(counts)} {kinds}: {_shown(counts)}"
     has_classes = set(counts) != {"."}
     files = counted(len(names), "picture file")
     notes = [f"{folder}: {files}{classes if has_classes else ''}"]

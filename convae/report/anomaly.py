@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,34 +68,35 @@ class Detector:
         """Learn what normal images are like, and how large the scores of held-out ones are."""
         some = sample(train, IMAGES)
         codes, total = [], np.zeros(train.shape)
-        for seen in _seen(model, None, some, batch_size):
+        for seen in cls(model)._seen(some, batch_size):
             codes.append(to_numpy(seen.H).reshape(len(seen.H), -1).astype(np.float64))
             total += to_numpy(seen.x.sum(axis=0, dtype="float64"))
-        mean_code, whitening = _whitening(np.concatenate(codes))
-        identity = np.array([[0.0, 1.0], [0.0, 1.0]])
-        normal = Normal((total / len(some)).astype(np.float32), mean_code, whitening, identity)
+        mean_image = (total / len(some)).astype(np.float32)
+        normal = Normal(mean_image, *_whitening(np.concatenate(codes)))
         found = np.concatenate(
-            [logarithms(seen) for seen in _seen(model, normal, validation, batch_size)], axis=1
+            [logarithms(seen) for seen in cls(model, normal)._seen(validation, batch_size)], axis=1
         )
         deviation = found.std(axis=1)
         known = np.stack([found.mean(axis=1), np.where(deviation > 0, deviation, 1)], axis=1)
-        normal = Normal(normal.mean_image, mean_code, whitening, known)
-        detector = cls(model, normal)
+        detector = cls(model, replace(normal, logarithms=known))
         scores = detector.scores(validation, batch_size, SCORES)
-        return cls(
-            model,
-            normal,
-            {name: quantiles(of_whole(validation, values)) for name, values in scores.items()},
-            {name: detector._peak(validation, batch_size, name) for name in SCORES},
-        )
+        summed = {name: quantiles(of_whole(validation, each)) for name, each in scores.items()}
+        peaks = detector._peaks(sample(validation, PEAKS), batch_size)
+        return replace(detector, validation=summed, peaks=peaks)
 
-    def _peak(self, split: Split, batch_size: int, name: str) -> Floats:
-        """Average the highest values of the images' maps: -> (1,)."""
-        few = sample(split, PEAKS)
-        maps = self.maps(few, batch_size, name)
-        peaks = [unusual.reshape(len(unusual), -1).max(axis=1) for unusual in maps]
-        highest: Floats = np.concatenate(peaks).mean(keepdims=True).astype(np.float64)
-        return highest
+    def _peaks(self, split: Split, batch_size: int) -> dict[str, Floats]:
+        """Average the highest values of the images' maps, for each score: -> (1,)."""
+        maps = {score.map for score in SCORES.values()}  # which several scores share
+        highest: dict[Any, list[Floats]] = {each: [] for each in maps}
+        for seen in self._seen(split, batch_size):
+            for each in maps:
+                values = to_numpy(each(seen))
+                highest[each].append(values.reshape(len(values), -1).max(axis=1))
+        means = {
+            each: np.concatenate(found).mean(keepdims=True).astype(np.float64)
+            for each, found in highest.items()
+        }
+        return {name: means[score.map] for name, score in SCORES.items()}
 
     @classmethod
     def of_model(cls, model: Autoencoder) -> Detector:
@@ -175,26 +176,24 @@ class Detector:
         H = self.model.encode(x)
         return Seen(x, self.model.decode(H), H, self.normal)
 
+    def _seen(self, split: Split, batch_size: int) -> Iterator[Seen]:
+        """Pass all images of a split through the model."""
+        for pixels in split.batches(batch_size):
+            yield self.see(to_floats(pixels, self.model.backend, self.model.dtype))
+
     def scores(self, split: Split, batch_size: int, names: Iterable[str]) -> dict[str, Floats]:
         """Compute scores of all images of a split: -> (N,) of float64 each."""
         names = list(names)
         parts: dict[str, list[Floats]] = {name: [] for name in names}
-        for seen in _seen(self.model, self.normal, split, batch_size):
+        for seen in self._seen(split, batch_size):
             for name in names:
                 parts[name].append(SCORES[name].function(seen))
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def maps(self, split: Split, batch_size: int, name: str) -> Iterator[Floats]:
         """Iterate over batches of maps of where images are unusual: (N, *size) each."""
-        for seen in _seen(self.model, self.normal, split, batch_size):
+        for seen in self._seen(split, batch_size):
             yield to_numpy(SCORES[name].map(seen))
-
-
-def _seen(
-    model: Autoencoder, normal: Normal | None, split: Split, batch_size: int
-) -> Iterator[Seen]:
-    for pixels in split.batches(batch_size):
-        yield Detector(model, normal).see(to_floats(pixels, model.backend, model.dtype))
 
 
 def of_whole(split: Split, scores: Floats) -> Floats:

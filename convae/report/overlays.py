@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from convae.report.pictures import BACKGROUND, GAP, grid
-from convae.report.views import Limits, pictures_of
+from convae.report.views import Limits, hot, pictures_of
 
 Floats: TypeAlias = np.ndarray[Any, Any]
 
@@ -23,12 +23,6 @@ BAR = 14
 
 LETTERS = 12
 """Size of its numbers, in pixels."""
-
-
-def hot(values: Floats) -> Floats:
-    """Colours from black over red and yellow to white: (...) of 0 to 1 -> (3, ...)."""
-    colours: Floats = np.clip(np.stack([3 * values, 3 * values - 1, 3 * values - 2]), 0, 1)
-    return colours
 
 
 def overlay(picture: Floats, unusual: Floats, top: float) -> Floats:

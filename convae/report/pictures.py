@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from convae.engine import Array, to_numpy
-from convae.report.views import NARROWEST, Limits, pictures_of
+from convae.report.views import NARROWEST, Limits, hot, pictures_of
 
 SMALLEST_SIDE = 48
 """Smaller images are enlarged by an integer factor to at least so many pixels a side."""
@@ -136,8 +136,7 @@ def error_maps(x: np.ndarray[Any, Any], R: np.ndarray[Any, Any]) -> np.ndarray[A
     if x.ndim == 3:
         return pictures_of(np.abs(x - R) / HOTTEST)
     difference = np.abs(x - R).mean(axis=1) / HOTTEST
-    heat = np.stack([3 * difference, 3 * difference - 1, 3 * difference - 2], axis=1)
-    return pictures_of(np.clip(heat, 0, 1))
+    return pictures_of(np.moveaxis(hot(difference), 0, 1))
 
 
 def feature_maps(H: Array) -> np.ndarray[Any, Any]:

@@ -6,7 +6,7 @@ All of them are higher for anomalies. Most have a map, whose place says where an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -54,7 +54,7 @@ class Normal:
     mean_image: Floats
     mean_code: Floats
     whitening: Floats
-    logarithms: Floats
+    logarithms: Floats = field(default_factory=lambda: np.array([[0.0, 1.0], [0.0, 1.0]]))
 
 
 @dataclass(frozen=True)

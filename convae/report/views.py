@@ -57,6 +57,12 @@ class Limits:
         return scaled
 
 
+def hot(values: Floats) -> Floats:
+    """Colours from black over red and yellow to white: (...) of 0 to 1 -> (3, ...)."""
+    colours: Floats = np.clip(np.stack([3 * values, 3 * values - 1, 3 * values - 2]), 0, 1)
+    return colours
+
+
 def pictures_of(x: Floats, behind: Floats | None = None) -> Floats:
     """Show examples (N, C, *size) as pictures, (N, 1 or 3, rows, columns), of values in [0, 1].
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convae.report.overlays import hot, map_figure, overlay
+from convae.report.overlays import map_figure, overlay
 from convae.report.pictures import BACKGROUND, GAP
+from convae.report.views import hot
 
 
 def test_colours_go_from_black_over_red_and_yellow_to_white() -> None:

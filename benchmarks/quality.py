@@ -31,7 +31,7 @@ from benchmarks.peers import Peer
 from convae.app.overrides import CONFIGS, hydra_of_its_own
 from convae.configuration import Config
 from convae.data.datasets import load_dataset
-from convae.data.splits import Splits
+from convae.data.splits import Splits, shuffled
 from convae.report.baselines import Baselines
 from convae.report.evaluation import measure
 from convae.training.build import build_model, build_parts, build_step
@@ -236,7 +236,7 @@ def train(config: Config, data: Splits, build: Callable[..., Contestant], rate: 
     curve = Curve([error()], [spent])
     for epoch in range(epochs):
         begun = time.perf_counter()
-        for batch, pixels in enumerate(data.train.batches(size, rng)):
+        for batch, pixels in enumerate(data.train.batches(size, shuffled(data.train, rng))):
             done = epoch * each + batch
             factor = parts.schedule.factor(done, epochs * each, each)
             set_rate(rate * factor)

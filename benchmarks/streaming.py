@@ -25,7 +25,7 @@ from benchmarks.measure import keep, table
 from convae.configuration import DatasetConfig
 from convae.data.folders import PictureFiles, find_pictures
 from convae.data.pictures import Preprocessing
-from convae.data.splits import Streamed
+from convae.data.splits import Streamed, shuffled
 
 SIDE, BATCH = 64, 128
 ROUNDS = 3
@@ -39,7 +39,7 @@ def ours(files: list[Path], workers: int) -> Iterator[Any]:
     dataset = PictureFiles([(str(path), 0) for path in files])
     how = Preprocessing(3, config.size)
     split = Streamed(dataset, np.arange(len(files)), how, workers)
-    return split.batches(BATCH, np.random.default_rng(0))
+    return split.batches(BATCH, shuffled(split, np.random.default_rng(0)))
 
 
 def plain(folder: Path, workers: int) -> Iterator[Any]:

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from convae.models.activations import Activation
     from convae.models.architecture import choose_layers
     from convae.models.autoencoder import Autoencoder
+    from convae.models.classifier import Classifier
     from convae.models.extensions import register
     from convae.models.initialisation import initialise
     from convae.models.layers import Layer
     from convae.models.loading import load
     from convae.models.losses import Loss
     from convae.models.penalties import Penalty
+    from convae.models.rbm import RBM
+    from convae.models.sparse_coding import SparseCoding
     from convae.training.averaging import MovingAverage
     from convae.training.estimators import AnomalyDetector, AutoencoderTransformer
     from convae.training.optimizers import SGD, Adam, AdamW
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from convae.training.step import TrainingStep
 
 __all__ = [
+    "RBM",
     "SGD",
     "Activation",
     "Adam",
@@ -40,6 +44,7 @@ __all__ = [
     "Augmentation",
     "Autoencoder",
     "AutoencoderTransformer",
+    "Classifier",
     "Corruption",
     "Cosine",
     "Layer",
@@ -50,6 +55,7 @@ __all__ = [
     "Plateau",
     "Scaling",
     "Schedule",
+    "SparseCoding",
     "StepDecay",
     "TrainingStep",
     "Use",
@@ -76,6 +82,9 @@ HOMES = {
     "convae.models.activations": ["Activation"],
     "convae.models.architecture": ["choose_layers"],
     "convae.models.autoencoder": ["Autoencoder"],
+    "convae.models.classifier": ["Classifier"],
+    "convae.models.rbm": ["RBM"],
+    "convae.models.sparse_coding": ["SparseCoding"],
     "convae.models.extensions": ["register"],
     "convae.models.initialisation": ["initialise"],
     "convae.models.layers": ["Layer"],

@@ -58,6 +58,23 @@ def _check_pair(name: str, value: Any, at_least: int = 1) -> None:
         check_range(name, side, at_least=at_least, at_most=LARGEST_SIDE, integer=True)
 
 
+MODEL_KINDS = ("autoencoder", "sparse_coding", "rbm")
+"""The kinds of models that reconstruct; see `convae.models.kinds`."""
+
+KIND_VALUES = {
+    **dict.fromkeys(("spatial", "lifetime"), "autoencoder"),
+    **dict.fromkeys(
+        ("sparsity", "iterations", "tolerance", "nonnegative", "backtracking"), "sparse_coding"
+    ),
+    **dict.fromkeys(("steps", "chains"), "rbm"),
+    "trained": "classifier",
+}
+"""Keys of `ModelConfig` that one kind has, and which."""
+
+TASKS = ("reconstruct", "classify")
+"""What a model can be trained for."""
+
+
 @dataclass
 class LayerConfig:
     """One layer; the fields are those of `convae.Layer`."""
@@ -83,6 +100,24 @@ class ModelConfig:
 
     layers: list[LayerConfig] = field(default_factory=list)  # none: chosen for the images
     output_activation: str | None = "sigmoid"  # chosen if not given
+    kind: str = "autoencoder"  # one of `MODEL_KINDS`; what follows is for some kinds only
+    spatial: bool | None = None  # reconstruct from each filter's strongest position
+    lifetime: float | None = None  # and from this part of a batch's
+    sparsity: float | None = None  # weight of a sparse code's absolute values
+    iterations: int | None = None  # of the search for a sparse code
+    tolerance: float | None = None  # relative change of a code at which the search ends
+    nonnegative: bool | None = None  # whether sparse codes have no negative numbers
+    backtracking: bool | None = None  # whether the search's step is searched for, too
+    steps: int | None = None  # of Gibbs sampling for an RBM's gradient
+    chains: int | None = None  # that go on from gradient to gradient
+    trained: str | None = None  # which layers of a classifier learn: all or last
+
+    def __post_init__(self) -> None:
+        """Check the kind, and that values are given only to kinds that have them."""
+        check_choice("model.kind", self.kind, MODEL_KINDS)
+        for name, kind in KIND_VALUES.items():
+            if getattr(self, name) is not None and kind not in (self.kind, "classifier"):
+                raise UserError(f"model.{name}: is for model.kind={kind}, not {self.kind}")
 
 
 @dataclass
@@ -321,8 +356,9 @@ class Config:
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     code: int | None = None  # numbers of a code, where the layers are chosen
+    task: str = "reconstruct"  # or classify, by the dataset's labels
     score: str = "combined"  # how unusual an image is: one of `SCORES`
-    init: str = "pca"  # how parameters start: pca, parseval, orthogonal or he
+    init: str | None = None  # how parameters start: one of `INITIALISATIONS`, or a run's folder
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
@@ -335,8 +371,9 @@ class Config:
     def __post_init__(self) -> None:
         """Check seed, start, code and scaling; everything else is checked where it is used."""
         check_range("seed", self.seed, at_least=0, integer=True)
-        check_choice("init", self.init, INITIALISATIONS)
         check_choice("score", self.score, SCORES)
+        check_choice("task", self.task, TASKS)
+        self._check_kind()
         if self.code is not None:
             check_range("code", self.code, at_least=1, integer=True)
             if self.model.layers:
@@ -346,6 +383,31 @@ class Config:
                 )
         if self.dataset.scaling == "standard":
             self._check_standard()
+
+    def _check_kind(self) -> None:
+        """Refuse what other kinds of models, and classifiers, do not have."""
+        kind, is_classifier = self.model.kind, self.task == "classify"
+        if is_classifier and kind != "autoencoder":
+            raise UserError(f"model.kind: {kind!r} reconstructs; with task=classify leave it out")
+        if not is_classifier and self.model.trained is not None:
+            raise UserError("model.trained: is for task=classify; leave it out")
+        if is_classifier and (self.model.spatial or self.model.lifetime):
+            raise UserError("model.spatial, model.lifetime: are for task=reconstruct")
+        what = "task=classify" if is_classifier else f"model.kind={kind}"
+        if what == "model.kind=autoencoder":
+            return
+        others = {
+            "loss": self.loss.name not in (MISSING, "mse"),
+            "corruption": self.corruption.name != "none" and not is_classifier,
+            "trainer.pretrain_epochs": self.trainer.pretrain_epochs > 0,
+            "init": self.init in INITIALISATIONS and not is_classifier,
+            "code": self.code is not None and not is_classifier,
+        }
+        for name, is_set in others.items():
+            if is_set:
+                raise UserError(f"{name}: does not go with {what}; leave it out")
+        if not is_classifier and not self.model.layers:
+            raise UserError(f"model.layers: none are chosen for {what}; give one")
 
     def _check_standard(self) -> None:
         """Refuse what presumes values between 0 and 1, where there are others."""

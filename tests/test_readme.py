@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import shlex
 import subprocess
@@ -92,6 +93,24 @@ def test_code_runs(page: str, tmp_path) -> None:
     script.write_text("\n".join(blocks(PAGES[page], "python")))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def checked(page: str, text: str) -> doctest.TestResults:
+    """Run a page's sessions with Python, and compare what they print."""
+    session = "\n".join(blocks(text, "pycon"))
+    test = doctest.DocTestParser().get_doctest(session, {}, page, page, 0)
+    return doctest.DocTestRunner().run(test, out=lambda report: None)
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "pycon")])
+def test_sessions_print_what_they_show(page: str) -> None:
+    found = checked(page, PAGES[page])
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+def test_sessions_that_print_something_else_are_found() -> None:
+    assert checked("page", "```pycon\n>>> 1 + 1\n3\n\n```\n").failed == 1
 
 
 def single_run(words: list[str]) -> list[str]:

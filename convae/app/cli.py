@@ -26,12 +26,13 @@ from convae.engine import backend_for, to_numpy
 from convae.errors import UserError, check_range
 from convae.export.formats import EXPORTERS, export
 from convae.files import discard_unfinished, printable, write_bytes
-from convae.models.autoencoder import STORAGES, Autoencoder
+from convae.models.autoencoder import Autoencoder
+from convae.models.checks import STORAGES
 from convae.report.anomaly import WITHOUT_NORMAL, Detector
-from convae.report.describe import describe
+from convae.report.describe import describe, singular_values
 from convae.report.overlays import map_figure
 from convae.report.pictures import filter_grid, grid, png
-from convae.report.probe import compare_features
+from convae.report.probe import LINEAR, compare_features
 from convae.report.scores import SCORES
 from convae.version import __version__
 
@@ -311,10 +312,11 @@ def show(run: Path, device: str, filters: Path | None, overwrite: bool, plan: in
         refuse_foreign(filters)
     model = model_of(run, device)
     click.echo(describe(model))
-    click.echo(f"output {model.output_activation.name}, loss {model.loss.name}, seed {model.seed}")
+    click.echo(f"output {model.output_activation.name}, loss {model.objective}, seed {model.seed}")
     for index, layer in enumerate(model.layers):
         stated = {k: v for k, v in layer.spec.configuration().items() if v is not None}
         click.echo(f"layer {index}: {', '.join(f'{k}={v}' for k, v in stated.items())}")
+    click.echo("\n".join(singular_values(model)))
     overrides = run / ".hydra" / "overrides.yaml"
     if overrides.is_file():
         from omegaconf import OmegaConf  # here, since importing it takes time
@@ -323,6 +325,8 @@ def show(run: Path, device: str, filters: Path | None, overwrite: bool, plan: in
     for name, value in read_figures(run).items():
         click.echo(f"{name}: {value:.5g}")
     if plan is not None:
+        if not isinstance(model, Autoencoder):
+            raise UserError("--plan: only autoencoders have one")
         click.echo("\n".join(model.plan(plan)))
     if filters is not None:
         picture = filter_grid(model.parameters["0.kernel"], model.layers[0].geometry.axes)
@@ -367,21 +371,53 @@ def write_report(
 @click.option("--dataset", required=True, help="Name of a dataset with labels, such as mnist.")
 @click.option("--root", default="data", show_default=True, help="Folder of torchvision's datasets.")
 @click.option(
-    "--limit", type=click.IntRange(10), default=10_000, show_default=True, help="Training images."
+    "--limit",
+    type=click.IntRange(10),
+    default=10_000,
+    show_default=True,
+    help="Training images, at most; validation images are among them.",
 )
-def probe(run: Path, device: str, dataset: str, root: str, limit: int) -> None:
+@click.option(
+    "--classifier",
+    type=click.Choice([*LINEAR]),
+    default="logistic",
+    show_default=True,
+    help="The linear one.",
+)
+@click.option(
+    "--pool",
+    type=click.IntRange(1),
+    default=1,
+    help="Take the maxima of windows of so many positions along each axis of a code.",
+)
+@click.option(
+    "--stride", type=click.IntRange(1), help="Positions between windows; by default, all."
+)
+def probe(
+    run: Path,
+    device: str,
+    dataset: str,
+    root: str,
+    limit: int,
+    classifier: str,
+    pool: int,
+    stride: int | None,
+) -> None:
     """Classify images by their codes, beside PCA of equal size and raw pixels.
 
     Accuracies on the dataset's test images: "linear" of logistic regression on standardised
-    features, "neighbours" of the vote of the 5 nearest training images.
+    features, or of a linear support vector machine, "neighbours" of the vote of the 5 nearest
+    training images.
 
     \b
     convae probe outputs/RUN --dataset mnist --root data
+    convae probe outputs/RUN --dataset mnist --classifier svm --pool 5 --stride 3 --limit 60000
     """
     model = model_of(run, device)
     data = load_dataset(named(dataset, root))
+    found_features = compare_features(model, data, limit, classifier, pool, stride or pool)
     header = f"{'features':<10}{'numbers':>9}{'linear':>10}{'neighbours':>12}\n"
-    for found in compare_features(model, data, limit):
+    for found in found_features:
         click.echo(
             f"{header}{found.features:<10}{found.numbers:>9,}{found.linear:>10.2%}"
             f"{found.neighbours:>12.2%}"
@@ -412,8 +448,11 @@ def show_gpu(run: Path | None, batch_size: int, tf32: bool, storage: str | None)
     if run is None:
         lines = gpu.known_lines()
     else:
-        own = model_of(run, "cpu").configuration()
+        model = model_of(run, "cpu")
+        if not isinstance(model, Autoencoder):
+            raise UserError(f"RUN: {str(run)!r} is no autoencoder's: only these have such a step")
         backend = backend_for("gpu", tf32=tf32)
-        lines = gpu.step_lines(Autoencoder(**own, storage=storage, backend=backend), batch_size)
+        again = Autoencoder(**model.configuration(), storage=storage, backend=backend)
+        lines = gpu.step_lines(again, batch_size)
     for line in lines:
         click.echo(line)

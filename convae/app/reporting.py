@@ -19,7 +19,7 @@ from convae.data.pictures import to_floats
 from convae.data.splits import Split, Splits, kind, noun
 from convae.engine import to_numpy
 from convae.errors import UserError, counted
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 from convae.report.anomaly import Detector, judge, of_whole
 from convae.report.describe import describe
 from convae.report.overlays import map_figure
@@ -45,7 +45,7 @@ BATCH = 256
 """Examples at a time."""
 
 
-def report(run: Path, model: Autoencoder, score: str | None) -> str:
+def report(run: Path, model: Model, score: str | None) -> str:
     """Write the page of a finished run, as HTML."""
     config = _configuration(run)
     data = cropped(load_dataset(config.dataset, config.seed), config.augmentation.window)

@@ -11,23 +11,33 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from convae.app.class_summary import summarise
 from convae.app.summary import Summary
 from convae.configuration import Config
 from convae.data.augmentation import cropped
-from convae.data.corruption import Use
+from convae.data.corruption import Corruption, Use
 from convae.data.datasets import load_dataset
 from convae.data.splits import Splits, kind, noun
 from convae.engine import missing_gpu
 from convae.errors import UserError
 from convae.files import locked, write_bytes
 from convae.models.autoencoder import Autoencoder
+from convae.models.classifier import Classifier
 from convae.models.loading import BEST, load
+from convae.models.model import Model
 from convae.report.baselines import Baselines
 from convae.report.describe import describe, oversized
 from convae.report.diagnostics import self_check
 from convae.report.evaluation import measure
 from convae.report.tensorboard import Board
-from convae.training.build import Parts, build_model, build_parts, build_step, build_trainer
+from convae.training.build import (
+    Parts,
+    build_model,
+    build_parts,
+    build_step,
+    build_task,
+    build_trainer,
+)
 from convae.training.choices import choose
 from convae.training.learning_rate_finder import find_learning_rate
 from convae.training.pretraining import pretrain
@@ -41,6 +51,7 @@ from convae.training.state import (
     restore,
     used_folder,
 )
+from convae.training.tasks import classes_of
 from convae.training.trainer import Trainer
 
 log = logging.getLogger("convae")
@@ -54,14 +65,14 @@ class Result:
     ----------
     directory : Path
         The run's folder.
-    model : Autoencoder
+    model : Model
         The best model.
     figures : dict
         The numbers of the summary: ``validation_loss``, ``test_mse``, ``pca_mse`` and so on.
     """
 
     directory: Path
-    model: Autoencoder = field(repr=False)
+    model: Model = field(repr=False)
     figures: dict[str, float]
 
 
@@ -99,7 +110,8 @@ def _run(
     chosen = choose(config, data)
     config = chosen.config
     parts = build_parts(config)
-    model = build_model(config, data.train.shape)
+    classes = classes_of(data) if config.task == "classify" else 0
+    model = build_model(config, data.train.shape, classes)
     model.check_penalty(parts.penalty)
     _announce(config, model, data, chosen.reasons)
     if config.resume is None:
@@ -113,13 +125,13 @@ def _run(
     states = StateFolder(directory, configuration, config.trainer.keep_states)
     if config.resume is not None:
         progress = restore(*read_state(directory), model, parts.optimizer)
-        check_resumable(progress, data, model.loss.name)
+        check_resumable(progress, data, model.objective)
         assert config.trainer.epochs is not None  # chosen, if it was not given
         is_done = progress.epoch >= config.trainer.epochs
         where = "all epochs are done" if is_done else f"in epoch {progress.epoch + 1}"
         log.info(f"resuming after step {progress.step}, {where}")
     else:
-        progress = begin(configuration, data, model.loss.name)
+        progress = begin(configuration, data, model.objective)
     model.metadata = {"run": progress.run, "classes": list(data.classes)}
     if data.how is not None:
         model.metadata |= {data.how.KEY: data.how.plain()}
@@ -130,30 +142,36 @@ def _run(
             board.flush()
             states.save(model, parts.optimizer, progress)
         if config.trainer.pretrain_epochs and progress.step == 0:
+            assert isinstance(model, Autoencoder)
             pretrain(model, data, config, directory)
         trainer = build_trainer(config, model, parts, data, board, states, progress, after_epoch)
-        baselines = Baselines.fit(model, data.train, parts.corruption)
-        if progress.step == 0:
-            _show_start(trainer, baselines)
-        trainer.fit()
-        best = load(directory / BEST, backend=model.backend)
-        summary = Summary(
-            best,
-            data,
-            baselines,
-            progress,
-            parts.corruption,
-            config.trainer,
-            config.score,
-            trainer.stopped,
-        )
-        figures = summary.write(directory, board)
+        if isinstance(model, Classifier):
+            trainer.fit()
+            best = load(directory / BEST, backend=model.backend)
+            figures = summarise(best, data, progress, config.trainer, directory, board)
+        else:
+            baselines = Baselines.fit(model, data.train, parts.corruption)
+            if progress.step == 0:
+                _show_start(trainer, parts.corruption, baselines)
+            trainer.fit()
+            best = load(directory / BEST, backend=model.backend)
+            summary = Summary(
+                best,
+                data,
+                baselines,
+                progress,
+                parts.corruption,
+                config.trainer,
+                config.score,
+                trainer.stopped,
+            )
+            figures = summary.write(directory, board)
     if config.trainer.drop_states:
         states.drop()
     return Result(directory, best, figures)
 
 
-def _announce(config: Config, model: Autoencoder, data: Splits, reasons: Sequence[str]) -> None:
+def _announce(config: Config, model: Model, data: Splits, reasons: Sequence[str]) -> None:
     """Log what will be trained on what, and why so."""
     for note in data.notes:
         log.info(note)
@@ -170,10 +188,10 @@ def _announce(config: Config, model: Autoencoder, data: Splits, reasons: Sequenc
         log.warning(f"warning: {warning}")
 
 
-def _show_start(trainer: Trainer, baselines: Baselines) -> None:
+def _show_start(trainer: Trainer, corruption: Corruption, baselines: Baselines) -> None:
     """Log the errors of model and baselines on the validation images, before the first step."""
     split, size, use = trainer.data.validation, trainer.batch_size, Use.VALIDATION
-    error = measure(trainer.model, split, size, use, trainer.corruption).mse
+    error = measure(trainer.model, split, size, use, corruption).mse
     others = baselines.errors(split, use, size)
     labels = baselines.labels()
     compared = ", ".join(
@@ -183,14 +201,12 @@ def _show_start(trainer: Trainer, baselines: Baselines) -> None:
     log.info(f"before training: squared error {error:.5f} on validation {shown}s; {compared}")
 
 
-def _search(
-    config: Config, model: Autoencoder, parts: Parts, data: Splits, directory: Path
-) -> Result:
+def _search(config: Config, model: Model, parts: Parts, data: Splits, directory: Path) -> Result:
     """Search for a learning rate instead of training."""
     step = build_step(config, model, parts)
     size, seed = config.trainer.batch_size, config.seed
     assert size is not None
-    found = find_learning_rate(step, data.train, parts.corruption, size, seed)
+    found = find_learning_rate(step, data.train, build_task(config, parts, data), size, seed)
     path = directory / "learning_rate.png"
     write_bytes(path, found.png())
     log.info(

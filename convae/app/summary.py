@@ -21,8 +21,8 @@ from convae.data.splits import Splits, kind, noun, of_pictures, sample
 from convae.engine import to_numpy
 from convae.errors import UserError, counted
 from convae.files import write_bytes
-from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST
+from convae.models.model import Model
 from convae.report.anomaly import Detector, judge, of_whole
 from convae.report.baselines import Baselines
 from convae.report.evaluation import measure, measure_quality
@@ -61,7 +61,7 @@ class Summary:
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         The best model of the run.
     data : Splits
         All images.
@@ -79,7 +79,7 @@ class Summary:
         Whether a search ended the run early.
     """
 
-    model: Autoencoder
+    model: Model
     data: Splits
     baselines: Baselines
     progress: Progress

@@ -22,8 +22,8 @@ from convae.data.tiling import Tiling
 from convae.engine import Array, to_numpy
 from convae.errors import UserError, counted
 from convae.files import printable
-from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, load
+from convae.models.model import Model
 from convae.report.anomaly import Detector
 from convae.report.scores import SCORES
 from convae.report.whole import Whole
@@ -147,7 +147,7 @@ class Work:
             sys.exit(1)
 
 
-def model_of(run: Path, device: str) -> Autoencoder:
+def model_of(run: Path, device: str) -> Model:
     """Load the model of a run, or of a file."""
     if not run.exists():
         raise FileNotFoundError(f"RUN: {str(run)!r} does not exist")

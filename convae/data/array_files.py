@@ -85,6 +85,10 @@ def read_stacks(
     Raises `UserError` if the file holds no arrays of numbers, or is damaged.
     """
     ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise UserError(
+            f"{printable(str(path))!r} is no file of arrays; expected {', '.join(ENDINGS)}"
+        )
     try:
         if ending == ".npy":
             return [_npy(path)]

@@ -13,7 +13,7 @@ import numpy as np
 from convae.data.array_files import Stack
 from convae.data.layouts import Layout, Values
 from convae.data.scaling import Scaling
-from convae.data.splits import InMemory, Labels, Split, digest, signature
+from convae.data.splits import InMemory, Labels, Order, Split, digest, signature
 
 CHUNK_BYTES = 2**24
 """Memory for the arrays that are looked at together."""
@@ -118,11 +118,9 @@ class Arrays:
             parts += signature(stack.path) if mapped else [np.ascontiguousarray(stack.values).data]
         return digest(*parts)
 
-    def batches(
-        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
-    ) -> Iterator[Values]:
+    def batches(self, size: int, order: Order | None = None, skip: int = 0) -> Iterator[Values]:
         """See `Split`; floats, scaled."""
-        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        order = np.arange(len(self)) if order is None else order
         for start in range(skip * size, len(self), size):
             yield self.take(order[start : start + size])
 

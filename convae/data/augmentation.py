@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from convae.data.pictures import Pixels, Preprocessing, middle
-from convae.data.splits import Files, Labels, Split, Splits, digest
+from convae.data.splits import Files, Labels, Order, Split, Splits, digest
 from convae.engine import Array, array_module
 from convae.errors import UserError, UserTypeError, check_range
 
@@ -160,11 +160,9 @@ class Cropped:
         """See `Split`."""
         return digest(self.whole.fingerprint(), str(self.crop))
 
-    def batches(
-        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
-    ) -> Iterator[Pixels]:
+    def batches(self, size: int, order: Order | None = None, skip: int = 0) -> Iterator[Pixels]:
         """See `Split`."""
-        for pixels in self.whole.batches(size, rng, skip):
+        for pixels in self.whole.batches(size, order, skip):
             yield middle(pixels, self.crop)
 
 

@@ -24,6 +24,8 @@ from convae.errors import UserError
 
 Labels: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Files: TypeAlias = np.ndarray[Any, np.dtype[np.str_]]
+Order: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+"""Positions of examples, (N,), each once."""
 
 
 KINDS = {1: "signal", 2: "image", 3: "volume"}
@@ -80,14 +82,17 @@ class Split(Protocol):
     def fingerprint(self) -> str:
         """Return a digest that changes when an image is added, removed, replaced or moved."""
 
-    def batches(
-        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
-    ) -> Iterator[Pixels]:
+    def batches(self, size: int, order: Order | None = None, skip: int = 0) -> Iterator[Pixels]:
         """Iterate over all images once, as uint8 (N, C, H, W); other examples as floats.
 
-        The last batch may be smaller. A generator shuffles the images; `skip` batches are left out
-        at the beginning.
+        The last batch may be smaller. They come in the order of their positions, or in another
+        that is given; `skip` batches are left out at the beginning.
         """
+
+
+def shuffled(split: Split, rng: np.random.Generator) -> Order:
+    """Draw an order of a split's images."""
+    return rng.permutation(len(split))
 
 
 def sample(split: Split, images: int) -> Split:
@@ -139,11 +144,9 @@ class InMemory:
         """See `Split`; of the pixels themselves."""
         return digest(str(self.pixels.shape), np.ascontiguousarray(self.pixels).data)
 
-    def batches(
-        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
-    ) -> Iterator[Pixels]:
+    def batches(self, size: int, order: Order | None = None, skip: int = 0) -> Iterator[Pixels]:
         """See `Split`."""
-        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        order = np.arange(len(self)) if order is None else order
         order = array_module(self.pixels).asarray(order)
         for start in range(skip * size, len(self), size):
             yield self.pixels[order[start : start + size]]
@@ -250,11 +253,9 @@ class Streamed:
         signatures = [part for path in files for part in signature(Path(path))]
         return digest(str(self.how), *signatures)
 
-    def batches(
-        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
-    ) -> Iterator[Pixels]:
+    def batches(self, size: int, order: Order | None = None, skip: int = 0) -> Iterator[Pixels]:
         """See `Split`; an image that cannot be read, or of another size, is a `UserError`."""
-        order = np.arange(len(self)) if rng is None else rng.permutation(len(self))
+        order = np.arange(len(self)) if order is None else order
         for items in self.read(order[skip * size :], size):
             images = _pixels(items)
             shapes = {image.shape for image in images}

@@ -6,6 +6,7 @@ from convae.engine.cpu.buffers import free_memory
 from convae.engine.cpu.threads import set_num_threads
 from convae.engine.geometry import Geometry, resolve
 from convae.engine.identity import trilinear_error
+from convae.engine.linear import largest_singular_value, matrix, operator
 from convae.engine.operations import c, g, h, rot180
 
 __all__ = [
@@ -20,7 +21,10 @@ __all__ = [
     "free_memory",
     "g",
     "h",
+    "largest_singular_value",
+    "matrix",
     "missing_gpu",
+    "operator",
     "resolve",
     "rot180",
     "set_num_threads",

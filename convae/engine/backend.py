@@ -133,6 +133,9 @@ class Backend(Protocol):
         Every chunk also takes reading and writing the gradients of so many parameters.
         """
 
+    def pieces(self, count: int, elements: int) -> list[slice]:
+        """Divide an axis for elementwise passes; each position has so many elements."""
+
     def map(self, function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
         """Call the function on each chunk, in parallel where that pays; results in order."""
 
@@ -247,6 +250,10 @@ class ArrayBackend:
     def divide(self, examples: int, work: int, parameters: int = 0) -> list[slice]:
         """See `Backend`; the batch stays whole."""
         return [slice(0, examples)]
+
+    def pieces(self, count: int, elements: int) -> list[slice]:
+        """See `Backend`; the axis stays whole."""
+        return [slice(0, count)]
 
     def map(self, function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
         """See `Backend`; one chunk after the other."""

@@ -254,6 +254,38 @@ def rot180(K: Array, axes: int | None = None) -> Array:
     return K[(..., *(slice(None, None, -1),) * spatial)]
 
 
+def geometry_of(
+    K: Array,
+    size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = "valid",
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Geometry:
+    """Resolve the sizes of ``c(K, V)`` for inputs of a size; other arguments as in `c`.
+
+    One number for a size stands for all axes of a shared kernel; with six or more axes in K, for
+    those of a tiled one.
+    """
+    _backend(("K", K))
+    if isinstance(size, Sequence):
+        axes = len(size)
+    else:
+        axes = K.ndim - 2 if K.ndim <= 5 else (K.ndim - 2) // 2
+    if not 1 <= axes <= 3:
+        raise UserError(f"size: {size!r}, with K of shape {K.shape}; expected 1 to 3 spatial axes")
+    return resolve(
+        size=per_axis("size", size, axes),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        padding_mode=padding_mode,
+        **_kernel(K, axes, groups),
+    )
+
+
 def _backend(*named: tuple[str, Array]) -> Backend:
     """Check that the arrays agree in library and dtype, and return their backend."""
     names, arrays = zip(*named, strict=True)

@@ -20,7 +20,7 @@ from convae.engine import to_numpy
 from convae.errors import MissingPackageError, UserError, UserTypeError
 from convae.files import write_bytes
 from convae.models import checkpoint
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 from convae.version import __version__
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ TOLERANCE = 1e-5
 """Differences beyond this are an error, for values of the order of 1."""
 
 
-def export(model: Autoencoder, path: Path) -> float:
+def export(model: Model, path: Path) -> float:
     """Write a model for another runtime, which the file's suffix selects.
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         The model.
     path : Path
         ``.onnx``: input ``images``, outputs ``code`` and ``reconstruction``, float32, any number
@@ -89,12 +89,12 @@ def export(model: Autoencoder, path: Path) -> float:
     return error
 
 
-def to_torch(model: Autoencoder) -> TorchAutoencoder:
+def to_torch(model: Model) -> TorchAutoencoder:
     """Copy a model to PyTorch, on the CPU.
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         Any model of this package.
 
     Returns
@@ -106,12 +106,12 @@ def to_torch(model: Autoencoder) -> TorchAutoencoder:
     """
     from convae.export.torch_module import TorchAutoencoder
 
-    if not isinstance(model, Autoencoder):
-        raise UserTypeError(f"model: {model!r} is not a convae Autoencoder")
+    if not isinstance(model, Model):
+        raise UserTypeError(f"model: {model!r} is not a model of convae")
     return TorchAutoencoder(model)
 
 
-def difference(model: Autoencoder, results: list[Any], x: np.ndarray[Any, Any]) -> float:
+def difference(model: Model, results: list[Any], x: np.ndarray[Any, Any]) -> float:
     """Return the largest difference of another program's codes and reconstructions of x."""
     H = model.encode(model.xp.asarray(x))
     ours = (H, model.decode(H))
@@ -128,7 +128,7 @@ def _is_ours(path: Path) -> bool:
     return True
 
 
-def _metadata(model: Autoencoder, error: float) -> dict[str, str]:
+def _metadata(model: Model, error: float) -> dict[str, str]:
     return {
         "producer": f"convae {__version__}",
         "configuration": json.dumps(model.configuration()),
@@ -137,7 +137,7 @@ def _metadata(model: Autoencoder, error: float) -> dict[str, str]:
     }
 
 
-def _program(model: Autoencoder) -> Any:
+def _program(model: Model) -> Any:
     import torch
 
     module = to_torch(model).eval()
@@ -149,7 +149,7 @@ def _program(model: Autoencoder) -> Any:
     return torch.export.export(module, (example,), dynamic_shapes=(dynamic,), strict=False)
 
 
-def _onnx(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
+def _onnx(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     try:
         import onnx
         import onnxruntime
@@ -182,11 +182,11 @@ def _onnx(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     return proto.SerializeToString(), error
 
 
-def _in_float32(model: Autoencoder) -> Autoencoder:
+def _in_float32(model: Model) -> Model:
     """Copy a model of float64 to float32; return any other as it is."""
     if model.dtype == "float32":
         return model
-    copy = Autoencoder(**{**model.configuration(), "dtype": "float32"})
+    copy = type(model)(**{**model.configuration(), "dtype": "float32"})
     for name, array in model.parameters.items():
         copy.parameters[name][...] = to_numpy(array)
     return copy
@@ -206,7 +206,7 @@ def _name_axes(graph: Any) -> None:
                 axis.dim_param = names.get(axis.dim_param, axis.dim_param)
 
 
-def _pt2(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
+def _pt2(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     import torch
 
     program = _program(model)
@@ -219,11 +219,11 @@ def _pt2(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     return buffer.getvalue(), error
 
 
-def _state_dict(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
+def _state_dict(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     import torch
     from safetensors.torch import load, save
 
-    fresh = to_torch(Autoencoder(**model.configuration()))
+    fresh = to_torch(type(model)(**model.configuration()))
     fresh.load_state_dict(load(save(to_torch(model).state_dict())))
     with torch.no_grad():
         results = [output.numpy() for output in fresh(torch.tensor(x))]
@@ -231,7 +231,7 @@ def _state_dict(model: Autoencoder, x: np.ndarray[Any, Any]) -> tuple[bytes, flo
     return save(to_torch(model).state_dict(), _metadata(model, error)), error
 
 
-EXPORTERS: dict[str, Callable[[Autoencoder, np.ndarray[Any, Any]], tuple[bytes, float]]] = {
+EXPORTERS: dict[str, Callable[[Model, np.ndarray[Any, Any]], tuple[bytes, float]]] = {
     ".onnx": _onnx,
     ".pt2": _pt2,
     ".safetensors": _state_dict,

@@ -19,8 +19,8 @@ from convae.engine.edges import sources
 from convae.engine.geometry import Geometry, spans
 from convae.errors import UserError
 from convae.models.activations import LEAK
-from convae.models.autoencoder import Autoencoder
 from convae.models.layers import TiedConvolution
+from convae.models.model import Model
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda z: z,
@@ -175,11 +175,11 @@ class TorchAutoencoder(nn.Module):
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         The model to copy.
     """
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         for index, layer in enumerate(model.layers):
             self.add_module(str(index), TorchLayer(layer))

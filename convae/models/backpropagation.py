@@ -15,13 +15,11 @@ from typing import TypeAlias
 from convae.engine import Array, Backend
 from convae.models.layers import TiedConvolution
 from convae.models.losses import Loss
-from convae.models.parameters import Arrays, per_layer
+from convae.models.parameters import Gradients, GradientSums
 from convae.models.penalties import Penalty
+from convae.models.winners import Winners
 
 Layers: TypeAlias = Sequence[TiedConvolution]
-Gradients: TypeAlias = Sequence[Arrays]
-"""For each layer its gradients by the layer's own names; what is computed is added to them."""
-
 AtLayer: TypeAlias = Callable[[int, Array, Array], Array]
 """``at_layer(index, H, dH)`` returns the layer's dH with a penalty's gradient added."""
 
@@ -102,16 +100,19 @@ class Batch:
     loss_scale : int
         Factor on the error, and so on the gradients, that keeps small errors from underflowing
         where activations are stored in two bytes. It is divided out again at the end.
+    threshold : (O,) ndarray or None
+        What each filter's winners reach, over the whole batch; None where all can.
     """
 
     examples: int
     penalty: Penalty
     mean_activation: Array | None = None
     loss_scale: int = 1
+    threshold: Array | None = None
 
 
 class Backpropagation:
-    """Loss and gradients of a stack of layers.
+    """Loss and gradients of an autoencoder.
 
     Parameters
     ----------
@@ -119,59 +120,46 @@ class Backpropagation:
         From the image upwards.
     loss : Loss
         Compares reconstructions with targets.
-    backend : Backend
-        What computes, and divides batches into chunks.
-    allocate : callable
-        Returns a flat buffer and named views on it, as the parameters have them.
+    sums : GradientSums
+        Where the gradients go.
     dtype : str
         Type of the activations, perhaps shorter than that of x.
-
-    Attributes
-    ----------
-    flat_gradients : (M,) ndarray
-        The gradients of the last batch.
-    gradients : mapping
-        Named views on them.
+    winners : Winners
+        Which numbers of a code count.
     """
 
     def __init__(
-        self,
-        layers: Layers,
-        loss: Loss,
-        backend: Backend,
-        allocate: Callable[[], tuple[Array, Arrays]],
-        dtype: str,
+        self, layers: Layers, loss: Loss, sums: GradientSums, dtype: str, winners: Winners
     ) -> None:
-        self._layers, self._loss, self._backend = layers, loss, backend
-        self._allocate, self._dtype = allocate, dtype
-        self.flat_gradients, self.gradients = allocate()
-        self._buffers = [(self.flat_gradients, per_layer(self.gradients))]
+        self._layers, self._loss, self._sums = layers, loss, sums
+        self._dtype, self._winners = dtype, winners
 
     def __call__(self, x: Array, target: Array, penalty: Penalty) -> Array:
         """Compute the gradients of a batch, and return its loss as a 0-d array.
 
         x, target (N, C, *size)
         """
-        chunks = self._backend.divide(len(x), training_work(self._layers))
-        while len(self._buffers) < len(chunks):
-            flat, named = self._allocate()
-            self._buffers.append((flat, per_layer(named)))
-        mean = mean_activation(self._backend, self._layers, x, chunks) if penalty.kl else None
+        sums, backend = self._sums, self._sums.backend
+        chunks = backend.divide(len(x), training_work(self._layers))
+        mean = mean_activation(backend, self._layers, x, chunks) if penalty.kl else None
         loss_scale = 1 if self._dtype == x.dtype else x.size
-        batch = Batch(len(x), penalty, mean, loss_scale)
+        threshold = None
+        if self._winners.lifetime is not None:
 
-        def compute(chunk: slice) -> Array:
-            flat, gradients = self._buffers[chunk.start // chunks[0].stop]
-            flat[...] = 0
-            images = self._backend.arrange(x[chunk])
-            targets = images if target is x else self._backend.arrange(target[chunk])
+            def strengths(chunk: slice) -> Array:
+                return self._winners.strengths(encode(self._layers, x[chunk])[-1])
+
+            threshold = self._winners.threshold(backend.map(strengths, chunks))
+        batch = Batch(len(x), penalty, mean, loss_scale, threshold)
+
+        def compute(chunk: slice, gradients: Gradients) -> Array:
+            images = backend.arrange(x[chunk])
+            targets = images if target is x else backend.arrange(target[chunk])
             return self.chunk(images, targets, batch, gradients, gradients)
 
-        J = sum(self._backend.map(compute, chunks))
-        for flat, _ in self._buffers[1 : len(chunks)]:
-            self.flat_gradients += flat
+        J = sums(chunks, compute)
         if loss_scale != 1:
-            self.flat_gradients /= loss_scale
+            sums.flat /= loss_scale
         return J if mean is None else J + penalty.divergence(mean)
 
     def chunk(
@@ -183,9 +171,13 @@ class Backpropagation:
         list twice, they add up to the tied gradient.
         """
         codes, encoder_backward = encode_up(self._layers, x.astype(self._dtype, copy=False))
-        R, decoder_backward = decode_down(self._layers, codes[-1], not self._loss.of_logits)
+        kept = self._winners.mask(codes[-1], batch.threshold)
+        H = codes[-1] if kept is None else codes[-1] * kept
+        R, decoder_backward = decode_down(self._layers, H, not self._loss.of_logits)
         J, E = self._error(R, target, batch)
         dH = decoder_backward(E, decoder)
+        if kept is not None:
+            dH = dH * kept
 
         def penalised(index: int, H: Array, dH: Array) -> Array:
             nonlocal J
@@ -207,7 +199,7 @@ class Backpropagation:
         f_out = self._layers[0].visible_activation
         count = batch.examples * prod(target.shape[1:]) // batch.loss_scale
         R_long = R.astype(target.dtype, copy=False)
-        J, E = self._loss(self._backend, R_long, target, f_out, count)
+        J, E = self._loss(self._sums.backend, R_long, target, f_out, count)
         return J / batch.loss_scale, E.astype(R.dtype, copy=False)
 
 

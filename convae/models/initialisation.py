@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from convae.configuration import INITIALISATIONS
-from convae.engine import Array, to_numpy
+from convae.engine import Array, Backend, biases, to_numpy
 from convae.errors import UserError, check_choice, check_range
 from convae.models import backpropagation, frames
 from convae.models.activations import Activation
@@ -21,7 +21,7 @@ from convae.models.layers import TiedConvolution
 from convae.models.tight_start import Output, set_parameters, start_layers
 
 if TYPE_CHECKING:
-    from convae.models.autoencoder import Autoencoder
+    from convae.models.model import Model
 
 Drawn: TypeAlias = dict[str, np.ndarray[Any, Any]]
 
@@ -32,7 +32,7 @@ FIT_VALUES = 200_000
 
 
 def initialise(
-    model: Autoencoder,
+    model: Model,
     method: str = "pca",
     images: Array | None = None,
     seed: int | None = None,
@@ -41,7 +41,7 @@ def initialise(
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         Its parameters are overwritten.
     method : {"pca", "parseval", "orthogonal", "he"}
         "pca": tight frames of the images' own leading directions, layer by layer; a stack whose
@@ -93,6 +93,13 @@ def initialise(
         some = images[:: -(-images.size // FIT_VALUES)]
         R = backpropagation.decode(model.layers, model.encode(some), activate=False)
         start_layers(model, images, basis, rng, fit_output(f_out, to_numpy(R), to_numpy(some)))
+
+
+def mean_of(backend: Backend, images: Array, shape: tuple[int, ...]) -> Array:
+    """Average images (N, C, *size) over all that shares a visible bias of a shape."""
+    total = biases.bias_gradient(backend, images, shape)
+    count = biases.bias_gradient(backend, backend.xp.ones_like(images[:1]), shape)
+    return total / (count * len(images))
 
 
 def he(layer: TiedConvolution, rng: np.random.Generator) -> Drawn:

@@ -252,8 +252,8 @@ class TiedConvolution:
 
         def backward(dH: Array, gradients: Arrays) -> Callable[[], Array]:
             dZ = self.backend.activation_gradient(dH, H, f)
-            self._add_kernel_gradient("kernel", dZ, V, gradients)
-            self._add_bias_gradient("hidden_bias", dZ, gradients)
+            self.add_kernel_gradient("kernel", dZ, V, gradients)
+            self.add_bias_gradient("hidden_bias", dZ, gradients)
             return lambda: self.h(K, dZ)
 
         return H, backward
@@ -282,8 +282,8 @@ class TiedConvolution:
         R = self.backend.activate(A, biases.spread(a, self.geometry.size), f_out)
 
         def backward(E: Array, gradients: Arrays) -> Array:
-            self._add_kernel_gradient(self.decoder_kernel, H, E, gradients)
-            self._add_bias_gradient("visible_bias", E, gradients)
+            self.add_kernel_gradient(self.decoder_kernel, H, E, gradients)
+            self.add_bias_gradient("visible_bias", E, gradients)
             return self.c(K, E)
 
         return R, backward
@@ -293,10 +293,12 @@ class TiedConvolution:
         array = self.parameters.get(name)
         return array if array is None else array.astype(like.dtype, copy=False)
 
-    def _add_kernel_gradient(self, name: str, G: Array, V: Array, gradients: Arrays) -> None:
+    def add_kernel_gradient(self, name: str, G: Array, V: Array, gradients: Arrays) -> None:
+        """Add g(G, V), G (N, O, *output), V (N, C, *size), to a kernel's gradient."""
         self.backend.axpy(1, self.g(G, V), gradients[name])
 
-    def _add_bias_gradient(self, name: str, G: Array, gradients: Arrays) -> None:
+    def add_bias_gradient(self, name: str, G: Array, gradients: Arrays) -> None:
+        """Add the sums of G, of the side that has the bias, to a bias's gradient, if it exists."""
         if name in self.shapes:
             db = biases.bias_gradient(self.backend, G, self.shapes[name])
             self.backend.axpy(1, db, gradients[name])

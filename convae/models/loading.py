@@ -10,8 +10,9 @@ from typing import Any
 from convae.engine import ArrayBackend, Backend
 from convae.errors import UserError
 from convae.models import checkpoint
-from convae.models.autoencoder import Autoencoder
+from convae.models.kinds import described
 from convae.models.layers import parameter_shapes, stack
+from convae.models.model import Model
 
 BEST = "best.safetensors"
 """Name of the best model's file in a run's folder."""
@@ -22,8 +23,8 @@ LAST = "last.safetensors"
 
 def load(
     path: str | os.PathLike[str], device: str = "cpu", *, backend: Backend | None = None
-) -> Autoencoder:
-    """Read a model that `Autoencoder.save` or a training run wrote.
+) -> Model:
+    """Read a model that `convae.Autoencoder.save`, or that of another kind, or a run wrote.
 
     Parameters
     ----------
@@ -36,8 +37,8 @@ def load(
 
     Returns
     -------
-    Autoencoder
-        The model.
+    Model
+        The model, of the class that was saved.
 
     Raises
     ------
@@ -66,7 +67,7 @@ def load(
     if not isinstance(description.get("metadata", {}), dict):
         raise UserError(f"{damaged}: its metadata is not a mapping")
     try:
-        model = Autoencoder(**description["model"], device=device, backend=backend)
+        model = described(description, device=device, backend=backend)
     except TypeError as error:
         raise UserError(f"{damaged}: {error}") from None
     for name, array in parameters.items():

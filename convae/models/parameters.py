@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
 from typing import TypeAlias
@@ -13,6 +13,9 @@ ALIGNMENT = 16
 """Each array's start is rounded up to a multiple of so many elements: 64 bytes of float32."""
 
 Arrays: TypeAlias = Mapping[str, Array]
+
+Gradients: TypeAlias = Sequence[Arrays]
+"""For each layer its gradients by the layer's own names; what is computed is added to them."""
 
 
 def views(
@@ -75,3 +78,45 @@ def per_layer(arrays: Arrays) -> list[Arrays]:
         index, _, own = name.partition(".")
         grouped.setdefault(index, {})[own] = array
     return list(grouped.values())
+
+
+class GradientSums:
+    """Sums of the gradients of a batch's chunks, which are computed in parallel.
+
+    Parameters
+    ----------
+    backend : Backend
+        What computes.
+    allocate : callable
+        Returns a flat buffer and named views on it, as the parameters have them.
+    flat : (M,) ndarray
+        Where the sum goes.
+    named : mapping
+        Named views on it.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        allocate: Callable[[], tuple[Array, Arrays]],
+        flat: Array,
+        named: Arrays,
+    ) -> None:
+        self.backend, self.flat, self._allocate = backend, flat, allocate
+        self._buffers = [(flat, per_layer(named))]
+
+    def __call__(self, chunks: list[slice], compute: Callable[[slice, Gradients], Array]) -> Array:
+        """Call ``compute(chunk, gradients)`` on each chunk, and return the sum of the results."""
+        while len(self._buffers) < len(chunks):
+            flat, named = self._allocate()
+            self._buffers.append((flat, per_layer(named)))
+
+        def compute_one(chunk: slice) -> Array:
+            flat, gradients = self._buffers[chunk.start // chunks[0].stop]
+            flat[...] = 0
+            return compute(chunk, gradients)
+
+        J = sum(self.backend.map(compute_one, chunks))
+        for flat, _ in self._buffers[1 : len(chunks)]:
+            self.flat += flat
+        return J

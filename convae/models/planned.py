@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from convae.engine import Array
 from convae.engine.backend import channels_second
@@ -25,6 +25,7 @@ from convae.models.programs import GradientProgram, ReconstructionProgram
 
 if TYPE_CHECKING:
     from convae.models.autoencoder import Autoencoder
+    from convae.models.model import Model
 
 SUMS_BYTES = 64 << 20
 """Memory for sums of gradients: each of several threads adds to one of them at a time."""
@@ -44,12 +45,12 @@ class Planned:
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         The model; its backend runs programs.
     """
 
-    def __init__(self, model: Autoencoder) -> None:
-        self._model: Autoencoder = weakref.proxy(model)  # which is freed with all of this
+    def __init__(self, model: Model) -> None:
+        self._model: Model = weakref.proxy(model)  # which is freed with all of this
         self._own = _OfThread()
         self._sums: list[Array] = []
 
@@ -156,7 +157,8 @@ class Planned:
 
         def build() -> tuple[Program, Mapping[str, Array]]:
             gradients = self._gradients()
-            program = GradientProgram(self._model, n, penalty, has_target, whole, gradients)
+            model = cast("Autoencoder", self._model)  # no other has such a program
+            program = GradientProgram(model, n, penalty, has_target, whole, gradients)
             return program.program, program.given
 
         return self._plans().get((n, has_target, penalty, whole), build)

@@ -29,6 +29,7 @@ from convae.models.penalties import Penalty
 
 if TYPE_CHECKING:
     from convae.models.autoencoder import Autoencoder
+    from convae.models.model import Model
 
 
 class StackProgram:
@@ -36,7 +37,7 @@ class StackProgram:
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         The model.
     examples : int
         Examples of a batch, N.
@@ -49,7 +50,7 @@ class StackProgram:
         The model's arrays, by the names under which the program declares them.
     """
 
-    def __init__(self, model: Autoencoder, examples: int, gradients: Array | None = None) -> None:
+    def __init__(self, model: Model, examples: int, gradients: Array | None = None) -> None:
         self.model, self.N = model, examples
         self.program = Program()
         self.dtype = model.storage or model.dtype
@@ -114,7 +115,7 @@ class ReconstructionProgram(StackProgram):
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         The model.
     examples : int
         Examples of a batch, N.
@@ -128,9 +129,7 @@ class ReconstructionProgram(StackProgram):
         goes into the output activation, if the loss is of that.
     """
 
-    def __init__(
-        self, model: Autoencoder, examples: int, up: bool = True, down: bool = True
-    ) -> None:
+    def __init__(self, model: Model, examples: int, up: bool = True, down: bool = True) -> None:
         super().__init__(model, examples)
         for k, shape in enumerate(self._level_shapes()):
             self._array(f"visible {k}", self._code(k), shape)
@@ -140,7 +139,7 @@ class ReconstructionProgram(StackProgram):
         for k in range(self.top) if up else ():
             self._encode(k)
         for k in reversed(range(self.top)) if down else ():
-            self._decode(k, activate=k > 0 or not (up and model.loss.of_logits))
+            self._decode(k, activate=k > 0 or not (up and model.of_logits))
 
     def _array(self, block: str, name: str, shape: tuple[int, ...]) -> None:
         """Declare an array in memory that the gradients' program also uses, at other times."""
@@ -183,7 +182,7 @@ class GradientProgram(StackProgram):
         gradients: Array | None = None,
     ) -> None:
         super().__init__(model, examples, gradients)
-        self.penalty, self.whole = penalty, whole or examples
+        self.loss, self.penalty, self.whole = model.loss, penalty, whole or examples
         # where activations are short, errors are kept from underflowing and divided again
         self.scale = 1 if self.dtype == model.dtype else examples * prod(model.input_shape)
         self._declare(has_target or self.dtype != model.dtype)
@@ -234,7 +233,7 @@ class GradientProgram(StackProgram):
             settings={
                 "geometry": layer.geometry,
                 "activation": layer.visible_activation,
-                "loss": self.model.loss,
+                "loss": self.loss,
                 "count": self.whole * prod(self.model.input_shape),
                 "scale": self.scale,
             },
@@ -360,7 +359,7 @@ class GradientProgram(StackProgram):
                     )
 
 
-def given_arrays(model: Autoencoder, gradients: Array | None = None) -> dict[str, Array]:
+def given_arrays(model: Model, gradients: Array | None = None) -> dict[str, Array]:
     """Return the model's arrays as its program declares them: "0.kernel", its gradient "d0.kernel".
 
     "parameters" and "gradients" are the flat vectors that hold them, the gradients perhaps in
@@ -377,7 +376,7 @@ def given_arrays(model: Autoencoder, gradients: Array | None = None) -> dict[str
     return found
 
 
-def _in_memory(model: Autoencoder, prefix: str, arrays: Arrays) -> dict[str, Array]:
+def _in_memory(model: Model, prefix: str, arrays: Arrays) -> dict[str, Array]:
     """View named arrays in the order of their memory: kernels have their filters last."""
     axes = len(model.input_shape) - 1
     return {

@@ -12,7 +12,7 @@ from convae.data.pictures import to_floats
 from convae.data.splits import Split, groups_of, sample
 from convae.engine import Array, to_numpy
 from convae.errors import UserError, check_choice, check_range
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 from convae.report.scores import SCORES, Normal, Seen, logarithms
 
 DEFAULT = "combined"
@@ -48,7 +48,7 @@ class Detector:
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         The model.
     normal : Normal, optional
         What normal images are like; without, some scores cannot be computed.
@@ -58,13 +58,13 @@ class Detector:
         For each score the highest value in the map of a validation image, (1,): their mean.
     """
 
-    model: Autoencoder
+    model: Model
     normal: Normal | None = None
     validation: dict[str, Floats] = field(default_factory=dict)
     peaks: dict[str, Floats] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, model: Autoencoder, train: Split, validation: Split, batch_size: int) -> Detector:
+    def fit(cls, model: Model, train: Split, validation: Split, batch_size: int) -> Detector:
         """Learn what normal images are like, and how large the scores of held-out ones are."""
         some = sample(train, IMAGES)
         codes, total = [], np.zeros(train.shape)
@@ -99,7 +99,7 @@ class Detector:
         return {name: means[score.map] for name, score in SCORES.items()}
 
     @classmethod
-    def of_model(cls, model: Autoencoder) -> Detector:
+    def of_model(cls, model: Model) -> Detector:
         """Take what a run has learnt of normal images from its model's file."""
         extras = model.extras
         if not extras:

@@ -15,7 +15,7 @@ from convae.data.pictures import to_floats
 from convae.data.splits import Split, kind, sample, unit
 from convae.engine import backend_for
 from convae.errors import counted
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 from convae.report.linear_maps import (
     Coordinates,
     LowRank,
@@ -74,7 +74,7 @@ class Baselines:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, model: Autoencoder, train: Split, corruption: Corruption = CLEAN) -> Baselines:
+    def fit(cls, model: Model, train: Split, corruption: Corruption = CLEAN) -> Baselines:
         """Fit the baselines that are fair to a model, which need not be trained.
 
         ``pca`` has as many components as the code has numbers. Where the code has positions,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from math import prod
 
 from convae.data.splits import kind
-from convae.models.autoencoder import Autoencoder
+from convae.engine.linear import operator_norm
+from convae.models.model import Model
 
 
-def describe(model: Autoencoder) -> str:
+def describe(model: Model) -> str:
     """Tabulate a model's layers: kernel, parameters, output, and numbers of one code."""
     rows = [("layer", "kernel", "parameters", "output", "numbers")]
     for index, layer in enumerate(model.layers):
@@ -30,7 +31,25 @@ def describe(model: Autoencoder) -> str:
     return "\n".join(lines)
 
 
-def oversized(model: Autoencoder, images: int) -> list[str]:
+def singular_values(model: Model) -> list[str]:
+    """Say of each layer by how much c makes its input longer, at most, and what follows from it.
+
+    For a code H that minimises ``1/2 |V - h(K, H)|^2``, gradient descent converges with any rate
+    below 2 over the square of c's largest singular value.
+    """
+    lines = []
+    for index, layer in enumerate(model.layers):
+        K = layer.parameters["kernel"]
+        value = operator_norm(model.backend, K, layer.geometry, layer.input_shape[0], 1e-4)
+        rate = f"below {2 / value**2:.2g}" if value else "of any size"
+        lines.append(
+            f"layer {index}: largest singular value {value:.3g}; gradient descent on its code "
+            f"converges with a rate {rate}"
+        )
+    return lines
+
+
+def oversized(model: Model, images: int) -> list[str]:
     """Warn of each layer whose local kernel has more numbers than all training images."""
     numbers = images * prod(model.input_shape)
     return [

@@ -9,6 +9,7 @@ import numpy as np
 from convae.engine import Array, to_numpy
 from convae.engine.identity import backend_error
 from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 
 
 def dead_filters(H: Array) -> int:
@@ -36,7 +37,7 @@ def tied_halves(
     return {name: encoder[name] + decoder[name] for name in encoder}, halves
 
 
-def self_check(model: Autoencoder, examples: int) -> None:
+def self_check(model: Model, examples: int) -> None:
     """Test the trilinear identity ``<c(K, V), G> = <V, h(K, G)> = <K, g(G, V)>`` on each layer.
 
     The kernels are the model's, V and G are random batches of as many examples as those of

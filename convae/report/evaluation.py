@@ -10,7 +10,7 @@ from convae.data.corruption import CLEAN, Corruption, Use
 from convae.data.pictures import to_floats
 from convae.data.splits import Split
 from convae.engine import Array
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 from convae.report.quality import Quality
 
 Evaluate: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
@@ -37,7 +37,7 @@ class Errors:
 
 
 def measure(
-    model: Autoencoder,
+    model: Model,
     split: Split,
     batch_size: int,
     use: Use = Use.TEST,
@@ -57,7 +57,7 @@ def measure(
 
 
 def measure_quality(
-    model: Autoencoder,
+    model: Model,
     split: Split,
     batch_size: int,
     use: Use = Use.TEST,
@@ -80,7 +80,7 @@ def measure_quality(
 
 
 def _batches(
-    model: Autoencoder, split: Split, batch_size: int, use: Use, corruption: Corruption
+    model: Model, split: Split, batch_size: int, use: Use, corruption: Corruption
 ) -> Iterator[tuple[Array, Array]]:
     """Iterate over images, and what the model is given of them."""
     for index, pixels in enumerate(split.batches(batch_size)):

@@ -6,7 +6,7 @@ from convae.data.corruption import Corruption, Use
 from convae.data.pictures import to_floats
 from convae.data.splits import Split
 from convae.engine import Array
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 
 
 class FixedImages:
@@ -26,7 +26,7 @@ class FixedImages:
         self._pixels = next(test.batches(count))
         self._corruption = corruption
 
-    def images(self, model: Autoencoder) -> tuple[Array, Array | None]:
+    def images(self, model: Model) -> tuple[Array, Array | None]:
         """Return the images (N, C, H, W), and the corrupted ones where there is noise."""
         x = to_floats(self._pixels, model.backend, model.dtype)
         return x, self._corruption(x, Use.FIXED, 0) if self._corruption else None

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from convae.engine import to_numpy
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 
 GREY = 0.5
 
 
-def checkerboard(model: Autoencoder) -> float:
+def checkerboard(model: Model) -> float:
     """Measure the checkerboard in the reconstruction of a constant grey picture.
 
     A checkerboard stands out in the spectrum, at frequencies with a period of a stride, or of the
@@ -50,7 +50,7 @@ def _around(amplitudes: np.ndarray[Any, Any], where: tuple[int, ...]) -> np.ndar
     return largest
 
 
-def _periods(model: Autoencoder) -> list[tuple[int, ...]]:
+def _periods(model: Model) -> list[tuple[int, ...]]:
     """List the strides of the lowest layers, multiplied up, as far as they divide the picture."""
     periods, total = [], (1,) * len(model.input_shape[1:])
     for layer in model.layers:

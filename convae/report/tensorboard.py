@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,10 +11,13 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from convae.engine import Array, to_numpy
 from convae.files import write_bytes
 from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
+from convae.models.rbm import RBM
 from convae.report.diagnostics import tied_halves
 from convae.report.pictures import comparison, feature_maps, filter_grid, grid, png
 from convae.report.views import Limits, pictures_of
@@ -88,20 +92,48 @@ class Board:
         self._writer.add_scalar("training/learning_rate", learning_rate, step)
         self._writer.add_scalar("training/images_per_second", images_per_second, step)
 
-    def validation(self, step: int, loss: float) -> None:
-        """Add a point to the validation curve."""
+    def validation(self, step: int, loss: float, figures: Mapping[str, float]) -> None:
+        """Add points to the validation curves: of the loss, and of further figures by name."""
         self._writer.add_scalar("loss/validation", loss, step)
+        for name, value in figures.items():
+            self._writer.add_scalar(f"validation/{name}", value, step)
 
-    def panels(self, step: int, model: Autoencoder, x: Array, given: Array | None) -> None:
-        """Show pictures, histograms and the state of the filters, on a few images.
+    def quantities(self, step: int, kind: str, values: Mapping[str, float], part: str) -> None:
+        """Add points to the curves of what a kind of model measures on some images of a part."""
+        for name, value in values.items():
+            self._writer.add_scalar(f"{kind}/{name}/{part}", value, step)
+
+    def reconstructions(self, step: int, model: Model, x: Array, given: Array | None) -> None:
+        """Show what a model makes of a few images, and all that `units` shows.
 
         x (N, C, *size), the same test images every time; given, corrupted ones, or None
         """
         seen = x if given is None else given
-        codes = model.codes(seen)
-        gradients, halves = tied_halves(model, seen, x)
-        R = model.decode(codes[-1])
+        R = model.reconstruct(seen)
         self._picture("reconstructions", comparison(x, given, R, errors=True), step)
+        if isinstance(model, RBM):
+            samples = model.samples(len(x))
+            self._picture(
+                "samples", grid(pictures_of(Limits(samples)(samples)), columns=len(x)), step
+            )
+        halves: Mapping[int, Mapping[str, float]] = {}
+        gradients: Mapping[str, Array] = model.gradients
+        if isinstance(model, Autoencoder):
+            gradients, halves = tied_halves(model, seen, x)
+        self.units(step, model, seen, gradients)
+        for index, values in halves.items():
+            for name, value in values.items():
+                self._writer.add_scalar(f"tied_gradient/{index}/{name}", value, step)
+
+    def units(
+        self, step: int, model: Model, x: Array, gradients: Mapping[str, Array] | None = None
+    ) -> None:
+        """Show filters, feature maps and histograms, on a few images x (N, C, *size).
+
+        The gradients are those of the last batch, unless others are given.
+        """
+        codes = model.codes(x)
+        gradients = model.gradients if gradients is None else gradients
         axes = len(model.input_shape) - 1
         self._picture("weights/filters", filter_grid(model.parameters["0.kernel"], axes), step)
         for name, array in model.parameters.items():
@@ -112,9 +144,11 @@ class Board:
                 self._picture(f"units/feature_maps/{index}", feature_maps(H[0]), step)
             self._histogram(f"units/activations/{index}", H, step)
             self._writer.add_scalar(f"units/zeros_in_code/{index}", float((H == 0).mean()), step)
-        for index, values in halves.items():
-            for name, value in values.items():
-                self._writer.add_scalar(f"tied_gradient/{index}/{name}", value, step)
+
+    def confusion(self, step: int, picture: bytes) -> None:
+        """Show a table of confusions, a PNG."""
+        with Image.open(io.BytesIO(picture)) as image:
+            self._picture("confusion", np.asarray(image.convert("RGB")), step)
 
     def dead_filters(self, step: int, counts: list[int]) -> None:
         """Add points to the curves of dead filters."""

@@ -18,14 +18,14 @@ import numpy as np
 from convae.data.pictures import to_floats
 from convae.data.tiling import Tiling
 from convae.engine import to_numpy
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 from convae.report.anomaly import Detector
 from convae.report.scores import SCORES
 
 Floats: TypeAlias = np.ndarray[Any, Any]
 
 
-def margins(model: Autoencoder) -> list[tuple[int, int]] | None:
+def margins(model: Model) -> list[tuple[int, int]] | None:
     """Compute how many positions at both ends of each axis depend on padding.
 
     None if the model is not the same at all positions: local or tiled kernels, biases by position,
@@ -42,7 +42,7 @@ def margins(model: Autoencoder) -> list[tuple[int, int]] | None:
     return [(_reach(model, axis, 0), _reach(model, axis, 1)) for axis in axes]
 
 
-def _reach(model: Autoencoder, axis: int, end: int) -> int:
+def _reach(model: Model, axis: int, end: int) -> int:
     """Count the positions at an end of an axis whose reconstruction depends on padding."""
     reach, known = 0, []
     for layer in model.layers:

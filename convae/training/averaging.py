@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from convae.engine import Array
 from convae.errors import check_range
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 
 
 class MovingAverage:
@@ -18,7 +18,7 @@ class MovingAverage:
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         The model in training.
     decay : float
         Fraction of the average kept by each step, in (0, 1); 0.999 averages about 1,000 steps.
@@ -34,7 +34,7 @@ class MovingAverage:
         If the decay is not between 0 and 1.
     """
 
-    def __init__(self, model: Autoencoder, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         check_range("decay", decay, over=0, below=1)
         self._model = model
         self._decay = decay

@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from convae.configuration import Config, OptimizerConfig, ScheduleConfig
+from convae.configuration import KIND_VALUES, Config, OptimizerConfig, ScheduleConfig
 from convae.data.augmentation import Augmentation
 from convae.data.corruption import Corruption
 from convae.data.splits import Splits
 from convae.engine import backend_for
 from convae.errors import UserError, check_choice, prefixed
 from convae.models.autoencoder import Autoencoder
+from convae.models.classifier import Classifier
+from convae.models.kinds import KINDS
 from convae.models.layers import Layer
+from convae.models.model import Model
 from convae.models.penalties import Penalty
 from convae.report.fixed_images import FixedImages
 from convae.report.tensorboard import Board
@@ -24,6 +27,7 @@ from convae.training.progress import Progress
 from convae.training.schedules import SCHEDULES, Schedule
 from convae.training.state import StateFolder
 from convae.training.step import GPU_ENGINES, TrainingStep, check_engine
+from convae.training.tasks import Classification, Reconstruction, Task
 from convae.training.trainer import Trainer
 
 Built = TypeVar("Built")
@@ -62,29 +66,43 @@ def build_parts(config: Config) -> Parts:
     )
 
 
-def build_model(config: Config, input_shape: tuple[int, ...]) -> Autoencoder:
-    """Build the model for images of a shape (C, H, W), with its initial parameters."""
-    output = config.model.output_activation
-    assert output is not None
+def build_model(config: Config, input_shape: tuple[int, ...], classes: int = 0) -> Model:
+    """Build the model for images of a shape (C, H, W), with its initial parameters.
+
+    A classifier gets a layer for so many classes on top.
+    """
     backend = backend_for(config.device, tf32=config.tf32)
     check_engine(config.gpu_engine, backend.device)
+    layers = [Layer(**dataclasses.asdict(layer)) for layer in config.model.layers]
+    own = {name: getattr(config.model, name) for name in KIND_VALUES}
+    arguments: dict[str, Any] = {name: v for name, v in own.items() if v is not None}
+    kind: Any = KINDS[config.model.kind]
+    if config.task == "classify":
+        kind = Classifier
+        layers.append(Layer(filters=classes, kernel="input", activation="identity"))
+    else:
+        arguments["output_activation"] = config.model.output_activation
+    if kind is Autoencoder:
+        arguments["loss"] = config.loss.name
     try:
-        return Autoencoder(
+        model: Model = kind(
             input_shape,
-            [Layer(**dataclasses.asdict(layer)) for layer in config.model.layers],
-            output_activation=output,
-            loss=config.loss.name,
+            layers,
+            **arguments,
             seed=config.seed,
             dtype=config.dtype,
             storage=config.storage,
             backend=backend,
         )
+        return model
     except UserError as error:
-        prefix = "model." if str(error).startswith(("layers", "output_activation")) else ""
-        raise type(error)(f"{prefix}{error} (images are {input_shape})") from None
+        is_own = str(error).startswith(("layers", "output_activation", *own))
+        raise type(error)(
+            f"{'model.' if is_own else ''}{error} (images are {input_shape})"
+        ) from None
 
 
-def build_step(config: Config, model: Autoencoder, parts: Parts) -> TrainingStep:
+def build_step(config: Config, model: Model, parts: Parts) -> TrainingStep:
     """Build the training step of a model."""
     ema = config.trainer.ema
     return TrainingStep(
@@ -97,9 +115,18 @@ def build_step(config: Config, model: Autoencoder, parts: Parts) -> TrainingStep
     )
 
 
+def build_task(config: Config, parts: Parts, data: Splits) -> Task:
+    """Build what a model is trained for."""
+    fixed_images = FixedImages(data.test, config.trainer.probe, parts.corruption)
+    if config.task == "reconstruct":
+        return Reconstruction(parts.corruption, fixed_images)
+    assert data.train.labels is not None
+    return Classification(data.train.labels, parts.corruption, fixed_images)
+
+
 def build_trainer(
     config: Config,
-    model: Autoencoder,
+    model: Model,
     parts: Parts,
     data: Splits,
     board: Board,
@@ -113,9 +140,8 @@ def build_trainer(
         step=build_step(config, model, parts),
         data=data,
         schedule=parts.schedule,
-        corruption=parts.corruption,
+        task=build_task(config, parts, data),
         augmentation=parts.augmentation,
-        fixed_images=FixedImages(data.test, trainer.probe, parts.corruption),
         board=board,
         states=states,
         progress=progress,

@@ -26,6 +26,8 @@ from convae.data.augmentation import Augmentation
 from convae.data.splits import Split, Splits, kind, sample, unit
 from convae.errors import UserError, counted
 from convae.models.architecture import choose_layers
+from convae.models.classifier import Classifier
+from convae.training.start import source_of
 
 SAMPLE = 1000
 """Training images on which a choice is based, at most."""
@@ -152,8 +154,17 @@ def _model(
 ) -> Any:
     """Choose the layers, and the output activation by the values that images have."""
     model = config.model
+    source = source_of(config)
+    if source is not None and not model.layers:
+        is_classifier = isinstance(source, Classifier)
+        encoder = source.layers[:-1] if is_classifier else source.layers
+        own = [LayerConfig(**dataclasses.asdict(layer.spec)) for layer in encoder]
+        model = replace(model, layers=own, output_activation=source.output_activation.name)
+        reasons.append(f"model.layers, model.output_activation: those of init={config.init}")
     if not model.layers:
         layers = choose_layers(shape, config.code)
+        if config.task == "classify":
+            layers[-1] = replace(layers[-1], activation="relu")
         if config.penalty.kl:
             layers[-1] = replace(layers[-1], activation="sigmoid")
             reasons.append("model.layers: a sigmoid code, since penalty.kl reads probabilities")
@@ -171,6 +182,8 @@ def _model(
             sizes += f" is halved to {halved} by convolutions of {widths} filters"
         numbers = counted(code.filters, "number")
         reasons.append(f"model=auto: {sizes}, then a code of {numbers}")
+    if config.task == "classify":
+        model = replace(model, output_activation="identity")  # of what it does not have
     if model.output_activation is None:
         saturated = float(((images <= 1 / 255) | (images >= 254 / 255)).mean())
         why = f"{saturated:.0%} of the values are black or white"

@@ -31,7 +31,7 @@ from convae.configuration import (
     ScheduleConfig,
     TrainerConfig,
 )
-from convae.data.splits import InMemory, Splits
+from convae.data.splits import InMemory, Splits, shuffled
 from convae.engine import backend_for, to_numpy
 from convae.engine.geometry import per_axis
 from convae.errors import UserError, UserTypeError, check_choice, check_range, counted
@@ -119,6 +119,7 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         config = choose(config, data).config
         parts = build_parts(config)
         model = build_model(config, train.shape)
+        assert isinstance(model, Autoencoder)
         start(model, config, data)
         step = build_step(config, model, parts)
         epochs, size, patience = (
@@ -129,7 +130,7 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         kept = model.flat_parameters.copy()
         with tqdm(range(epochs), unit=" epochs", disable=not self.verbose) as bar:
             for _ in bar:
-                for x in train.batches(size, rng):
+                for x in train.batches(size, shuffled(train, rng)):
                     factor = parts.schedule.factor(done, epochs * per_epoch, per_epoch)
                     parts.optimizer.learning_rate = rate * factor
                     step(model.xp.asarray(x))

@@ -12,6 +12,7 @@ from convae.engine.gpu.choice import Choice
 from convae.engine.gpu.recording import Recorded
 from convae.engine.program import Executable
 from convae.errors import DeviceError, counted
+from convae.models.autoencoder import Autoencoder
 from convae.training.planned_step import PlannedEvaluation, PlannedStep
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class GpuStep:
     def __init__(self, step: TrainingStep, is_forced: bool) -> None:
         self._step, self._is_forced = step, is_forced
         model, choice = step.model, Choice(step.model.backend)
+        assert isinstance(model, Autoencoder)
         parts = (step.optimizer, step.clip_norm, step.penalty, step.average)
         self.program = PlannedStep(model, *parts, choice, record)
         self._evaluation = PlannedEvaluation(model, choice, Recorded, self.program.plans.memory)

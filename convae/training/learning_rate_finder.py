@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import count, islice
 from math import isfinite
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from convae.data.corruption import Corruption, Use
-from convae.data.pictures import to_floats
-from convae.data.splits import Split
+from convae.data.pictures import Pixels, to_floats
+from convae.data.splits import Order, Split, shuffled
 from convae.engine import Array
 from convae.errors import DivergenceError
 from convae.report.pictures import figure_png
 from convae.training.step import TrainingStep
+from convae.training.tasks import Task
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 120
 """The rates that are tried, and how many; they are spaced geometrically."""
@@ -64,7 +64,7 @@ class RangeTest:
 
 
 def find_learning_rate(
-    step: TrainingStep, train: Split, corruption: Corruption, batch_size: int, seed: int
+    step: TrainingStep, train: Split, task: Task, batch_size: int, seed: int
 ) -> RangeTest:
     """Train with rising rates until the loss diverges; model and optimizer are spoilt by it.
 
@@ -75,22 +75,24 @@ def find_learning_rate(
 
     def batches() -> Iterator[tuple[Array, Array]]:
         rng = np.random.default_rng([seed, 2])
-        pixels = chain.from_iterable(train.batches(batch_size, rng) for _ in count())
-        for index, some in enumerate(islice(pixels, STEPS)):
+        orders = (shuffled(train, rng) for _ in count())
+        for index, (some, positions) in enumerate(
+            islice(_epochs(train, orders, batch_size), STEPS)
+        ):
             x = to_floats(some, model.backend, model.dtype)
-            yield corruption(x, Use.TRAINING, index), x
+            yield task.batch(x, positions, index)
 
     before = np.array([float(model.accumulate_gradients(*b, step.penalty)) for b in batches()])
     scales = before.mean() / np.maximum(before, np.finfo("float32").tiny)
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     losses: list[float] = []
     mean = 0.0
-    for index, (given, x) in enumerate(
+    for index, (given, target) in enumerate(
         tqdm(batches(), desc="learning rates", total=STEPS, unit=" steps", disable=None)
     ):
         step.optimizer.learning_rate = float(rates[index])
         try:
-            loss = float(step(given, target=x)) * scales[index]
+            loss = float(step(given, target)) * scales[index]
         except DivergenceError:
             break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
@@ -99,3 +101,10 @@ def find_learning_rate(
             break
         losses.append(smooth)
     return RangeTest(rates[: len(losses)], np.array(losses))
+
+
+def _epochs(train: Split, orders: Iterator[Order], size: int) -> Iterator[tuple[Pixels, Order]]:
+    """Iterate over images in one order after the other: batches, and the positions of each."""
+    for order in orders:
+        for number, pixels in enumerate(train.batches(size, order)):
+            yield pixels, order[number * size :][: len(pixels)]

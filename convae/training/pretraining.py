@@ -17,7 +17,7 @@ import numpy as np
 
 from convae.configuration import AugmentationConfig, Config, CorruptionConfig
 from convae.data.pictures import to_floats
-from convae.data.splits import Files, Labels, Split, Splits
+from convae.data.splits import Files, Labels, Order, Split, Splits
 from convae.engine import Array, to_numpy
 from convae.models import backpropagation
 from convae.models.autoencoder import Autoencoder
@@ -85,12 +85,10 @@ class Encoded:
         """See `Split`."""
         return self.split.fingerprint()
 
-    def batches(
-        self, size: int, rng: np.random.Generator | None = None, skip: int = 0
-    ) -> Iterator[Array]:
+    def batches(self, size: int, order: Order | None = None, skip: int = 0) -> Iterator[Array]:
         """See `Split`; the codes are floats."""
         below = self.model.layers[: self.depth]
-        for pixels in self.split.batches(size, rng, skip):
+        for pixels in self.split.batches(size, order, skip):
             x = to_floats(pixels, self.model.backend, self.model.dtype)
             yield to_numpy(backpropagation.encode(below, x)[-1])
 

@@ -22,8 +22,9 @@ from convae.data.splits import Splits
 from convae.engine import to_numpy
 from convae.errors import UserError, VersionError, check_choice, require_keys
 from convae.models import checkpoint
-from convae.models.autoencoder import Autoencoder
+from convae.models.kinds import KINDS
 from convae.models.loading import BEST, LAST, parameter_shapes_of
+from convae.models.model import Model
 from convae.models.parameters import flat_size
 from convae.training.choices import left_open
 from convae.training.optimizers import OPTIMIZERS, Optimizer
@@ -32,7 +33,7 @@ from convae.training.schedules import SCHEDULES
 
 log = logging.getLogger("convae")
 
-LAYOUT = 4
+LAYOUT = 5
 """What states hold, and in which order; a state of another layout is refused."""
 
 
@@ -54,15 +55,17 @@ class StateFolder:
     configuration: Mapping[str, Any]
     keep: int = 2
 
-    def save(self, model: Autoencoder, optimizer: Optimizer, progress: Progress) -> Path:
+    def save(self, model: Model, optimizer: Optimizer, progress: Progress) -> Path:
         """Write a state beside the earlier ones; they are untouched if it cannot be written."""
         arrays = {f"model.{name}": to_numpy(array) for name, array in model.parameters.items()}
         arrays |= {f"optimizer.{name}": to_numpy(array) for name, array in optimizer.state.items()}
+        arrays |= {f"state.{name}": to_numpy(array) for name, array in model.state.items()}
         if progress.average is not None:
             arrays["average"] = progress.average
         arrays |= {f"best.{name}": array for name, array in (progress.best or {}).items()}
         description = {
             "layout": LAYOUT,
+            "kind": model.kind,
             "model": model.configuration(),
             "optimizer_steps": optimizer.steps,
             "progress": progress.plain(),
@@ -183,12 +186,15 @@ def _check_layout(description: Mapping[str, Any]) -> None:
 
 def _check(arrays: Mapping[str, np.ndarray[Any, Any]], description: Mapping[str, Any]) -> None:
     """Refuse a state with missing, wrong or non-finite content, before anything is built of it."""
-    known = ("layout", "model", "optimizer_steps", "progress", "configuration")
+    known = ("layout", "kind", "model", "optimizer_steps", "progress", "configuration")
     require_keys("its description", description, known)
     progress = Progress.from_plain(description["progress"])
     try:
         shapes = parameter_shapes_of(description["model"])
-        dtype, loss = np.dtype(description["model"]["dtype"]), description["model"]["loss"]
+        dtype = np.dtype(description["model"]["dtype"])
+        kind = KINDS[description["kind"]]
+        loss = description["model"].get("loss", kind.kind)
+        own = kind.state_shapes(description["model"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"its model is wrong: {error!r}") from None
     config = from_plain(description["configuration"])
@@ -202,8 +208,10 @@ def _check(arrays: Mapping[str, np.ndarray[Any, Any]], description: Mapping[str,
     if progress.best_loss != inf:
         expected |= {f"best.{name}": shape for name, shape in shapes.items()}
     expected |= {name: (flat_size(shapes),) for name in _needed_vectors(config, progress)}
+    types = {f"state.{name}": np.dtype(name_of) for name, (_, name_of) in own.items()}
+    expected |= {f"state.{name}": tuple(shape) for name, (shape, _) in own.items()}
     for name, array in arrays.items():
-        if expected.pop(name, None) != array.shape or array.dtype != dtype:
+        if expected.pop(name, None) != array.shape or array.dtype != types.get(name, dtype):
             raise UserError(f"its array {name} is {array.dtype} {array.shape}, which does not fit")
         if not np.isfinite(array).all() or (name.endswith("second_moment") and array.min() < 0):
             raise UserError(f"its array {name} has values that it cannot have")
@@ -228,7 +236,7 @@ def _needed_vectors(config: Config, progress: Progress) -> list[str]:
 def restore(
     arrays: Mapping[str, np.ndarray[Any, Any]],
     description: Mapping[str, Any],
-    model: Autoencoder,
+    model: Model,
     optimizer: Optimizer,
 ) -> Progress:
     """Restore a model and an optimizer from a state, and return how far the run had come."""
@@ -236,6 +244,8 @@ def restore(
     shapes = {name: array.shape for name, array in arrays.items() if name.startswith("model.")}
     if shapes != {name: array.shape for name, array in parameters.items()}:
         raise UserError("resume: the state belongs to another model; do not change the model")
+    if description["kind"] != model.kind:
+        raise UserError(f"resume: the state is of a {description['kind']}; do not change the model")
     for name in ("layers", "output_activation"):
         own = json.loads(json.dumps(model.configuration()[name]))
         if description["model"].get(name) != own:
@@ -251,6 +261,9 @@ def restore(
         )
     for name, array in parameters.items():
         array[...] = model.xp.asarray(arrays[name])
+    for name in model.state:
+        kept = arrays[f"state.{name}"]
+        model.state[name] = kept if kept.dtype == "int64" else model.xp.asarray(kept)
     for name in vectors:
         optimizer.state[name.removeprefix("optimizer.")] = model.xp.array(arrays[name])
     optimizer.steps = description["optimizer_steps"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from convae.engine import Array
 from convae.errors import DivergenceError, UserError, UserTypeError, check_choice, check_range
-from convae.models.autoencoder import Autoencoder
+from convae.models.model import Model
 from convae.models.penalties import NONE, Penalty
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
@@ -27,7 +27,7 @@ class TrainingStep:
 
     Parameters
     ----------
-    model : Autoencoder
+    model : Model
         The model whose parameters are updated in place.
     optimizer : Optimizer
         Updates them; its state belongs to this model from now on.
@@ -55,7 +55,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: Autoencoder,
+        model: Model,
         optimizer: Optimizer,
         clip_norm: float | None = None,
         penalty: Penalty = NONE,
@@ -63,7 +63,7 @@ class TrainingStep:
         gpu_engine: str = "auto",
     ) -> None:
         for name, value, kind in (
-            ("model", model, Autoencoder),
+            ("model", model, Model),
             ("optimizer", optimizer, Optimizer),
             ("penalty", penalty, Penalty),
         ):
@@ -81,7 +81,11 @@ class TrainingStep:
         self.average = average
         self._is_first = True
         self._planned: GpuStep | None = None
-        if model.device == "gpu" and gpu_engine != "portable":
+        if gpu_engine == "fast" and not model.has_program:
+            raise UserError(
+                "gpu_engine: 'fast' is for autoencoders without winner-take-all; leave it out"
+            )
+        if model.device == "gpu" and gpu_engine != "portable" and model.has_program:
             from convae.training.gpu_step import GpuStep  # needs CuPy
 
             self._planned = GpuStep(self, is_forced=gpu_engine == "fast")
@@ -148,12 +152,13 @@ class TrainingStep:
             norm = model.xp.sqrt(model.xp.square(gradients).sum())
             gradients *= self.clip_norm / model.xp.maximum(norm, self.clip_norm)
         self.optimizer.update(model.flat_parameters, gradients, model.backend)
+        model.constrain()
         if self.average is not None:
             self.average.update(self.optimizer.steps)
         return loss
 
     def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Do what `convae.Autoencoder.evaluate` does, on a GPU by the engine of the step.
+        """Do what `convae.Model.evaluate` does, on a GPU by the engine of the step.
 
         Parameters
         ----------

@@ -15,17 +15,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convae.data.augmentation import Augmentation, Cropped
-from convae.data.corruption import Corruption, Use
 from convae.data.pictures import Pixels, to_floats
-from convae.data.splits import InMemory, Split, Splits, kind
+from convae.data.splits import InMemory, Order, Split, Splits, kind, shuffled
 from convae.engine import Array, device_failures, to_numpy
 from convae.errors import DeviceError, DivergenceError, UserError
 from convae.models import checkpoint
-from convae.models.autoencoder import Autoencoder
 from convae.models.loading import BEST, LAST
+from convae.models.model import Model
 from convae.report.diagnostics import dead_filters
-from convae.report.evaluation import measure
-from convae.report.fixed_images import FixedImages
 from convae.report.tensorboard import Board
 from convae.training.averaging import MovingAverage
 from convae.training.progress import LossSum, Progress
@@ -33,6 +30,7 @@ from convae.training.schedules import Schedule
 from convae.training.signals import Interrupted, StopSignals
 from convae.training.state import StateFolder, has_state
 from convae.training.step import TrainingStep
+from convae.training.tasks import Task
 
 log = logging.getLogger("convae")
 
@@ -42,8 +40,8 @@ REPORT_SECONDS = 30.0
 MEMORY_PART = 0.25
 """Part of a GPU's free memory that training images may take; others are copied batch by batch."""
 
-DEAD_FILTER_IMAGES = 256
-"""Validation images, at most, on which dead filters are counted."""
+SHOWN_IMAGES = 256
+"""Images of a split, at most, on which dead filters are counted, and what a kind of model adds."""
 
 
 @dataclass(kw_only=True)
@@ -58,12 +56,10 @@ class Trainer:
         Training and validation images.
     schedule : Schedule
         The learning rate over the run.
-    corruption : Corruption
-        Noise on the model's input.
+    task : Task
+        What the model is trained for.
     augmentation : Augmentation
         Random changes of training images.
-    fixed_images : FixedImages
-        The test images that the board shows.
     board : Board
         TensorBoard's curves and pictures.
     states : StateFolder
@@ -94,9 +90,8 @@ class Trainer:
     step: TrainingStep
     data: Splits
     schedule: Schedule
-    corruption: Corruption
+    task: Task
     augmentation: Augmentation
-    fixed_images: FixedImages
     board: Board
     states: StateFolder
     progress: Progress
@@ -142,11 +137,13 @@ class Trainer:
         if isinstance(train, Cropped) and self.augmentation.crop is not None:
             train = train.whole  # of which the augmentation takes windows
         self._train = on_device(train, self.model)
-        pixels = next(self.data.validation.batches(DEAD_FILTER_IMAGES))
-        self._validation_images = to_floats(pixels, self.model.backend, self.model.dtype)
+        self._some = {
+            name: to_floats(next(split.batches(SHOWN_IMAGES)), self.model.backend, self.model.dtype)
+            for name, split in (("train", self.data.train), ("validation", self.data.validation))
+        }
 
     @property
-    def model(self) -> Autoencoder:
+    def model(self) -> Model:
         """The model in training."""
         return self.step.model
 
@@ -227,8 +224,10 @@ class Trainer:
         """Do the steps of an epoch that are left; returns images per second."""
         progress = self.progress
         whole, recent = Speedometer(), Speedometer()
-        for pixels in self._train.batches(self.batch_size, self.rng, skip=progress.batch):
-            loss = self._train_batch(pixels)
+        order = shuffled(self._train, self.rng)
+        for pixels in self._train.batches(self.batch_size, order, skip=progress.batch):
+            first = progress.batch * self.batch_size
+            loss = self._train_batch(pixels, order[first : first + len(pixels)])
             for total in (progress.whole, progress.recent):
                 total.add(loss, len(pixels))
             for meter in (whole, recent):
@@ -292,7 +291,7 @@ class Trainer:
         description["metadata"] = {**self.model.metadata, "epoch": self.progress.best_epoch}
         checkpoint.write(path, best, description)
 
-    def _train_batch(self, pixels: Pixels) -> Array:
+    def _train_batch(self, pixels: Pixels, positions: Order) -> Array:
         """Do one step on (N, C, H, W) pixels; returns its loss, on the device."""
         progress, model = self.progress, self.model
         steps = self.epochs * self.steps_per_epoch
@@ -302,7 +301,7 @@ class Trainer:
         pixels = self.augmentation(pixels, progress.step)
         x = to_floats(pixels, model.backend, model.dtype)
         try:
-            loss = self.step(self.corruption(x, Use.TRAINING, progress.step), target=x)
+            loss = self.step(*self.task.batch(x, positions, progress.step))
         except DivergenceError:
             raise self._diverged(nan, progress.step + 1) from None
         progress.step += 1
@@ -352,7 +351,7 @@ class Trainer:
         dead = self._show_panels() if epoch % self.panels_every == 0 or is_last else ""
         log.info(
             f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  "
-            f"train {train_loss:.5f}  validation {loss:.5f}  "
+            f"train {train_loss:.5f}  validation {loss:.5f}{self._figures}  "
             f"{speed:,.0f} {self._kind}s/s{'  best' if progress.best_epoch == epoch else ''}{dead}"
         )
         if epoch % self.checkpoint_every == 0 or is_last:
@@ -370,11 +369,12 @@ class Trainer:
     def _validate(self, epoch: int) -> float:
         """Measure the validation loss, without penalties, and keep the model if it is the best."""
         progress, model, directory = self.progress, self.model, self.states.directory
-        validation = self.data.validation
-        how = (self.batch_size, Use.VALIDATION, self.corruption, self.step.evaluate)
-        loss = measure(model, validation, *how).loss
+        loss, figures = self.task.validate(self.step, self.data.validation, self.batch_size)
         self._check_finite(loss)
-        self.board.validation(progress.step, loss)
+        self._figures = "".join(f"  {name} {value:.4f}" for name, value in figures.items())
+        self.board.validation(progress.step, loss, figures)
+        for part, x in self._some.items():
+            self.board.quantities(progress.step, model.kind, model.quantities(x), part)
         self.schedule.observe(loss)
         model.metadata["epoch"] = epoch
         if loss < progress.best_loss:
@@ -386,10 +386,9 @@ class Trainer:
 
     def _show_panels(self) -> str:
         """Put pictures and histograms on the board; returns a clause on dead filters, if any."""
-        x, given = self.fixed_images.images(self.model)
         with self._averaged():
-            self.board.panels(self.progress.step, self.model, x, given)
-            dead = [dead_filters(H) for H in self.model.codes(self._validation_images)]
+            self.task.show(self.board, self.progress.step, self.step)
+            dead = [dead_filters(H) for H in self.model.codes(self._some["validation"])]
         self.board.dead_filters(self.progress.step, dead)
         counts = [
             f"{count} of {layer.spec.filters} in layer {index}"
@@ -422,7 +421,7 @@ class Speedometer:
         return self.images / (time.perf_counter() - self._start)
 
 
-def on_device(split: Split, model: Autoencoder) -> Split:
+def on_device(split: Split, model: Model) -> Split:
     """Copy images to a model's GPU, where they take a small part of its free memory."""
     if model.device != "gpu" or not isinstance(split, InMemory):
         return split

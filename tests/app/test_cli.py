@@ -333,7 +333,7 @@ def test_the_command_is_installed(trained) -> None:
 def test_train_is_there_too() -> None:
     done = installed("train", "--help")
     assert done.returncode == 0
-    for part in ("model: auto, conv, deep, local", "trainer:", "batch_size: null"):
+    for part in ("model: auto, conv, deep, linear, local", "trainer:", "batch_size: null"):
         assert part in done.stdout
     done = installed("train", "trainer.epoch=1")
     assert done.returncode == 1

@@ -12,7 +12,7 @@ from convae.configuration import DatasetConfig
 from convae.data.arrays import Arrays
 from convae.data.datasets import load_dataset
 from convae.data.scaling import Scaling
-from convae.data.splits import InMemory, Splits
+from convae.data.splits import InMemory, Splits, shuffled
 from convae.errors import UserError
 from tests.helpers import pixels_of
 
@@ -266,11 +266,9 @@ def test_mapped_arrays_are_those_in_memory(tmp_path) -> None:
     for one, other in parts:
         np.testing.assert_array_equal(pixels_of(one), pixels_of(other))
         for skip in (0, 2):
-            shuffled = [
-                np.concatenate([*split.batches(2, np.random.default_rng(1), skip)])
-                for split in (one, other)
-            ]
-            np.testing.assert_array_equal(*shuffled)
+            order = shuffled(one, np.random.default_rng(1))
+            mixed = [np.concatenate([*split.batches(2, order, skip)]) for split in (one, other)]
+            np.testing.assert_array_equal(*mixed)
 
 
 def test_fingerprints_tell_what_changes(tmp_path) -> None:

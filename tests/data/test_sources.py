@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from convae.configuration import DatasetConfig
 from convae.data.datasets import load_dataset
 from convae.data.sources import named
-from convae.data.splits import InMemory, Streamed
+from convae.data.splits import InMemory, Streamed, shuffled
 from tests.helpers import pixels_of, write_pictures
 
 
@@ -94,9 +94,10 @@ def test_folders_of_pictures(tmp_path, memory_mb: int) -> None:
     assert [len(part) for part in parts] == [16, 2, 2]
     levels = np.concatenate([pixels_of(part)[:, 0, 0, 0] for part in parts])
     assert sorted(levels.tolist()) == sorted(2 * [i * 5 for i in range(10)])
-    shuffled = np.concatenate(list(splits.train.batches(5, np.random.default_rng(0))))
+    order = shuffled(splits.train, np.random.default_rng(0))
+    mixed = np.concatenate(list(splits.train.batches(5, order)))
     in_order = pixels_of(splits.train)
-    assert sorted(shuffled[:, 0, 0, 0].tolist()) == sorted(in_order[:, 0, 0, 0].tolist())
+    assert sorted(mixed[:, 0, 0, 0].tolist()) == sorted(in_order[:, 0, 0, 0].tolist())
 
 
 def test_folders_with_halves_keep_them(tmp_path) -> None:

@@ -10,13 +10,13 @@ from PIL import Image
 
 from convae import engine
 from convae.data.pictures import Preprocessing, to_floats
-from convae.data.splits import InMemory, Streamed
+from convae.data.splits import InMemory, Streamed, shuffled
 from tests.helpers import device_of, pixels_of
 
 
 def test_batches_hold_every_image_once(rng) -> None:
     split = InMemory(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1))
-    batches = list(split.batches(4, rng))
+    batches = list(split.batches(4, shuffled(split, rng)))
     assert [len(batch) for batch in batches] == [4, 4, 2]
     order = np.concatenate(batches).ravel().tolist()
     assert order != sorted(order)
@@ -26,8 +26,9 @@ def test_batches_hold_every_image_once(rng) -> None:
 def test_batches_can_be_skipped(rng) -> None:
     """As a resumed epoch does: the order is that of the whole."""
     split = InMemory(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1))
-    whole = list(split.batches(4, np.random.default_rng(1)))
-    rest = list(split.batches(4, np.random.default_rng(1), skip=1))
+    order = shuffled(split, rng)
+    whole = list(split.batches(4, order))
+    rest = list(split.batches(4, order, skip=1))
     assert [batch.tolist() for batch in rest] == [batch.tolist() for batch in whole[1:]]
 
 
@@ -46,8 +47,8 @@ def test_streamed_images_are_those_of_the_dataset(rng, workers: int) -> None:
     split = Streamed(dataset, chosen, Preprocessing(channels=1), workers)
     assert split.shape == (1, 6, 5)
     assert (pixels_of(split)[:, 0] == pixels[chosen]).all()
-    order = np.random.default_rng(1).permutation(5)
-    (_, last) = split.batches(3, np.random.default_rng(1))
+    order = shuffled(split, rng)
+    (_, last) = split.batches(3, order)
     assert (last[:, 0] == pixels[chosen][order[3:]]).all()
     assert (pixels_of(split.select(np.array([4])))[0, 0] == pixels[5]).all()
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_written_is_refused(tmp_path) -> None:
         with pytest.raises(ValueError, match=says):
             export(model, path)
     assert (tmp_path / "model.safetensors").read_bytes() == content
-    with pytest.raises(TypeError, match="model: None is not a convae Autoencoder"):
+    with pytest.raises(TypeError, match="model: None is not a model of convae"):
         convae.to_torch(None)
 
 

@@ -30,7 +30,7 @@ def test_panels(model, rng, tmp_path) -> None:
     x = rng.random((5, 1, 8, 8), dtype="float32")
     model.parameters["0.kernel"][0] = -1  # such a filter never answers to anything
     with Board(tmp_path) as board:
-        board.panels(3, model, x, None)
+        board.reconstructions(3, model, x, None)
         board.dead_filters(3, [1, 0])
     shown = events(tmp_path)
     pictures = shown.Tags()["images"]
@@ -51,7 +51,7 @@ def test_panels_of_a_lost_model_leave_histograms_out(model, rng, tmp_path) -> No
     x = rng.random((5, 1, 8, 8), dtype="float32")
     model.parameters["1.hidden_bias"][...] = np.inf
     with Board(tmp_path) as board, np.errstate(all="ignore"):
-        board.panels(0, model, x, None)
+        board.reconstructions(0, model, x, None)
     assert "weights/parameters/1.hidden_bias" not in events(tmp_path).Tags()["histograms"]
 
 
@@ -59,8 +59,8 @@ def test_losses_come_first_and_reconstructions_next(model, rng, tmp_path) -> Non
     """In the order of the alphabet, in which TensorBoard shows cards."""
     with Board(tmp_path) as board:
         board.training(1, 0.5, 0.001, 100.0)
-        board.validation(1, 0.5)
-        board.panels(1, model, rng.random((5, 1, 8, 8), dtype="float32"), None)
+        board.validation(1, 0.5, {})
+        board.reconstructions(1, model, rng.random((5, 1, 8, 8), dtype="float32"), None)
         board.dead_filters(1, [1, 0])
         board.figures(1, {"test_mse": 0.5})
     tags = events(tmp_path).Tags()
@@ -102,7 +102,7 @@ def test_later_embeddings_replace_earlier_ones(rng, tmp_path, capsys) -> None:
 def test_hyperparameters_are_in_the_runs_own_event_file(tmp_path) -> None:
     with Board(tmp_path) as board:
         board.hyperparameters({"optimizer": "adam", "seed": 3.0})
-        board.validation(1, 0.5)
+        board.validation(1, 0.5, {})
     assert len(list(tmp_path.iterdir())) == 1
     # a list of columns, the tag "_hparams_/experiment", would hold for all runs beside this one
     tags = [tag for tag in events(tmp_path).summary_metadata if tag.startswith("_hparams_")]
@@ -122,7 +122,7 @@ def test_the_configuration_is_a_text_in_a_block_of_code(tmp_path) -> None:
 def test_a_resumed_run_hides_the_figures_of_its_earlier_end(tmp_path) -> None:
     with Board(tmp_path) as board:
         board.configuration("seed: 0\n")
-        board.validation(9, 0.5)
+        board.validation(9, 0.5, {})
         board.figures(9, {"test_mse": 0.25, "best_epoch": 3.0})
     assert events(tmp_path).Scalars("summary/test_mse")[0].value == 0.25
     time.sleep(1.1)  # TensorBoard orders event files by the second in their names

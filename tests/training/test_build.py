@@ -37,11 +37,14 @@ def test_every_file_builds(option: str) -> None:
     assert dataclasses.asdict(parts.penalty) == dataclasses.asdict(config.penalty)
     changes = dataclasses.asdict(config.augmentation)
     assert {name: getattr(parts.augmentation, name) for name in changes} == changes
-    model = build_model(config, shape)
+    of_classes = [7] if config.task == "classify" else []
+    model = build_model(config, shape, *of_classes)
     assert model.input_shape == shape
     assert [layer.spec.filters for layer in model.layers] == [
-        layer.filters for layer in config.model.layers
+        *(layer.filters for layer in config.model.layers),
+        *of_classes,
     ]
+    assert model.kind == ("classifier" if of_classes else config.model.kind)
     assert model.layers
 
 
@@ -77,7 +80,7 @@ def test_a_trainer_has_the_configurations_numbers(noise, tmp_path) -> None:
             assert getattr(built, name) == getattr(trainer, name)
         assert built.checkpoint_every == 2
         assert built.average.parameters.shape == built.model.flat_parameters.shape
-        assert len(built.fixed_images.images(built.model)[0]) == trainer.probe
+        assert len(built.task.fixed_images.images(built.model)[0]) == trainer.probe
 
 
 @pytest.mark.parametrize(

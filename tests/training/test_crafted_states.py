@@ -19,7 +19,7 @@ import convae
 from convae.errors import UserError
 from convae.models import checkpoint
 from convae.models.loading import BEST, LAST
-from convae.training.state import read_state
+from convae.training.state import LAYOUT, read_state
 
 RUN = (
     "device=cpu",
@@ -280,7 +280,7 @@ def test_intact_states_resume_to_the_same_bits(whole, tmp_path) -> None:
     assert_same_run(whole, tmp_path)
 
 
-@pytest.mark.parametrize("layout", [1, 3, 5, "4", None, MISSING])
+@pytest.mark.parametrize("layout", [1, LAYOUT - 1, LAYOUT + 1, str(LAYOUT), None, MISSING])
 def test_states_of_other_layouts_are_refused(whole, tmp_path, layout: Any) -> None:
     shutil.copy(whole / NEWEST, tmp_path)
     replaced(tmp_path / NEWEST, "layout", layout)

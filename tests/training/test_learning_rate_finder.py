@@ -12,12 +12,19 @@ from convae.configuration import OptimizerConfig
 from convae.data.corruption import Corruption
 from convae.data.datasets import load_dataset
 from convae.data.splits import InMemory
+from convae.report.fixed_images import FixedImages
 from convae.training.build import build_model, build_parts, build_step
 from convae.training.choices import choose
 from convae.training.learning_rate_finder import STEPS, RangeTest, find_learning_rate
 from convae.training.start import start
 from convae.training.step import TrainingStep
+from convae.training.tasks import Reconstruction
 from tests.helpers import compose
+
+
+def task_of(split: InMemory) -> Reconstruction:
+    """Reconstruct images without noise."""
+    return Reconstruction(Corruption(), FixedImages(split, 1, Corruption()))
 
 
 def search(*overrides: str, optimizer: OptimizerConfig | None = None) -> RangeTest:
@@ -30,7 +37,7 @@ def search(*overrides: str, optimizer: OptimizerConfig | None = None) -> RangeTe
     model = build_model(config, data.train.shape)
     start(model, config, data)
     step = build_step(config, model, build_parts(config))
-    return find_learning_rate(step, data.train, Corruption(), 32, seed=0)
+    return find_learning_rate(step, data.train, task_of(data.train), 32, seed=0)
 
 
 def test_the_steepest_rate_is_where_a_known_curve_falls_fastest() -> None:
@@ -59,7 +66,7 @@ def test_images_without_a_loss_are_no_trouble() -> None:
     model.parameters["0.kernel"][...] = 0
     step = TrainingStep(model, convae.Adam(1e-3))
     black = InMemory(np.zeros((20, 1, 4, 4), np.uint8))
-    found = find_learning_rate(step, black, Corruption(), 8, seed=0)
+    found = find_learning_rate(step, black, task_of(black), 8, seed=0)
     assert np.isfinite(found.losses).all()
     assert 0 < found.steepest <= 10
 

@@ -93,7 +93,7 @@ def test_a_first_batch_out_of_the_outputs_range_gives_a_warning(rng) -> None:
 @pytest.mark.parametrize(
     ("arguments", "kind", "says"),
     [
-        ({"model": None}, UserTypeError, "model: None is not a convae Autoencoder"),
+        ({"model": None}, UserTypeError, "model: None is not a convae Model"),
         ({"optimizer": "adam"}, UserTypeError, "optimizer: 'adam' is not a convae Optimizer"),
         ({"penalty": 0.1}, UserTypeError, "penalty: 0.1 is not a convae Penalty"),
         ({"clip_norm": 0}, UserError, "clip_norm: 0 is out of range; expected a number over 0"),

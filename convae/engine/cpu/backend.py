@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from math import prod
 from types import ModuleType
 from typing import TypeVar
 
@@ -28,6 +29,16 @@ from convae.engine.program import Executable, Problem, Way
 from convae.engine.updates import Moments
 
 Result = TypeVar("Result")
+
+NARROW, MANY_FILTERS = 8, 32
+"""Examples times channels, and filters, of which a product of matrices makes h faster: vectors of
+few channels are mostly empty, and there are no examples to fill them."""
+
+COLUMN_BYTES = 128 << 20
+"""Memory for such a product's columns, at most."""
+
+SWEEP_ELEMENTS = 1 << 15
+"""Elements of a piece of an elementwise pass, which stays in a core's cache."""
 
 UPDATE_ELEMENTS = 1 << 17
 """Parameters that a thread updates at a time."""
@@ -61,9 +72,12 @@ class NumpyBackend(ArrayBackend):
 
     def h(self, K: Array, G: Array, geometry: Geometry) -> Array:
         """See `convae.engine.backend.Backend`."""
-        if not compiles():
-            return super().h(K, G, geometry)
         kernel = _kernel(K, geometry)
+        channels = kernel.shape[-2]
+        columns = 4 * len(G) * channels * prod(geometry.kernel) * prod(geometry.output)
+        is_narrow = len(G) * channels < NARROW and len(K) >= MANY_FILTERS
+        if not compiles() or (is_narrow and geometry.groups == 1 and columns <= COLUMN_BYTES):
+            return super().h(K, G, geometry)
         V = empty((len(G), *geometry.size, kernel.shape[-2] * geometry.groups), G.dtype)
         self._compute("h", (kernel, _batch(G), V), geometry)
         return channels_second(V)
@@ -110,6 +124,10 @@ class NumpyBackend(ArrayBackend):
     def arrange(self, x: Array) -> Array:
         """See `convae.engine.backend.Backend`; memory order (N, *size, C)."""
         return channels_second(_batch(x))
+
+    def pieces(self, count: int, elements: int) -> list[slice]:
+        """See `convae.engine.backend.Backend`."""
+        return threads.cut(count, max(1, SWEEP_ELEMENTS // max(elements, 1)))
 
     def divide(self, examples: int, work: int, parameters: int = 0) -> list[slice]:
         """See `convae.engine.backend.Backend`; independent of the number of threads."""

@@ -1,0 +1,330 @@
+"""What the section's models have in common: they encode, decode, and learn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from convae.engine import Array
+from convae.errors import UserError
+from convae.models import backpropagation, checks
+from convae.models.initialisation import initialise
+from convae.models.penalties import NONE, Penalty
+from convae.models.planned import Planned
+from convae.models.stack import Stack
+
+
+class Model(Stack, ABC):
+    """A stack of tied layers that encodes upwards and decodes downwards, and can learn.
+
+    Models differ in what they minimise, and in how they find a code. Parameters and attributes are
+    those of `convae.models.stack.Stack`.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        initialise(self, "he")
+        self._planned = Planned(self) if self.backend.runs_programs else None
+
+    @abstractmethod
+    def accumulate_gradients(
+        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
+    ) -> Array:
+        """Do the work of `loss_and_gradients`, leaving the gradients in `flat_gradients`.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : ndarray, optional
+            What the model's output is compared with.
+        penalty : Penalty
+            What is added to the loss.
+
+        Returns
+        -------
+        0-d ndarray
+            The loss, on the device.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit, or the penalty does not fit the model.
+        """
+
+    @abstractmethod
+    def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
+        """Measure the loss of a batch, without penalties and gradients.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : ndarray, optional
+            What the model's output is compared with.
+
+        Returns
+        -------
+        loss : 0-d ndarray
+            A mean over the batch, on the device; reading it waits for it.
+        R : ndarray
+            The model's output, such as the reconstructions (N, C, *size).
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+
+    def encode(self, x: Array) -> Array:
+        """Encode images.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, of the model's dtype and on its device.
+
+        Returns
+        -------
+        (N, O, *output) ndarray
+            Their codes H.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        x = self._check("x", x, self.input_shape)
+        return self._encode(x, [len(self.layers)])[0].astype(self.dtype, copy=False)
+
+    def codes(self, x: Array) -> list[Array]:
+        """Encode images and keep what every layer makes of them.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, of the model's dtype and on its device.
+
+        Returns
+        -------
+        list of (N, O, *output) ndarray
+            The layers' codes, from the image upwards.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        x = self._check("x", x, self.input_shape)
+        levels = range(1, len(self.layers) + 1)
+        return [H.astype(self.dtype, copy=False) for H in self._encode(x, levels)]
+
+    def _encode(self, x: Array, levels: Sequence[int]) -> list[Array]:
+        """Return the codes of some levels, 1 the lowest, in the type of the activations."""
+        if not len(x):
+            shapes = (self.layers[level - 1].output_shape for level in levels)
+            return [self.xp.empty((0, *shape), self.dtype) for shape in shapes]
+        if self._planned is not None:
+            return self._planned.encode(x, levels)
+        x = x.astype(self.storage or self.dtype, copy=False)
+        codes = backpropagation.encode(self.layers, x)
+        return [codes[level] for level in levels]
+
+    def decode(self, H: Array) -> Array:
+        """Decode codes.
+
+        Parameters
+        ----------
+        H : (N, O, *output) ndarray
+            Codes, as `encode` returns them.
+
+        Returns
+        -------
+        (N, C, *size) ndarray
+            Reconstructions R.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        H = self._check("H", H, self.code_shape)
+        if not len(H):
+            return self.xp.empty((0, *self.input_shape), self.dtype)
+        if self._planned is not None:
+            return self._planned.decode(H)
+        R = backpropagation.decode(self.layers, H.astype(self.storage or self.dtype, copy=False))
+        return R.astype(self.dtype, copy=False)
+
+    def reconstruct(self, x: Array) -> Array:
+        """Encode and decode images.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, of the model's dtype and on its device.
+
+        Returns
+        -------
+        (N, C, *size) ndarray
+            Their reconstructions R.
+
+        Warns
+        -----
+        UserWarning
+            If x is outside the output activation's range, or has NaN.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        R = self.decode(self.encode(x))
+        self.compare_range("x", x)
+        return R
+
+    @classmethod
+    def state_shapes(
+        cls, configuration: Mapping[str, Any]
+    ) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return shape and type of each array of `state`, of a model of a configuration.
+
+        Parameters
+        ----------
+        configuration : mapping
+            As `configuration` returns it.
+
+        Returns
+        -------
+        dict
+            Pairs by name; here none.
+        """
+        return {}
+
+    def quantities(self, x: Array) -> dict[str, float]:
+        """Measure what is worth watching of this kind of model while it trains; here nothing.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+
+        Returns
+        -------
+        dict
+            Numbers by name.
+        """
+        return {}
+
+    def start_from(self, images: Array) -> None:
+        """Give the model the initial parameters of its kind; here those that it has already.
+
+        Parameters
+        ----------
+        images : (N, C, *size) ndarray
+            Training images, in random order.
+        """
+
+    def constrain(self) -> None:
+        """Bring the parameters back to where they may be, after each update; here anywhere."""
+
+    def compare_range(self, name: str, x: Array, stacklevel: int = 3) -> None:
+        """Warn of images that no reconstruction can equal.
+
+        Parameters
+        ----------
+        name : str
+            What they are called in the warning.
+        x : (N, C, *size) ndarray
+            Images.
+        stacklevel : int
+            As in `warnings.warn`: which caller the warning is about.
+
+        Warns
+        -----
+        UserWarning
+            If a value is outside the output activation's range, or NaN.
+        """
+        checks.warn_of_range(name, x, self.output_activation, stacklevel)
+
+    def loss_and_gradients(
+        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
+    ) -> tuple[float, dict[str, Array]]:
+        """Measure the loss of a batch and its gradient in every parameter.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : ndarray, optional
+            What the model's output is compared with; of an autoencoder x itself if not given.
+        penalty : Penalty
+            What is added to the loss.
+
+        Returns
+        -------
+        loss : float
+            The mean over the batch, penalties included.
+        gradients : dict
+            Arrays by the names of `parameters`, the caller's own.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit, or the penalty does not fit the model.
+        """
+        with self.lock:
+            loss = self.accumulate_gradients(x, target, penalty)
+            return float(loss), {name: array.copy() for name, array in self.gradients.items()}
+
+    def check_penalty(self, penalty: Penalty) -> None:
+        """Refuse a penalty that cannot be computed for this model.
+
+        Parameters
+        ----------
+        penalty : Penalty
+            The terms to be added to the loss.
+
+        Raises
+        ------
+        UserError
+            If it does not fit the layers, or needs codes of full precision.
+        """
+        penalty.check(self.layers)
+        if self.storage is not None and (penalty.l1 or penalty.kl or penalty.contractive):
+            raise UserError(
+                f"penalty: l1, kl and contractive need float32 codes, not storage={self.storage!r}"
+            )
+
+    def check_batch(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
+        """Refuse a batch, or a target, that the model does not take.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            What the reconstructions are compared with.
+
+        Returns
+        -------
+        x, target : (N, C, *size) ndarray
+            Ordinary arrays; the target is x if none is given.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        x = self._check("x", x, self.input_shape, at_least=1)
+        if target is None:
+            return x, x
+        target = self._check("target", target, self.input_shape)
+        if target.shape != x.shape:
+            raise UserError(f"target: shape {target.shape}, but x has {x.shape}")
+        return x, target
+
+    def _check(self, name: str, array: Array, shape: tuple[int, ...], at_least: int = 0) -> Array:
+        """Refuse what the model does not take, and return the rest as an ordinary array."""
+        return checks.check_array(name, array, shape, self.dtype, self.backend, at_least)

@@ -1,0 +1,418 @@
+"""The convolutional restricted Boltzmann machine (Lee et al. 2009), by the same three operations.
+
+`convae.models.energy` says what its energy is. The gradient of the likelihood is that of the free
+energy F at samples of the model less that at the data; in the kernel it is
+
+    g(P(H | V'), V') - g(P(H | V), V).
+
+Contrastive divergence (Hinton 2002) takes V' from a few steps of Gibbs sampling that begin at the
+data, its persistent form (Tieleman 2008) from chains that go on. See *Deep Learning*, sections 18.2
+and 20.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from convae.engine import Array, Backend
+from convae.errors import UserError, check_range
+from convae.models.backpropagation import mean_activation, training_work
+from convae.models.checks import check_no_target, check_only_layer
+from convae.models.energy import STREAM, Energy
+from convae.models.initialisation import mean_of
+from convae.models.layers import Layer
+from convae.models.model import Model
+from convae.models.parameters import Gradients, GradientSums
+from convae.models.penalties import NONE, Penalty
+
+LEAST = 0.01
+"""Least mean of a binary visible unit from which its bias starts."""
+
+START = 0.01
+"""Deviation of the initial kernels (Hinton 2010): the units begin nearly alike."""
+
+
+class RBM(Model):
+    """A restricted Boltzmann machine whose weights are a convolution's.
+
+    `encode` returns P(H = 1 | V), `decode` the mean of V given H. Its attributes, and the methods
+    that all models share, are those of `convae.models.model.Model`.
+
+    Parameters
+    ----------
+    input_shape : (C, *size) sequence of int
+        Shape of one example; 1, 2 or 3 axes of positions.
+    layers : sequence of one Layer, or of a mapping of its arguments
+        It is tied, and its activation the sigmoid.
+    output_activation : {"sigmoid", "identity"}
+        "sigmoid" for binary visible units, of which values from 0 to 1 are the probabilities;
+        "identity" for real ones of unit variance.
+    steps : int
+        Steps of Gibbs sampling for a gradient, k of CD-k.
+    chains : int
+        0 to begin them at the data; otherwise so many chains go on from step to step (persistent
+        contrastive divergence).
+    seed : int
+        Seed of the initial kernels, and of all samples of training.
+    dtype : {"float32", "float64"}
+        Type of everything.
+    device : {"cpu", "gpu", "auto"}
+        Where the parameters live.
+    storage : None
+        Taken as other models do; the free energy needs full precision.
+    backend : Backend, optional
+        What computes; by default that of the device.
+
+    Raises
+    ------
+    UserTypeError, UserError
+        If an argument is malformed or the layers do not fit; the message names the argument.
+    DeviceError
+        If the device is "gpu" and there is none.
+    """
+
+    kind = "rbm"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        layers: Sequence[Layer | Mapping[str, Any]],
+        output_activation: str = "sigmoid",
+        steps: int = 1,
+        chains: int = 0,
+        seed: int = 0,
+        dtype: str | type | np.dtype[Any] = "float32",
+        device: str = "cpu",
+        storage: None = None,
+        *,
+        backend: Backend | None = None,
+    ) -> None:
+        check_range("steps", steps, at_least=1, integer=True)
+        check_range("chains", chains, at_least=0, integer=True)
+        if storage is not None:
+            raise UserError(f"storage: {storage!r} is for autoencoders; leave it out")
+        if output_activation not in ("sigmoid", "identity"):
+            raise UserError(
+                f"output_activation: {output_activation!r}; an RBM's visible units are binary, "
+                "with 'sigmoid', or real, with 'identity'"
+            )
+        super().__init__(
+            input_shape, layers, output_activation, seed, dtype, device, storage, backend
+        )
+        specs = [layer.spec for layer in self.layers]
+        check_only_layer(self.kind, specs, activation="sigmoid", tied=True)
+        self.steps, self.chains = steps, chains
+        self.energy = Energy(self.layers[0])
+        self._sums = GradientSums(self.backend, self._allocate, self.flat_gradients, self.gradients)
+        self.state = {"draws": np.zeros((), "int64")}
+        if chains:
+            self.state["chains"] = self.xp.asarray(
+                self._generator().random((chains, *self.input_shape)) < 0.5
+            ).astype(self.dtype)
+        K = self.parameters["0.kernel"]
+        K[...] = self.xp.asarray(START * np.random.default_rng(seed).standard_normal(K.shape))
+
+    def configuration(self) -> dict[str, Any]:
+        """Describe the model in plain values.
+
+        Returns
+        -------
+        dict
+            The arguments that make a model of the same kind and shape.
+        """
+        return super().configuration() | {"steps": self.steps, "chains": self.chains}
+
+    @classmethod
+    def state_shapes(
+        cls, configuration: Mapping[str, Any]
+    ) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Return shape and type of each array of `state`; see `Model.state_shapes`.
+
+        Parameters
+        ----------
+        configuration : mapping
+            As `configuration` returns it.
+
+        Returns
+        -------
+        dict
+            ``draws``, how often samples were drawn, and ``chains``, if they go on.
+        """
+        found: dict[str, tuple[tuple[int, ...], str]] = {"draws": ((), "int64")}
+        if configuration["chains"]:
+            shape = (configuration["chains"], *configuration["input_shape"])
+            found["chains"] = shape, configuration["dtype"]
+        return found
+
+    def free_energy(self, x: Array) -> Array:
+        """Compute the free energy of images.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Visible units.
+
+        Returns
+        -------
+        (N,) ndarray of float64
+            F(V); the probability of V is ``exp(-F(V))``, up to a factor that all V share.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        return self.energy.free(self._check("x", x, self.input_shape))
+
+    def gibbs(self, x: Array, steps: int, seed: int = 0) -> Array:
+        """Go some steps of Gibbs sampling, each drawing hidden and then visible units.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Visible units to begin with.
+        steps : int
+            How many.
+        seed : int
+            Seed of what is drawn, the same on every device.
+
+        Returns
+        -------
+        (N, C, *size) ndarray
+            Visible units.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit, or steps or seed are negative.
+        """
+        check_range("steps", steps, at_least=0, integer=True)
+        check_range("seed", seed, at_least=0, integer=True)
+        x = self._check("x", x, self.input_shape)
+        return self.energy.gibbs(x, steps, np.random.default_rng(seed))
+
+    def start_from(self, images: Array) -> None:
+        """Start the visible bias where images are on average; see `Model.start_from`.
+
+        Parameters
+        ----------
+        images : (N, C, *size) ndarray
+            Training images, in random order.
+        """
+        a = self.parameters.get("0.visible_bias")
+        if a is None:
+            return
+        xp, mean = self.xp, mean_of(self.backend, images, a.shape)
+        if self.energy.is_binary:
+            mean = xp.clip(mean, LEAST, 1 - LEAST)
+            mean = xp.log(mean / (1 - mean))
+        a[...] = mean
+
+    def samples(self, count: int, steps: int = 200, seed: int = 0) -> Array:
+        """Draw images from the model, by Gibbs sampling that begins at noise.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        steps : int
+            Steps of Gibbs sampling; the more, the closer to the model's own distribution.
+        seed : int
+            Seed of what is drawn, the same on every device.
+
+        Returns
+        -------
+        (count, C, *size) ndarray
+            Means of the visible units, given the hidden ones of the last step.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If count or steps are no integers of at least 1, or the seed is negative.
+        """
+        check_range("count", count, at_least=1, integer=True)
+        check_range("steps", steps, at_least=1, integer=True)
+        rng = np.random.default_rng([seed, STREAM])
+        H = rng.random((count, *self.code_shape)) < 0.5
+        V = self.layers[0].decode(self.xp.asarray(H).astype(self.dtype))[0]
+        V = self.energy.gibbs(self.backend.arrange(V), steps - 1, rng)
+        return self.layers[0].decode(self.energy.sample_hidden(V, rng))[0]
+
+    def quantities(self, x: Array) -> dict[str, float]:
+        """Measure the free energy per visible unit; see `Model.quantities`.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+
+        Returns
+        -------
+        dict
+            ``free_energy``. That of training images falls below that of others where a model
+            overfits.
+        """
+        return {"free_energy": float(self.free_energy(x).mean()) / prod(self.input_shape)}
+
+    def _generator(self) -> np.random.Generator:
+        """Return what draws the next gradient's samples: by the seed and the draws so far."""
+        return np.random.default_rng([self.seed, STREAM, int(self.state["draws"])])
+
+    def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
+        """Measure how well the model fits images, where its likelihood cannot be computed.
+
+        Of binary units the negative pseudo-likelihood (Besag 1975) per unit, in nats:
+        ``log(1 + exp(F(V) - F(V')))`` with one unit of V flipped in V', another one for each
+        example. Of real units score matching (Hyvarinen 2005) per unit,
+        ``mean of 1/2 (dF/dV)^2 - d2F/dV2``, which may be negative.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            Has to be x, or left out.
+
+        Returns
+        -------
+        loss : 0-d ndarray
+            The mean over the images.
+        R : (N, C, *size) ndarray
+            The means of V given P(H | V).
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        x, _ = self.check_batch(x, target)
+        return self.energy.misfit(x, self.seed), self.decode(self.encode(x))
+
+    def accumulate_gradients(
+        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
+    ) -> Array:
+        """Leave the gradient of contrastive divergence in `flat_gradients`.
+
+        It is that of ``mean F(V) - mean F(V')`` per visible unit, with the samples V' held fixed.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            Has to be x, or left out.
+        penalty : Penalty
+            ``kl`` is the target of the hidden units' mean probabilities; l1 and weight_decay.
+
+        Returns
+        -------
+        0-d ndarray
+            What `evaluate` measures, on the device: the difference of free energies tells nothing.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit, or the penalty does not fit the model.
+        """
+        x, _ = self.check_batch(x, target)
+        self.check_penalty(penalty)
+        with self.lock:
+            x = self.backend.arrange(x)
+            rng = self._generator()
+            begin = self.state.get("chains", x)
+            sampled = self.energy.gibbs(self.backend.arrange(begin), self.steps, rng)
+            if self.chains:
+                self.state["chains"] = sampled
+            self.state["draws"] = np.asarray(self.state["draws"] + 1)
+            J_penalty = self.contrast(x, sampled, penalty)
+            return self.xp.asarray(self.energy.misfit(x, self.seed) + J_penalty)
+
+    def contrast(self, x: Array, sampled: Array, penalty: Penalty = NONE) -> Array:
+        """Leave the gradient of a difference of mean free energies in `flat_gradients`.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Data.
+        sampled : (M, C, *size) ndarray
+            Samples of the model.
+        penalty : Penalty
+            What is added, of the data.
+
+        Returns
+        -------
+        0-d ndarray
+            The penalties; the gradient is that of them and of
+            ``(mean F(x) - mean F(sampled)) / C * size``.
+        """
+        xp, (layer,), N, M = self.xp, self.layers, len(x), len(sampled)
+        size, both = prod(self.input_shape), xp.concatenate([x, sampled])
+        w = xp.concatenate([xp.full(N, -1 / N), xp.full(M, 1 / M)]).astype(x.dtype) / size
+        w = w.reshape(-1, *(1 for _ in x.shape[1:]))
+        chunks = self.backend.divide(N, training_work(self.layers))
+        mean = mean_activation(self.backend, self.layers, x, chunks) if penalty.kl else None
+        count = N * self.code_size
+
+        def compute(chunk: slice, gradients: Gradients) -> Array:
+            V = self.backend.arrange(both[chunk])
+            P, _ = layer.encode(V)
+            G, J = w[chunk] * P, xp.zeros((), "float64")
+            data = slice(0, max(N - chunk.start, 0))
+            if (penalty.l1 or penalty.kl) and data.stop:
+                J, dP = penalty.of_code(P[data], mean, count)
+                G[data] += dP * P[data] * (1 - P[data])
+            layer.add_kernel_gradient("kernel", G, V, gradients[0])
+            layer.add_bias_gradient("hidden_bias", G, gradients[0])
+            layer.add_bias_gradient("visible_bias", w[chunk] * V, gradients[0])
+            return J
+
+        J = self._sums(self.backend.divide(N + M, training_work(self.layers)), compute)
+        if mean is not None:
+            J = J + penalty.divergence(mean)
+        if penalty.weight_decay:
+            J = J + penalty.of_kernels(self.parameters, self.gradients)
+        return J
+
+    def check_penalty(self, penalty: Penalty) -> None:
+        """Refuse a penalty that has no meaning here.
+
+        Parameters
+        ----------
+        penalty : Penalty
+            The terms to be added to the loss.
+
+        Raises
+        ------
+        UserError
+            If it has the term contractive.
+        """
+        if penalty.contractive:
+            raise UserError("penalty.contractive: is for autoencoders; leave it out")
+        super().check_penalty(penalty)
+
+    def check_batch(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
+        """Refuse a batch that the model does not take, and any target but the batch itself.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            Has to be x, or left out.
+
+        Returns
+        -------
+        x, x : (N, C, *size) ndarray
+            Ordinary arrays.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit, or the target is another array.
+        """
+        check_no_target(self.kind, x, target)
+        return super().check_batch(x)

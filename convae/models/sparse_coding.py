@@ -1,0 +1,385 @@
+"""Convolutional sparse coding: few numbers whose transposed convolution is the image.
+
+For a dictionary K and an image V, the code H minimises
+
+    F(H) = 1/2 |V - a - h(K, H)|^2 + sparsity * |H|_1                                           (1)
+
+(Zeiler et al. 2010; *Deep Learning*, section 13.4), which `convae.models.fista` finds by c and h.
+At the minimum the gradient in K is that of the first term alone, g(H, E) with the error
+E = a + h(K, H) - V: the envelope theorem. Filters have a norm of at most 1, since otherwise the
+code could shrink while they grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from convae.engine import Array, Backend, to_numpy
+from convae.errors import UserError
+from convae.models.backpropagation import training_work
+from convae.models.checks import check_no_target, check_only_layer
+from convae.models.fista import Lasso
+from convae.models.initialisation import mean_of
+from convae.models.layers import Layer
+from convae.models.model import Model
+from convae.models.parameters import Gradients, GradientSums
+from convae.models.penalties import NONE, Penalty
+
+ARGUMENTS = ("sparsity", "iterations", "tolerance", "nonnegative", "backtracking")
+"""Those of its own; see `convae.models.fista.Lasso`."""
+
+
+class SparseCoding(Model):
+    """A dictionary of filters, and the codes that FISTA finds with it.
+
+    Its attributes, and the methods that all models share, are those of
+    `convae.models.model.Model`.
+
+    Parameters
+    ----------
+    input_shape : (C, *size) sequence of int
+        Shape of one example; 1, 2 or 3 axes of positions.
+    layers : sequence of one Layer, or of a mapping of its arguments
+        Its kernel is the dictionary. It is tied, its activation the identity, and it has no hidden
+        bias.
+    output_activation : {"identity"}
+        Activation of the reconstruction.
+    sparsity : float
+        Weight of the code's absolute values, in units of the image.
+    iterations : int
+        Iterations of FISTA, at most.
+    tolerance : float
+        FISTA ends when no example's code changes by more than this part of its norm.
+    nonnegative : bool
+        Whether codes have no negative numbers.
+    backtracking : bool
+        Whether L is searched for in every iteration, instead of computed from the kernel.
+    seed : int
+        Seed of the initial kernels.
+    dtype : {"float32", "float64"}
+        Type of everything.
+    device : {"cpu", "gpu", "auto"}
+        Where the parameters live.
+    storage : None
+        Taken as other models do; codes need their full precision.
+    backend : Backend, optional
+        What computes; by default that of the device.
+
+    Raises
+    ------
+    UserTypeError, UserError
+        If an argument is malformed or the layers do not fit; the message names the argument.
+    DeviceError
+        If the device is "gpu" and there is none.
+    """
+
+    kind = "sparse_coding"
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        layers: Sequence[Layer | Mapping[str, Any]],
+        output_activation: str = "identity",
+        sparsity: float = 0.1,
+        iterations: int = 200,
+        tolerance: float = 1e-3,
+        nonnegative: bool = False,
+        backtracking: bool = False,
+        seed: int = 0,
+        dtype: str | type | np.dtype[Any] = "float32",
+        device: str = "cpu",
+        storage: None = None,
+        *,
+        backend: Backend | None = None,
+    ) -> None:
+        if storage is not None:
+            raise UserError(f"storage: {storage!r} is for autoencoders; leave it out")
+        if output_activation != "identity":
+            raise UserError(f"output_activation: {output_activation!r}; of sparse codes 'identity'")
+        super().__init__(
+            input_shape, layers, output_activation, seed, dtype, device, storage, backend
+        )
+        specs = [layer.spec for layer in self.layers]
+        check_only_layer(self.kind, specs, activation="identity", hidden_bias="none", tied=True)
+        self.lasso = Lasso(
+            self.layers[0], sparsity, iterations, tolerance, nonnegative, backtracking
+        )
+        self._sums = GradientSums(self.backend, self._allocate, self.flat_gradients, self.gradients)
+        self.constrain()
+
+    def configuration(self) -> dict[str, Any]:
+        """Describe the model in plain values.
+
+        Returns
+        -------
+        dict
+            The arguments that make a model of the same kind and shape.
+        """
+        return super().configuration() | {name: getattr(self.lasso, name) for name in ARGUMENTS}
+
+    def encode(self, x: Array, mask: Array | None = None, weights: Array | None = None) -> Array:
+        """Find the codes of images by FISTA.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, of the model's dtype and on its device.
+        mask : (N, C, *size) ndarray, optional
+            1 where x is known, and 0 where it is missing: there the code is free to fill in
+            anything, and x is not read. Numbers between them weigh the squares of errors.
+        weights : (N, O, *output) ndarray, optional
+            Factors on `sparsity`, not negative, one for each number of the code.
+
+        Returns
+        -------
+        (N, O, *output) ndarray
+            The codes H, most of whose numbers are 0.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit, or mask or weights have values out of range.
+        """
+        x = self._check("x", x, self.input_shape)
+        mask = self._check_factors("mask", mask, self.input_shape, len(x), 1)
+        weights = self._check_factors("weights", weights, self.code_shape, len(x), np.inf)
+        if mask is not None:
+            x = self.xp.where(mask > 0, x, 0)
+        H = self.backend.empty_batch((len(x), *self.code_shape), self.dtype)
+        L = self.lasso.lipschitz()
+
+        def find(chunk: slice) -> None:
+            factors = (
+                None if array is None else self.backend.arrange(array[chunk])
+                for array in (mask, weights)
+            )
+            H[chunk] = self.lasso.solve(self.backend.arrange(x[chunk]), L, *factors)
+
+        if len(x):
+            self.backend.map(find, self._chunks(len(x)))
+        return H
+
+    def codes(self, x: Array) -> list[Array]:
+        """Encode images: what `encode` returns, in a list, as other models have several codes.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+
+        Returns
+        -------
+        list of one (N, O, *output) ndarray
+            Their codes.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            As in `encode`.
+        """
+        return [self.encode(x)]
+
+    def _check_factors(
+        self, name: str, factors: Array | None, shape: tuple[int, ...], count: int, largest: float
+    ) -> Array | None:
+        """Refuse factors that do not belong to so many examples, or are out of range."""
+        if factors is None:
+            return None
+        factors = self._check(name, factors, shape)
+        if len(factors) != count:
+            raise UserError(f"{name}: {len(factors)} of them, but x has {count} examples")
+        if not bool(((factors >= 0) & (factors <= largest)).all()):
+            limit = f" and at most {largest:g}" if largest < np.inf else ""
+            raise UserError(f"{name}: has values that are not at least 0{limit}")
+        return factors
+
+    def objective_of(
+        self, x: Array, H: Array, mask: Array | None = None, weights: Array | None = None
+    ) -> Array:
+        """Compute equation (1), the number that `encode` minimises, of each example.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        H : (N, O, *output) ndarray
+            Codes.
+        mask, weights
+            As in `encode`.
+
+        Returns
+        -------
+        (N,) ndarray of float64
+            ``1/2 |x - a - h(K, H)|^2 + sparsity * |H|_1``.
+        """
+        x = self._check("x", x, self.input_shape)
+        H = self._check("H", H, self.code_shape)
+        return self.lasso.objective(self.decode(H) - x, H, mask, weights)
+
+    def _chunks(self, examples: int) -> list[slice]:
+        return self.backend.divide(examples, training_work(self.layers))
+
+    def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
+        """Measure equation (1) of images, per value of theirs.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            Has to be x, or left out.
+
+        Returns
+        -------
+        loss : 0-d ndarray
+            The mean over the images' values, on the device.
+        R : (N, C, *size) ndarray
+            The reconstructions.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        x, _ = self.check_batch(x, target)
+        H = self.encode(x)
+        R = self.decode(H)
+        return self.lasso.objective(R - x, H).sum() / x.size, R
+
+    def start_from(self, images: Array) -> None:
+        """Start with patches of images as filters, of norm 1; see `Model.start_from`.
+
+        Parameters
+        ----------
+        images : (N, C, *size) ndarray
+            Training images, in random order.
+        """
+        (layer,), rng = self.layers, np.random.default_rng([self.seed, 6])
+        geometry, bias = layer.geometry, self.parameters.get("0.visible_bias")
+        if bias is not None:
+            bias[...] = mean_of(self.backend, images, bias.shape)
+        sides = tuple(min(k, n) for k, n in zip(geometry.kernel, geometry.size, strict=True))
+        K = np.zeros(layer.shapes["kernel"])
+        per_group = layer.spec.filters // geometry.groups
+        for filter_and_tile in np.ndindex(*K.shape[: -geometry.axes - 1]):
+            group = filter_and_tile[0] // per_group
+            channels = slice(group * K.shape[-geometry.axes - 1], None)
+            corner = [rng.integers(n - k + 1) for n, k in zip(geometry.size, sides, strict=True)]
+            where = tuple(slice(c, c + k) for c, k in zip(corner, sides, strict=True))
+            patch = to_numpy(images[rng.integers(len(images))])[(channels, *where)]
+            patch = patch[: K.shape[-geometry.axes - 1]].astype(float)
+            patch = patch - patch.mean() + 1e-3 * rng.standard_normal(patch.shape)
+            inside = (slice(None), *map(slice, sides))
+            K[filter_and_tile][inside] = patch / np.linalg.norm(patch)
+        layer.parameters["kernel"][...] = self.xp.asarray(K)
+
+    def quantities(self, x: Array) -> dict[str, float]:
+        """Measure how many numbers of the codes are not 0; see `Model.quantities`.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+
+        Returns
+        -------
+        dict
+            ``nonzero``, their part.
+        """
+        return {"nonzero": float((self.encode(x) != 0).mean())}
+
+    def accumulate_gradients(
+        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
+    ) -> Array:
+        """Encode images, and leave the dictionary's gradient in `flat_gradients`.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            Has to be x, or left out.
+        penalty : Penalty
+            Of its terms only the decay of weights.
+
+        Returns
+        -------
+        0-d ndarray
+            The mean of equation (1) over the images' values, on the device.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit, or the penalty does not fit the model.
+        """
+        x, _ = self.check_batch(x, target)
+        self.check_penalty(penalty)
+        L, (layer,) = self.lasso.lipschitz(), self.layers
+
+        def compute(chunk: slice, gradients: Gradients) -> Array:
+            images = self.backend.arrange(x[chunk])
+            H = self.lasso.solve(images, L)
+            R, backward = layer.decode(H)
+            R -= images
+            J = self.lasso.objective(R, H).sum() / x.size
+            R /= x.size
+            backward(R, gradients[0])
+            return J
+
+        with self.lock:
+            J = self._sums(self._chunks(len(x)), compute)
+            if penalty.weight_decay:
+                J = J + penalty.of_kernels(self.parameters, self.gradients)
+            return self.xp.asarray(J)
+
+    def constrain(self) -> None:
+        """Scale filters that are longer than 1 down to that; see `Model.constrain`."""
+        K = self.layers[0].parameters["kernel"]
+        axes = self.layers[0].geometry.axes
+        lengths = self.xp.sqrt(
+            self.xp.square(K).sum(axis=tuple(range(-axes - 1, 0)), keepdims=True, dtype="float64")
+        )
+        K /= self.xp.maximum(lengths, 1).astype(K.dtype)
+
+    def check_penalty(self, penalty: Penalty) -> None:
+        """Refuse a penalty of codes: `sparsity` is one.
+
+        Parameters
+        ----------
+        penalty : Penalty
+            The terms to be added to the loss.
+
+        Raises
+        ------
+        UserError
+            If it has another term than weight_decay.
+        """
+        for name in penalty.strengths():
+            if name != "weight_decay":
+                raise UserError(f"penalty.{name}: is for autoencoders; use model.sparsity")
+
+    def check_batch(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
+        """Refuse a batch that the model does not take, and any target but the batch itself.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images.
+        target : (N, C, *size) ndarray, optional
+            Has to be x, or left out.
+
+        Returns
+        -------
+        x, x : (N, C, *size) ndarray
+            Ordinary arrays.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit, or the target is another array.
+        """
+        check_no_target(self.kind, x, target)
+        return super().check_batch(x)

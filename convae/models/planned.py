@@ -138,7 +138,10 @@ class Planned:
                 program = ReconstructionProgram(model, chunk.stop - chunk.start, up, down)
                 return program.program, program.given
 
-            plan = self._plans().get((up, down, chunk.stop - chunk.start), build)
+            # one for each set of results: in it they lie where the caller's do, which are other
+            # arrays at the next call, and must not be written to by a call that wants fewer
+            key = (name, *wanted, chunk.stop - chunk.start)
+            plan = self._plans().get(key, build)
             if not plan.lie_in(name, given[chunk]):
                 channels_second(plan.arrays[name])[...] = given[chunk]
             places = {array: result[chunk] for array, result in zip(wanted, results, strict=True)}

@@ -202,3 +202,22 @@ def test_the_plan_can_be_seen(caplog) -> None:
         plain.plan(1)
     with pytest.raises(UserError, match="examples: 0 is too small"):
         model.plan(0)
+
+
+def test_results_stay_as_they_are_whatever_is_asked_next(rng) -> None:
+    """They lie where a program wrote them, which the next call must not write to again."""
+    model = convae.Autoencoder((2, 8, 7), [Layer(3, 3), Layer(5, 3, stride=2), Layer(4, "input")])
+    asked = {
+        "codes": model.codes,
+        "encode": lambda x: [model.encode(x)],
+        "reconstruct": lambda x: [model.reconstruct(x)],
+        "decode": lambda x: [model.decode(model.encode(x))],
+        "evaluate": lambda x: [model.evaluate(x)[1]],
+    }
+    for first in asked.values():
+        results = first(rng.random((5, 2, 8, 7), dtype="float32"))
+        before = [array.copy() for array in results]
+        for then in asked.values():
+            then(rng.random((5, 2, 8, 7), dtype="float32"))
+            for array, kept in zip(results, before, strict=True):
+                np.testing.assert_array_equal(array, kept)

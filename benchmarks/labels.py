@@ -58,7 +58,7 @@ def main() -> None:
     rows = [[name, *map(percent, results.values())] for name, results in found.items()]
     text = (
         "Accuracy in per cent on the 10,000 test images; of few labels mean and deviation of "
-        f"{SEEDS} runs, each with other images. The best epoch is chosen by 1,200 further labels.\n\n"
+        f"{SEEDS} runs, each of other images. 1,200 further labels choose the best epoch.\n\n"
     )
     command = " ".join(["python -m benchmarks.labels", *sys.argv[1:]])
     keep("labels", command, text + table(["labels", *counts], rows))
@@ -76,7 +76,8 @@ def accuracy(words: list[str], labels: int | None, seed: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         limit = [] if labels is None else [f"dataset.limit={labels}"]
         run = f"hydra.run.dir={folder}/run"
-        train([*words, "task=classify", *limit, f"seed={seed}", run])
+        how = ["task=classify", "trainer.patience=15", f"seed={seed}"]
+        train([*words, *how, *limit, run])
         summary = json.loads(Path(folder, "run", "summary.json").read_text())
     return float(summary["test_accuracy"])
 

@@ -92,6 +92,7 @@ class LayerConfig:
     visible_bias: str = "natural"
     tied: bool = True
     padding_mode: str = "zeros"
+    pool: Any = 1
 
 
 @dataclass

@@ -16,7 +16,7 @@ import numpy as np
 from convae.app import gpu
 from convae.app.arguments import command
 from convae.app.array_outputs import reconstruct_arrays
-from convae.app.outputs import PictureFolder, codes_file, csv_file, refuse_foreign
+from convae.app.outputs import CLASS, PictureFolder, codes_file, csv_file, refuse_foreign
 from convae.app.summary import read_figures
 from convae.app.work import Work, model_of
 from convae.data.array_arguments import ArrayArguments
@@ -28,6 +28,7 @@ from convae.export.formats import EXPORTERS, export
 from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.checks import STORAGES
+from convae.models.classifier import Classifier
 from convae.report.anomaly import WITHOUT_NORMAL, Detector
 from convae.report.describe import describe, singular_values
 from convae.report.overlays import map_figure
@@ -178,6 +179,7 @@ def reconstruct(output: Path, **how: Any) -> None:
     convae reconstruct outputs/RUN new.npy -o clean.npy
     """
     work = Work(**how)
+    work.require_decoder()
     if isinstance(work.images, ArrayArguments):
         reconstruct_arrays(work, output)
         work.report(f"reconstructions in {output}")
@@ -236,6 +238,7 @@ def score(
     if quantile is not None:
         check_range("--quantile", quantile, over=0, at_most=1)
     work = Work(**how)
+    work.require_decoder()
     work.targets.check(output)
     detector = Detector.of_model(work.model)
     chosen = detector.choose(name)
@@ -262,6 +265,39 @@ def score(
                 written.add(image, map_figure(x, R, unusual, detector.top(chosen, unusual)))
     above = "" if threshold is None else f"; {anomalies:,} above the threshold {threshold:.4g}"
     work.report(f"scores in {'standard output' if str(output) == '-' else output}{above}")
+
+
+@main.command("classify")
+@with_images
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("-"),
+    help="classes.csv; standard output by default.",
+)
+def classify_images(output: Path, **how: Any) -> None:
+    """Write the class of each image, by a model that was trained with task=classify.
+
+    Columns: image (or signal, volume), class, and the probability that the model gives it.
+
+    \b
+    convae classify outputs/RUN new/*.png -o classes.csv
+    """
+    work = Work(**how)
+    model = work.model
+    if not isinstance(model, Classifier):
+        raise UserError(f"RUN: {str(how['run'])!r} is no classifier's; train with task=classify")
+    work.targets.check(output)
+    names_of = dict(enumerate(model.metadata.get("classes", ())))
+    with csv_file(output) as table:
+        table.writerow([work.kind, CLASS, "probability"])
+        for names, x in work.batches():
+            P = to_numpy(model.probabilities(x))
+            for image, number, largest in zip(names, P.argmax(axis=1), P.max(axis=1), strict=True):
+                found = names_of.get(int(number), number)
+                table.writerow([printable(image), printable(str(found)), f"{largest:.6g}"])
+    work.report(f"classes in {'standard output' if str(output) == '-' else output}")
 
 
 @main.command("export")

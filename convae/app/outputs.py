@@ -27,6 +27,9 @@ from convae.export.formats import EXPORTERS
 from convae.files import atomic, printable, write_bytes
 from convae.report.pictures import SOFTWARE, png
 
+CLASS = "class"
+"""Column of the classes that a classifier finds."""
+
 LONGEST_STEM = 200
 """Bytes of a picture's name without its ending; file systems allow 255 for both."""
 
@@ -177,7 +180,7 @@ def _is_ours(path: Path) -> bool:
             return False
     with path.open("rb") as file:
         begins = file.read(64)
-    headers = (f"{kind},{score}" for kind in KINDS.values() for score in SCORES)
+    headers = (f"{kind},{score}" for kind in KINDS.values() for score in (*SCORES, CLASS))
     return begins.startswith((b"PAR1", *(header.encode() for header in headers)))
 
 

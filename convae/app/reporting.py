@@ -19,6 +19,7 @@ from convae.data.pictures import to_floats
 from convae.data.splits import Split, Splits, kind, noun
 from convae.engine import to_numpy
 from convae.errors import UserError, counted
+from convae.models.classifier import Classifier
 from convae.models.model import Model
 from convae.report.anomaly import Detector, judge, of_whole
 from convae.report.describe import describe
@@ -47,6 +48,10 @@ BATCH = 256
 
 def report(run: Path, model: Model, score: str | None) -> str:
     """Write the page of a finished run, as HTML."""
+    if isinstance(model, Classifier):
+        raise UserError(
+            "RUN: the page is of reconstructions, and a classifier has none; see confusion.png"
+        )
     config = _configuration(run)
     data = cropped(load_dataset(config.dataset, config.seed), config.augmentation.window)
     if data.test.shape != model.input_shape:

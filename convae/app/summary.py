@@ -48,6 +48,12 @@ UNSPOILT = (
 )
 """What is said of a run whose best model is the one that it began with."""
 
+POOLED = (
+    "Layers pool, and the decoder is told where each value was: the error is not that of the code "
+    "alone."
+)
+"""What is said of a model with switches."""
+
 TRAINING_IMAGES = 2_000
 """Training images, at most, on which the error is measured again at the end."""
 
@@ -181,6 +187,8 @@ class Summary:
         lines = [f"\n{table(title, labels, figures)}", *self.baselines.notes]
         if model.code_size >= np.prod(model.input_shape):
             lines.append(f"The code is no smaller than the {example}: PCA loses nothing.")
+        if model.pools:
+            lines.append(POOLED)
         if not epoch:
             lines.append(UNSPOILT)
         # of anomalies the error is meant to be large

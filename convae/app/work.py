@@ -22,6 +22,7 @@ from convae.data.tiling import Tiling
 from convae.engine import Array, to_numpy
 from convae.errors import UserError, counted
 from convae.files import printable
+from convae.models.classifier import Classifier
 from convae.models.loading import BEST, load
 from convae.models.model import Model
 from convae.report.anomaly import Detector
@@ -86,6 +87,11 @@ class Work:
         self.done = 0
         self.kind = kind(self.model.input_shape)
         self.bar = tqdm(total=self.images.total(), unit=f" {self.kind}s", disable=None)
+
+    def require_decoder(self) -> None:
+        """Refuse a model that reconstructs nothing."""
+        if isinstance(self.model, Classifier):
+            raise UserError("RUN: a classifier reconstructs nothing; use convae classify")
 
     def batches(self) -> Iterator[tuple[list[str], Array]]:
         """Iterate over the examples, as arrays on the model's device, with a progress bar.

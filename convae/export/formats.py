@@ -20,7 +20,9 @@ from convae.engine import to_numpy
 from convae.errors import MissingPackageError, UserError, UserTypeError
 from convae.files import write_bytes
 from convae.models import checkpoint
+from convae.models.classifier import Classifier
 from convae.models.model import Model
+from convae.models.sparse_coding import SparseCoding
 from convae.version import __version__
 
 if TYPE_CHECKING:
@@ -49,8 +51,9 @@ def export(model: Model, path: Path) -> float:
         The model.
     path : Path
         ``.onnx``: input ``images``, outputs ``code`` and ``reconstruction``, float32, any number
-        of images (the axis ``batch``); where all kernels are shared and every stride divides its
-        input, of any height and width that the strides divide, too.
+        of images (the axis ``batch``), of a classifier ``probabilities``; where all kernels are
+        shared and every stride divides its input, of any height and width that the strides divide,
+        too.
         ``.pt2``: the same as a `torch.export` program. ``.safetensors``: the state dict of
         `convae.to_torch`'s module. The file's metadata has the model's configuration and, of a
         run's model, how pictures become its input, its classes and its threshold for anomalies.
@@ -102,19 +105,37 @@ def to_torch(model: Model) -> TorchAutoencoder:
     TorchAutoencoder
         A module with copies of the parameters, and a ``state_dict`` of the same names;
         ``module(images)`` returns codes and reconstructions, ``module.encode`` and
-        ``module.decode`` one of them.
+        ``module.decode`` one of them. Of a `convae.Classifier` it returns probabilities.
+
+    Raises
+    ------
+    UserTypeError
+        If it is something else.
+    UserError
+        If its codes are searched for, as sparse ones are, or its decoder needs more than a code,
+        where layers pool.
     """
-    from convae.export.torch_module import TorchAutoencoder
+    from convae.export.torch_module import TorchAutoencoder, TorchClassifier
 
     if not isinstance(model, Model):
         raise UserTypeError(f"model: {model!r} is not a model of convae")
+    if isinstance(model, Classifier):
+        return TorchClassifier(model)
+    if isinstance(model, SparseCoding):
+        raise UserError("model: sparse codes are searched for, which no other runtime does")
+    if model.pools:
+        raise UserError("model: its layers pool, and a decoder of codes alone cannot undo that")
     return TorchAutoencoder(model)
 
 
 def difference(model: Model, results: list[Any], x: np.ndarray[Any, Any]) -> float:
-    """Return the largest difference of another program's codes and reconstructions of x."""
-    H = model.encode(model.xp.asarray(x))
-    ours = (H, model.decode(H))
+    """Return the largest difference of another program's results for x."""
+    images = model.xp.asarray(x)
+    if isinstance(model, Classifier):
+        ours = [model.probabilities(images)]
+    else:
+        H = model.encode(images)
+        ours = [H, model.decode(H)]
     pairs = zip(results, ours, strict=True)
     largest = [np.abs(theirs - to_numpy(own)).max() for theirs, own in pairs]
     return float(np.max(largest))  # NaN, if there is one
@@ -161,10 +182,11 @@ def _onnx(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    names = list(to_torch(model).names)
     exported = torch.onnx.export(
         _program(_in_float32(model)),  # ONNX Runtime's CPU has no other convolution
         input_names=["images"],
-        output_names=["code", "reconstruction"],
+        output_names=names,
         dynamo=True,
         verbose=False,
     )
@@ -174,9 +196,7 @@ def _onnx(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    error = difference(
-        model, session.run(["code", "reconstruction"], {"images": x.astype("float32")}), x
-    )
+    error = difference(model, session.run(names, {"images": x.astype("float32")}), x)
     onnx.helper.set_model_props(proto, _metadata(model, error))
     onnx.checker.check_model(proto)
     return proto.SerializeToString(), error
@@ -198,7 +218,8 @@ def _name_axes(graph: Any) -> None:
     symbols = [axis.dim_param for n, axis in enumerate(shape) if n != 1]
     names = dict(zip(symbols, AXES[len(shape)], strict=True))
     code = graph.output[0].type.tensor_type.shape.dim
-    for name, axis in zip(AXES[len(shape)][1:], code[2:], strict=True):
+    # a classifier's output has no positions
+    for name, axis in zip(AXES[len(shape)][1:], code[2:], strict=False):
         names.setdefault(axis.dim_param, f"code_{name}")
     for value in (*graph.input, *graph.output, *graph.value_info):
         for axis in value.type.tensor_type.shape.dim:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": functional.softplus,
 }
 CONVOLUTION = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+POOLING: dict[int, Any] = {
+    1: functional.max_pool1d,
+    2: functional.max_pool2d,
+    3: functional.max_pool3d,
+}
 TRANSPOSED = {
     1: functional.conv_transpose1d,
     2: functional.conv_transpose2d,
@@ -85,7 +91,8 @@ class TorchLayer(nn.Module):
             Z = self._whole(
                 torch.einsum(self._product("c"), self._matrices(K), self._split(columns))
             )
-        return self._finish(Z, "hidden_bias", layer.hidden_activation.name)
+        H = self._finish(Z, "hidden_bias", layer.hidden_activation.name)
+        return H if layer.pooling is None else POOLING[self.axes](H, layer.pooling.window)
 
     def decode(self, H: Tensor) -> Tensor:
         """Decode (N, O, *output) codes to (N, C, *size) reconstructions."""
@@ -179,6 +186,9 @@ class TorchAutoencoder(nn.Module):
         The model to copy.
     """
 
+    names: tuple[str, ...] = ("code", "reconstruction")
+    """What it returns."""
+
     def __init__(self, model: Model) -> None:
         super().__init__()
         for index, layer in enumerate(model.layers):
@@ -207,10 +217,26 @@ class TorchAutoencoder(nn.Module):
         strides = [layer.layer.geometry.stride for layer in layers]
         return tuple(prod(along) for along in zip(*strides, strict=True))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return codes and reconstructions of (N, C, *size) images."""
         code = self.encode(images)
         return code, self.decode(code)
+
+
+class TorchClassifier(TorchAutoencoder):
+    """A classifier: the module returns the probabilities of all classes.
+
+    Parameters
+    ----------
+    model : Classifier
+        The model to copy.
+    """
+
+    names = ("probabilities",)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the probabilities (N, classes) of (N, C, *size) images."""
+        return (torch.softmax(self.encode(images).flatten(1), dim=1),)
 
 
 def _is_resizable(layer: TiedConvolution) -> bool:
@@ -223,6 +249,7 @@ def _is_resizable(layer: TiedConvolution) -> bool:
     biases = [shape for name, shape in layer.shapes.items() if name.endswith("bias")]
     return (
         exact
+        and layer.pooling is None
         and geometry.padding_mode == "zeros"
         and spec.kernel != "input"
         and spec.sharing == "shared"

@@ -90,7 +90,7 @@ class Autoencoder(Model):
             )
         self.of_logits = self.loss.of_logits
         self.winners = Winners(spatial, lifetime)
-        self.has_program = not self.winners
+        self.has_program = not self.winners and not self.pools
         sums = GradientSums(self.backend, self._allocate, self.flat_gradients, self.gradients)
         self._backpropagation = Backpropagation(
             self.layers, self.loss, sums, storage or self.dtype, self.winners
@@ -138,12 +138,49 @@ class Autoencoder(Model):
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        if self._planned is None or self.loss.of_logits or self.winners or not len(x):
-            R = self.decode(self.winners(self.encode(x)))
+        x = self._check("x", x, self.input_shape)
+        if not len(x):
+            return self.xp.empty_like(x)
+        if self._planned is not None and self.of_logits and not self.winners:
+            R = self.decode(self.encode(x))
         else:
-            R = self._planned.reconstruct(self._check("x", x, self.input_shape))
+            R = self._output(x)
+            R = self.backend.activate(R, None, self.output_activation) if self.of_logits else R
         self.compare_range("x", x)
         return R
+
+    def codes_and_reconstructions(self, x: Array) -> tuple[Array, Array]:
+        """Return what `encode` and `reconstruct` do, without a warning.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, of the model's dtype and on its device.
+
+        Returns
+        -------
+        H : (N, O, *output) ndarray
+            The codes.
+        R : (N, C, *size) ndarray
+            The reconstructions.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        H = self.encode(x)
+        return H, self.decode(self.winners(H), self.switches(x) if self.pools else ())
+
+    def _output(self, x: Array) -> Array:
+        """Reconstruct images, but for the output activation where the loss is of its argument."""
+        if self._planned is not None and not self.winners:
+            return self._planned.reconstruct(x)
+        x = x.astype(self.storage or self.dtype, copy=False)
+        codes, switches, _ = backpropagation.encode_up(self.layers, x)
+        H = self.winners(codes[-1])
+        R = backpropagation.decode(self.layers, H, not self.of_logits, switches)
+        return R.astype(self.dtype, copy=False)
 
     def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
         """Reconstruct images and measure the loss, without penalties and gradients.
@@ -168,11 +205,7 @@ class Autoencoder(Model):
             If dtype, device or shape do not fit.
         """
         x, target = self.check_batch(x, target)
-        if self._planned is not None and not self.winners:
-            return self.loss_of(self._planned.reconstruct(x), target)
-        H = self.winners(self._encode(x, [len(self.layers)])[0])
-        R = backpropagation.decode(self.layers, H, not self.loss.of_logits)
-        return self.loss_of(R.astype(self.dtype, copy=False), target)
+        return self.loss_of(self._output(x), target)
 
     def loss_of(self, R: Array, target: Array) -> tuple[Array, Array]:
         """Compare reconstructions with what they should be.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from convae.engine import Array, Backend
 from convae.models.layers import TiedConvolution
@@ -20,44 +20,55 @@ from convae.models.penalties import Penalty
 from convae.models.winners import Winners
 
 Layers: TypeAlias = Sequence[TiedConvolution]
+Switches: TypeAlias = Sequence[Any]
+"""For each layer its switches (N, O, *windows), or None where it does not pool."""
+
 AtLayer: TypeAlias = Callable[[int, Array, Array], Array]
 """``at_layer(index, H, dH)`` returns the layer's dH with a penalty's gradient added."""
 
 
 def encode_up(
     layers: Layers, x: Array
-) -> tuple[list[Array], Callable[[Array, Gradients, AtLayer], None]]:
+) -> tuple[list[Array], Switches, Callable[[Array, Gradients, AtLayer], None]]:
     """Encode through all layers.
 
-    Returns the codes, from the image x upwards, and ``backward(dH, gradients, at_layer)``, which
-    takes the gradient of the uppermost code back and adds the encoder's half to the gradients.
+    Returns the codes, from the image x upwards, the switches of those layers that pool, and
+    ``backward(dH, gradients, at_layer)``, which takes the gradient of the uppermost code back and
+    adds the encoder's half to the gradients.
     """
-    codes, layer_backward = [x], []
+    codes, switches, layer_backward = [x], [], []
     for layer in layers:
         H, backward_one = layer.encode(codes[-1])
+        H, chosen = (H, None) if layer.pooling is None else layer.pooling.down(H)
         codes.append(H)
+        switches.append(chosen)
         layer_backward.append(backward_one)
 
     def backward(dH: Array, gradients: Gradients, at_layer: AtLayer) -> None:
-        for index in reversed(range(len(layers))):
+        for index, layer in reversed(list(enumerate(layers))):
             dH = at_layer(index, codes[index + 1], dH)
+            if layer.pooling is not None:
+                dH = layer.pooling.up(dH, switches[index])
             input_gradient = layer_backward[index](dH, gradients[index])
             if index > 0:  # nobody asks for the gradient of the image
                 dH = input_gradient()
 
-    return codes, backward
+    return codes, switches, backward
 
 
 def decode_down(
-    layers: Layers, H: Array, activate: bool = True
+    layers: Layers, H: Array, activate: bool = True, switches: Switches = ()
 ) -> tuple[Array, Callable[[Array, Gradients], Array]]:
     """Decode through all layers; `activate` says whether to apply the output activation.
 
-    Returns the reconstruction R and ``backward(E, gradients)``, which takes the error E, dJ/dR
-    through the output activation, back, adds the decoder's half and returns the gradient of H.
+    Layers that pool need the switches of `encode_up`. Returns the reconstruction R and
+    ``backward(E, gradients)``, which takes the error E, dJ/dR through the output activation, back,
+    adds the decoder's half and returns the gradient of H.
     """
     outputs, layer_backward = [], []
-    for layer in reversed(layers):
+    for index, layer in reversed(list(enumerate(layers))):
+        if layer.pooling is not None:
+            H = layer.pooling.up(H, switches[index])
         H, backward_one = layer.decode(H, activate or layer is not layers[0])
         outputs.append(H)
         layer_backward.append(backward_one)
@@ -70,6 +81,8 @@ def decode_down(
                     d, outputs[-index - 1], layer.visible_activation
                 )
             d = layer_backward[-index - 1](d, gradients[index])
+            if layer.pooling is not None:
+                d = layer.pooling.take(d, switches[index])
         return d
 
     return H, backward
@@ -80,9 +93,9 @@ def encode(layers: Layers, x: Array) -> list[Array]:
     return encode_up(layers, x)[0]
 
 
-def decode(layers: Layers, H: Array, activate: bool = True) -> Array:
+def decode(layers: Layers, H: Array, activate: bool = True, switches: Switches = ()) -> Array:
     """Decode through all layers; `activate` says whether to apply the output activation."""
-    return decode_down(layers, H, activate)[0]
+    return decode_down(layers, H, activate, switches)[0]
 
 
 @dataclass(frozen=True)
@@ -170,10 +183,12 @@ class Backpropagation:
         The encoder's and the decoder's halves are added to two lists of gradients; given the same
         list twice, they add up to the tied gradient.
         """
-        codes, encoder_backward = encode_up(self._layers, x.astype(self._dtype, copy=False))
+        codes, switches, encoder_backward = encode_up(
+            self._layers, x.astype(self._dtype, copy=False)
+        )
         kept = self._winners.mask(codes[-1], batch.threshold)
         H = codes[-1] if kept is None else codes[-1] * kept
-        R, decoder_backward = decode_down(self._layers, H, not self._loss.of_logits)
+        R, decoder_backward = decode_down(self._layers, H, not self._loss.of_logits, switches)
         J, E = self._error(R, target, batch)
         dH = decoder_backward(E, decoder)
         if kept is not None:

@@ -211,7 +211,7 @@ class Classifier(Model):
 
         def compute(chunk: slice, gradients: Gradients) -> Array:
             V = self.backend.arrange(x[chunk]).astype(self.storage or self.dtype, copy=False)
-            codes, backward = encode_up(learning, encode(below, V)[-1])
+            codes, _, backward = encode_up(learning, encode(below, V)[-1])
             Z = codes[-1]
             scores = Z.reshape(len(Z), self.classes).astype(self.dtype, copy=False)
             J, dZ = cross_entropy(scores, labels[chunk], len(x))
@@ -303,13 +303,13 @@ class Classifier(Model):
             As in `Model.compare_range`.
         """
 
-    def decode(self, H: Array) -> NoReturn:
+    def decode(self, H: Array, switches: Sequence[Array | None] = ()) -> NoReturn:
         """Refuse: a classifier has no decoder.
 
         Parameters
         ----------
-        H : ndarray
-            Codes.
+        H, switches
+            As in `Model.decode`.
 
         Raises
         ------

@@ -76,6 +76,11 @@ def initialise(
         for layer in model.layers:
             set_parameters(layer, draw(layer, rng))
         return
+    if any(layer.pooling is not None for layer in model.layers):
+        raise UserError(
+            f"init: {method!r} is for layers without pooling, which loses what it would keep; "
+            "choose orthogonal or he"
+        )
     if images is None:
         raise UserError(f"images: none given, but method {method!r} starts from training images")
     images, _ = model.check_batch(images)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ from convae.engine.geometry import Geometry, Padding, per_axis
 from convae.errors import UserError, UserTypeError, check_choice, prefixed
 from convae.models.activations import IDENTITY, activation
 from convae.models.parameters import Arrays
+from convae.models.pooling import Pooling
 
 EncodeBackward: TypeAlias = Callable[[Array, Arrays], Callable[[], Array]]
 DecodeBackward: TypeAlias = Callable[[Array, Arrays], Array]
@@ -67,6 +69,9 @@ class Layer:
         the period with which kernels meet positions there.
     tied : bool
         Whether the decoder uses the encoder's kernel; if not, it has one of its own.
+    pool : int or sequence of int
+        Positions along each axis of which the code keeps the largest; 1 to keep all. The decoder
+        puts it back where it was (`convae.models.pooling`).
     """
 
     filters: int
@@ -82,6 +87,7 @@ class Layer:
     visible_bias: str = "natural"
     tied: bool = True
     padding_mode: str = "zeros"
+    pool: int | Sequence[int] = 1
 
     def __post_init__(self) -> None:
         """Turn lists and arrays into tuples and NumPy's integers into Python's."""
@@ -170,7 +176,9 @@ class TiedConvolution:
     parameters : mapping
         The live arrays under the same names, set by the model.
     output_shape : (O, *output) tuple of int
-        Shape of one example of its code.
+        Shape of one example of its code, pooled if the layer pools.
+    pooling : Pooling or None
+        What makes a code of what `encode` returns, and back, where the layer pools.
     decoder_kernel : {"kernel", "decoder_kernel"}
         Name of the kernel that the decoder uses.
 
@@ -193,7 +201,11 @@ class TiedConvolution:
         self.hidden_activation = activation(spec.activation)
         self.visible_activation = activation(visible_activation)
         self.input_shape = input_shape
-        self.output_shape = (spec.filters, *self.geometry.output)
+        window = per_axis("pool", spec.pool, self.geometry.axes)
+        self.pooling = None if prod(window) == 1 else Pooling(window)
+        output = self.geometry.output
+        output = output if self.pooling is None else self.pooling.output(output)
+        self.output_shape = (spec.filters, *output)
         self.decoder_kernel = "kernel" if spec.tied else "decoder_kernel"
         self.shapes = self._shapes()
         self.parameters: Arrays = {}

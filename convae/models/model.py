@@ -25,7 +25,9 @@ class Model(Stack, ABC):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         initialise(self, "he")
-        self._planned = Planned(self) if self.backend.runs_programs else None
+        self.pools = any(layer.pooling is not None for layer in self.layers)
+        has_plans = self.backend.runs_programs and not self.pools
+        self._planned = Planned(self) if has_plans else None
 
     @abstractmethod
     def accumulate_gradients(
@@ -131,13 +133,39 @@ class Model(Stack, ABC):
         codes = backpropagation.encode(self.layers, x)
         return [codes[level] for level in levels]
 
-    def decode(self, H: Array) -> Array:
+    def switches(self, x: Array) -> list[Array | None]:
+        """Find what `decode` needs beside the codes of images, where layers pool.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, of the model's dtype and on its device.
+
+        Returns
+        -------
+        list of (N, O, *windows) ndarray of int, or None
+            For each layer the positions in their windows of what it keeps, counted row by row; None
+            where it does not pool.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        x = self._check("x", x, self.input_shape)
+        if not len(x):
+            return [None] * len(self.layers)
+        return list(backpropagation.encode_up(self.layers, x)[1])
+
+    def decode(self, H: Array, switches: Sequence[Array | None] = ()) -> Array:
         """Decode codes.
 
         Parameters
         ----------
         H : (N, O, *output) ndarray
             Codes, as `encode` returns them.
+        switches : list of ndarray or None
+            Of a model that pools what `switches` returns: its codes do not say where they belong.
 
         Returns
         -------
@@ -147,14 +175,20 @@ class Model(Stack, ABC):
         Raises
         ------
         UserTypeError, UserError
-            If dtype, device or shape do not fit.
+            If dtype, device or shape do not fit, or there are no switches where layers pool.
         """
         H = self._check("H", H, self.code_shape)
+        if self.pools and len(switches) != len(self.layers):
+            raise UserError(
+                "switches: this model pools, and codes alone do not say where they belong; take "
+                "them from model.switches(x), or reconstruct images"
+            )
         if not len(H):
             return self.xp.empty((0, *self.input_shape), self.dtype)
         if self._planned is not None:
             return self._planned.decode(H)
-        R = backpropagation.decode(self.layers, H.astype(self.storage or self.dtype, copy=False))
+        H = H.astype(self.storage or self.dtype, copy=False)
+        R = backpropagation.decode(self.layers, H, switches=switches)
         return R.astype(self.dtype, copy=False)
 
     def reconstruct(self, x: Array) -> Array:
@@ -180,7 +214,7 @@ class Model(Stack, ABC):
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        R = self.decode(self.encode(x))
+        _, R = self.codes_and_reconstructions(x)
         self.compare_range("x", x)
         return R
 
@@ -201,6 +235,29 @@ class Model(Stack, ABC):
             Pairs by name; here none.
         """
         return {}
+
+    def codes_and_reconstructions(self, x: Array) -> tuple[Array, Array]:
+        """Return what `encode` and `reconstruct` do, without a warning.
+
+        Parameters
+        ----------
+        x : (N, C, *size) ndarray
+            Images, of the model's dtype and on its device.
+
+        Returns
+        -------
+        H : (N, O, *output) ndarray
+            The codes.
+        R : (N, C, *size) ndarray
+            The reconstructions.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        H = self.encode(x)
+        return H, self.decode(H)
 
     def quantities(self, x: Array) -> dict[str, float]:
         """Measure what is worth watching of this kind of model while it trains; here nothing.
@@ -225,6 +282,9 @@ class Model(Stack, ABC):
         images : (N, C, *size) ndarray
             Training images, in random order.
         """
+
+    def freeze(self) -> None:
+        """Keep what is not to learn as it is now; a `convae.TrainingStep` begins with it."""
 
     def constrain(self) -> None:
         """Bring the parameters back to where they may be, after each update; here anywhere."""

@@ -89,6 +89,11 @@ class Penalty:
             padding that copies positions into the reach of a kernel that sees them already.
         """
         for index, layer in enumerate(layers):
+            if self.contractive and layer.pooling is not None:
+                raise UserError(
+                    f"penalty.contractive: layer {index} pools, which its closed form does not "
+                    "cover"
+                )
             if self.contractive and not layer.geometry.meets_each_once:
                 raise UserError(
                     f"penalty.contractive: layer {index}'s padding_mode "

@@ -108,7 +108,7 @@ class RBM(Model):
         self.steps, self.chains = steps, chains
         self.energy = Energy(self.layers[0])
         self._sums = GradientSums(self.backend, self._allocate, self.flat_gradients, self.gradients)
-        self.state = {"draws": np.zeros((), "int64")}
+        self.state = {"draws": np.zeros(1, "int64")}
         if chains:
             self.state["chains"] = self.xp.asarray(
                 self._generator().random((chains, *self.input_shape)) < 0.5
@@ -142,7 +142,7 @@ class RBM(Model):
         dict
             ``draws``, how often samples were drawn, and ``chains``, if they go on.
         """
-        found: dict[str, tuple[tuple[int, ...], str]] = {"draws": ((), "int64")}
+        found: dict[str, tuple[tuple[int, ...], str]] = {"draws": ((1,), "int64")}
         if configuration["chains"]:
             shape = (configuration["chains"], *configuration["input_shape"])
             found["chains"] = shape, configuration["dtype"]
@@ -260,7 +260,7 @@ class RBM(Model):
 
     def _generator(self) -> np.random.Generator:
         """Return what draws the next gradient's samples: by the seed and the draws so far."""
-        return np.random.default_rng([self.seed, STREAM, int(self.state["draws"])])
+        return np.random.default_rng([self.seed, STREAM, int(self.state["draws"][0])])
 
     def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
         """Measure how well the model fits images, where its likelihood cannot be computed.
@@ -327,7 +327,7 @@ class RBM(Model):
             sampled = self.energy.gibbs(self.backend.arrange(begin), self.steps, rng)
             if self.chains:
                 self.state["chains"] = sampled
-            self.state["draws"] = np.asarray(self.state["draws"] + 1)
+            self.state["draws"] = self.state["draws"] + 1
             J_penalty = self.contrast(x, sampled, penalty)
             return self.xp.asarray(self.energy.misfit(x, self.seed) + J_penalty)
 

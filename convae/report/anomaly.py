@@ -173,8 +173,8 @@ class Detector:
 
     def see(self, x: Array) -> Seen:
         """Pass a batch of images through the model."""
-        H = self.model.encode(x)
-        return Seen(x, self.model.decode(H), H, self.normal)
+        H, R = self.model.codes_and_reconstructions(x)
+        return Seen(x, R, H, self.normal)
 
     def _seen(self, split: Split, batch_size: int) -> Iterator[Seen]:
         """Pass all images of a split through the model."""

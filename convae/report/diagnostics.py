@@ -53,9 +53,11 @@ def self_check(model: Model, examples: int) -> None:
 
     for index, layer in enumerate(model.layers):
         V, K = random(layer.input_shape), layer.parameters["kernel"].astype(dtype, copy=False)
+        if not bool((K != 0).any()):  # of zeros there is nothing to compare
+            K = backend.xp.asarray(rng.standard_normal(K.shape)).astype(dtype)
         # a G that points to c(K, V): with random ones the forms would be sums that nearly vanish
         Z = layer.c(K, V)
-        G = random(layer.output_shape) + Z / backend.xp.sqrt(backend.xp.square(Z).mean())
+        G = random(Z.shape[1:]) + Z / backend.xp.sqrt(backend.xp.square(Z).mean())
         G = backend.arrange(G.astype(dtype, copy=False))
         error = backend_error(backend, K, V, G, layer.geometry)
         if not error < backend.tolerance[dtype]:

@@ -155,6 +155,8 @@ def _model(
     """Choose the layers, and the output activation by the values that images have."""
     model = config.model
     source = source_of(config)
+    if source is not None and config.code is not None:
+        raise UserError(f"code: the model of init={config.init} has one already; leave it out")
     if source is not None and not model.layers:
         is_classifier = isinstance(source, Classifier)
         encoder = source.layers[:-1] if is_classifier else source.layers

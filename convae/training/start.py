@@ -35,7 +35,7 @@ def start(model: Model, config: Config, data: Splits) -> None:
         warm_start(model, source, str(config.init))
         log.info(f"init={config.init}: its parameters")
     elif isinstance(model, Autoencoder):
-        method = config.init or "pca"
+        method = config.init or ("he" if model.pools else "pca")
         if method not in FROM_DATA:
             initialise(model, method)
             return
@@ -51,8 +51,6 @@ def start(model: Model, config: Config, data: Splits) -> None:
         initialise(model, config.init or "he")
     else:
         model.start_from(starting_images(model, data.train))
-    if isinstance(model, Classifier):
-        model.freeze()
 
 
 def source_of(config: Config) -> Model | None:
@@ -91,6 +89,9 @@ def warm_start(model: Model, source: Model, name: str) -> None:
             )
         for key, array in layer.parameters.items():
             array[...] = model.xp.asarray(to_numpy(other.parameters[key]))
+    if is_encoder:  # all classes begin alike, however large codes are
+        for array in model.layers[-1].parameters.values():
+            array[...] = 0
 
 
 def starting_images(model: Model, train: Split) -> Array:

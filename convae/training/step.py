@@ -74,6 +74,7 @@ class TrainingStep:
         self.model = model
         self.optimizer = optimizer
         optimizer.claim(model)
+        model.freeze()
         model.check_penalty(penalty)
         check_engine(gpu_engine, model.device)
         self.clip_norm = clip_norm

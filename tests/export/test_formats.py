@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import convae
+from convae import Layer
 from convae.data.pictures import Preprocessing
 from convae.export import formats
 from convae.export.formats import export
@@ -218,3 +219,39 @@ def test_padding_follows_the_modules_device() -> None:
     module = convae.to_torch(convae.Autoencoder((1, 6, 6), [layer])).to("meta")
     _, R = module(torch.empty(2, 1, 6, 6, device="meta"))
     assert R.shape == (2, 1, 6, 6)
+
+
+def test_a_classifier_gives_probabilities(tmp_path, rng) -> None:
+    layers = [
+        Layer(filters=4, kernel=3, padding="same", pool=2),
+        Layer(filters=3, kernel="input", activation="identity"),
+    ]
+    model = convae.Classifier((1, 6, 8), layers, seed=2)
+    x = rng.random((5, 1, 6, 8), dtype="float32")
+    expected = model.probabilities(x)
+    (found,) = convae.to_torch(model)(torch.tensor(x))
+    np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-6)
+    assert export(model, tmp_path / "model.pt2") < 1e-5
+    assert export(model, tmp_path / "model.safetensors") < 1e-5
+    assert export(model, tmp_path / "model.onnx") < 1e-5
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["probabilities"]
+    (found,) = session.run(None, {"images": x})
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_an_rbm_is_exported_as_any_tied_layer(tmp_path) -> None:
+    layer = Layer(filters=3, kernel=3, activation="sigmoid")
+    assert export(convae.RBM((1, 6, 6), [layer]), tmp_path / "model.pt2") < 1e-5
+
+
+def test_what_no_other_runtime_does(tmp_path) -> None:
+    sparse = Layer(filters=3, kernel=3, activation="identity", hidden_bias="none")
+    pooling = Layer(filters=3, kernel=3, padding="same", pool=2)
+    for model, says in (
+        (convae.SparseCoding((1, 6, 6), [sparse]), "sparse codes are searched for"),
+        (convae.Autoencoder((1, 6, 6), [pooling]), "its layers pool"),
+    ):
+        with pytest.raises(convae.UserError, match=says):
+            export(model, tmp_path / "model.onnx")
+        assert not (tmp_path / "model.onnx").exists()

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
-from convae.engine import Array, array_module
+import numpy as np
+
+from convae.engine import Array, array_module, to_numpy
 from convae.errors import UserTypeError, check_range
 
 
@@ -59,13 +61,16 @@ class Winners:
         return values.transpose(1, 0, 2).reshape(O, -1)
 
     def threshold(self, strengths: list[Array]) -> Array:
-        """Find the smallest value that each filter keeps: chunks of `strengths` -> (O,)."""
+        """Find the smallest value that each filter keeps: chunks of `strengths` -> (O,).
+
+        It is searched for on the host: candidates are few.
+        """
         assert self.lifetime is not None
-        xp = array_module(strengths[0])
-        values = xp.concatenate(strengths, axis=1)
+        values = np.concatenate([to_numpy(part) for part in strengths], axis=1)
         count = values.shape[1]
         place = count - min(count, ceil(self.lifetime * count))
-        return xp.partition(values, place, axis=1)[:, place]
+        least = np.partition(values, place, axis=1)[:, place]
+        return array_module(strengths[0]).asarray(least)
 
     def mask(self, H: Array, threshold: Array | None) -> Any:
         """Mark what is kept of codes H (N, O, *output), as 0 and 1; None where all is."""

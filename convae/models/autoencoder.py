@@ -182,30 +182,13 @@ class Autoencoder(Model):
         R = backpropagation.decode(self.layers, H, not self.of_logits, switches)
         return R.astype(self.dtype, copy=False)
 
-    def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Reconstruct images and measure the loss, without penalties and gradients.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N, C, *size) ndarray, optional
-            What the reconstructions are compared with; x itself if not given.
-
-        Returns
-        -------
-        loss : 0-d ndarray
-            Mean over all elements of the batch, on the device; reading it waits for it.
-        R : (N, C, *size) ndarray
-            The reconstructions.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
-        """
-        x, target = self.check_batch(x, target)
+    def _evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
         return self.loss_of(self._output(x), target)
+
+    def _gradients(self, x: Array, target: Array, penalty: Penalty) -> Any:
+        if self._planned is not None and self.has_program:
+            return self._planned.gradients(x, target, penalty)
+        return self._backpropagation(x, target, penalty)
 
     def loss_of(self, R: Array, target: Array) -> tuple[Array, Array]:
         """Compare reconstructions with what they should be.
@@ -228,41 +211,6 @@ class Autoencoder(Model):
         f_out = self.output_activation
         J, _ = self.loss(self.backend, R, target, f_out)
         return J, self.backend.activate(R, None, f_out) if self.loss.of_logits else R
-
-    def accumulate_gradients(
-        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
-    ) -> Array:
-        """Do the work of `loss_and_gradients`, leaving the gradients in `flat_gradients`.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N, C, *size) ndarray, optional
-            What the reconstructions are compared with.
-        penalty : Penalty
-            What is added to the loss.
-
-        Returns
-        -------
-        0-d ndarray
-            The loss, on the device.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit, or the penalty does not fit the model.
-        """
-        x, target = self.check_batch(x, target)
-        self.check_penalty(penalty)
-        with self.lock:
-            if self._planned is not None and self.has_program:
-                J = self._planned.gradients(x, target, penalty)
-            else:
-                J = self._backpropagation(x, target, penalty)
-            if penalty.weight_decay:
-                J = J + penalty.of_kernels(self.parameters, self.gradients)
-            return self.xp.asarray(J)
 
     def plan(self, examples: int) -> list[str]:
         """Say how the gradients of a batch are computed.

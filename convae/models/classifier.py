@@ -22,7 +22,7 @@ from convae.models.backpropagation import encode, encode_up, training_work
 from convae.models.layers import Layer, layer_from
 from convae.models.model import Model
 from convae.models.parameters import Gradients, GradientSums, per_layer
-from convae.models.penalties import NONE, Penalty
+from convae.models.penalties import Penalty
 
 TRAINED = ("all", "last")
 """Which layers learn."""
@@ -65,6 +65,8 @@ class Classifier(Model):
     """
 
     kind = "classifier"
+    penalties = ("weight_decay",)
+    arguments = ("trained",)
 
     def __init__(
         self,
@@ -103,16 +105,6 @@ class Classifier(Model):
     def classes(self) -> int:
         """How many classes there are."""
         return self.layers[-1].spec.filters
-
-    def configuration(self) -> dict[str, Any]:
-        """Describe the model in plain values.
-
-        Returns
-        -------
-        dict
-            The arguments that make a model of the same kind and shape.
-        """
-        return super().configuration() | {"trained": self.trained}
 
     def probabilities(self, x: Array) -> Array:
         """Compute the probability of every class.
@@ -154,78 +146,6 @@ class Classifier(Model):
         """
         return self.encode(x).reshape(len(x), self.classes).argmax(axis=1)
 
-    def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Measure the cross-entropy of images, without penalties and gradients.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N,) ndarray of int
-            Their classes.
-
-        Returns
-        -------
-        loss : 0-d ndarray
-            Mean over the images, in nats.
-        P : (N, classes) ndarray
-            The probabilities.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit, or a label is no class.
-        """
-        x, labels = self.check_batch(x, target)
-        Z = self.encode(x).reshape(len(x), self.classes)
-        return cross_entropy(Z, labels, len(x))[0], softmax(Z)
-
-    def accumulate_gradients(
-        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
-    ) -> Array:
-        """Do the work of `loss_and_gradients`, leaving the gradients in `flat_gradients`.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N,) ndarray of int
-            Their classes.
-        penalty : Penalty
-            Of its terms only the decay of weights.
-
-        Returns
-        -------
-        0-d ndarray
-            The cross-entropy, a mean over the images, on the device.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit, or the penalty does not fit the model.
-        """
-        x, labels = self.check_batch(x, target)
-        self.check_penalty(penalty)
-        first = len(self.layers) - 1 if self.trained == "last" else 0
-        below, learning = self.layers[:first], self.layers[first:]
-
-        def compute(chunk: slice, gradients: Gradients) -> Array:
-            V = self.backend.arrange(x[chunk]).astype(self.storage or self.dtype, copy=False)
-            codes, _, backward = encode_up(learning, encode(below, V)[-1])
-            Z = codes[-1]
-            scores = Z.reshape(len(Z), self.classes).astype(self.dtype, copy=False)
-            J, dZ = cross_entropy(scores, labels[chunk], len(x))
-            dZ = dZ.reshape(Z.shape).astype(Z.dtype, copy=False)
-            backward(dZ, gradients[first:], lambda index, H, dH: dH)
-            return J
-
-        with self.lock:
-            chunks = self.backend.divide(len(x), training_work(self.layers) // 2)
-            J = self._sums(chunks, compute)
-            if penalty.weight_decay:
-                J = J + penalty.of_kernels(self.parameters, self.gradients)
-            return self.xp.asarray(J)
-
     def freeze(self) -> None:
         """Keep the layers that do not learn as they are now, whatever an optimizer does."""
         if self.trained == "last":
@@ -239,60 +159,6 @@ class Classifier(Model):
         for layer, arrays in zip(self.layers[:-1], kept[:-1], strict=True):
             for name, array in arrays.items():
                 layer.parameters[name][...] = array
-
-    def check_penalty(self, penalty: Penalty) -> None:
-        """Refuse a penalty of codes.
-
-        Parameters
-        ----------
-        penalty : Penalty
-            The terms to be added to the loss.
-
-        Raises
-        ------
-        UserError
-            If it has another term than weight_decay.
-        """
-        for name in penalty.strengths():
-            if name != "weight_decay":
-                raise UserError(f"penalty.{name}: is for autoencoders; leave it out")
-
-    def check_batch(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Refuse a batch, or labels, that the model does not take.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N,) ndarray of int
-            Their classes, from 0 on.
-
-        Returns
-        -------
-        x, labels : ndarray
-            Ordinary arrays.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit, or a label is no class.
-        """
-        x = self._check("x", x, self.input_shape, at_least=1)
-        if target is None:
-            raise UserError("target: none given; a classifier learns from labels")
-        labels = plain("target", target)
-        if array_module(labels) is not self.xp or labels.dtype.kind not in "iu":
-            raise UserTypeError(
-                f"target: {labels.dtype} of {array_module(labels).__name__}; expected integers of "
-                f"{self.xp.__name__}, the numbers of classes"
-            )
-        if labels.shape != x.shape[:1]:
-            raise UserError(f"target: shape {labels.shape}, but x has {len(x)} examples")
-        least, largest = int(labels.min()), int(labels.max())
-        if least < 0 or largest >= self.classes:
-            wrong = least if least < 0 else largest
-            raise UserError(f"target: {wrong} is no class; expected 0 to {self.classes - 1}")
-        return x, labels
 
     def compare_range(self, name: str, x: Array, stacklevel: int = 3) -> None:
         """Do nothing: labels have no range of values.
@@ -317,6 +183,45 @@ class Classifier(Model):
             Always.
         """
         raise UserError("model: a classifier has no decoder, and reconstructs nothing")
+
+    def _check_target(self, x: Array, target: Array | None) -> Array:
+        """Refuse labels that do not fit."""
+        if target is None:
+            raise UserError("target: none given; a classifier learns from labels")
+        labels = plain("target", target)
+        if array_module(labels) is not self.xp or labels.dtype.kind not in "iu":
+            raise UserTypeError(
+                f"target: {labels.dtype} of {array_module(labels).__name__}; expected integers of "
+                f"{self.xp.__name__}, the numbers of classes"
+            )
+        if labels.shape != x.shape[:1]:
+            raise UserError(f"target: shape {labels.shape}, but x has {len(x)} examples")
+        least, largest = int(labels.min()), int(labels.max())
+        if least < 0 or largest >= self.classes:
+            wrong = least if least < 0 else largest
+            raise UserError(f"target: {wrong} is no class; expected 0 to {self.classes - 1}")
+        return labels
+
+    def _evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
+        Z = self.encode(x).reshape(len(x), self.classes)
+        return cross_entropy(Z, target, len(x))[0], softmax(Z)
+
+    def _gradients(self, x: Array, target: Array, penalty: Penalty) -> Any:
+        first = len(self.layers) - 1 if self.trained == "last" else 0
+        below, learning = self.layers[:first], self.layers[first:]
+
+        def compute(chunk: slice, gradients: Gradients) -> Array:
+            V = self.backend.arrange(x[chunk]).astype(self.storage or self.dtype, copy=False)
+            codes, _, backward = encode_up(learning, encode(below, V)[-1])
+            Z = codes[-1]
+            scores = Z.reshape(len(Z), self.classes).astype(self.dtype, copy=False)
+            J, dZ = cross_entropy(scores, target[chunk], len(x))
+            dZ = dZ.reshape(Z.shape).astype(Z.dtype, copy=False)
+            backward(dZ, gradients[first:], lambda index, H, dH: dH)
+            return J
+
+        chunks = self.backend.divide(len(x), training_work(self.layers) // 2)
+        return self._sums(chunks, compute)
 
 
 def softmax(Z: Array) -> Array:

@@ -27,6 +27,13 @@ STREAM = 7
 """Of the random numbers of a machine, beside those of a run's other parts."""
 
 
+START = 0.01
+"""Deviation of a machine's initial kernels (Hinton 2010): units begin nearly alike."""
+
+LEAST = 0.01
+"""Least mean of a binary unit for which a bias is computed."""
+
+
 @dataclass(frozen=True)
 class Energy:
     """The energy that a tied layer defines; its arrays are not checked.
@@ -62,6 +69,14 @@ class Energy:
         if a is None:
             return array_module(V).zeros((), V.dtype)
         return a.reshape(-1, *(1 for _ in V.shape[2:])) if a.ndim == 1 else a
+
+    def resting_bias(self, mean: Array) -> Array:
+        """Invert the visible activation: the bias of units that nothing is connected with."""
+        if not self.is_binary:
+            return mean
+        xp = array_module(mean)
+        mean = xp.clip(mean, LEAST, 1 - LEAST)
+        return xp.log(mean / (1 - mean))
 
     def sample_hidden(self, V: Array, rng: np.random.Generator) -> Array:
         """Draw H given V: (N, C, *size) -> zeros and ones (N, O, *output)."""

@@ -16,12 +16,13 @@ from convae.engine import Array, Backend, biases, to_numpy
 from convae.errors import UserError, check_choice, check_range
 from convae.models import backpropagation, frames
 from convae.models.activations import Activation
+from convae.models.checks import check_array
 from convae.models.frames import Floats, Moments
 from convae.models.layers import TiedConvolution
 from convae.models.tight_start import Output, set_parameters, start_layers
 
 if TYPE_CHECKING:
-    from convae.models.model import Model
+    from convae.models.coder import Coder
 
 Drawn: TypeAlias = dict[str, np.ndarray[Any, Any]]
 
@@ -32,7 +33,7 @@ FIT_VALUES = 200_000
 
 
 def initialise(
-    model: Model,
+    model: Coder,
     method: str = "pca",
     images: Array | None = None,
     seed: int | None = None,
@@ -41,7 +42,7 @@ def initialise(
 
     Parameters
     ----------
-    model : Model
+    model : Coder
         Its parameters are overwritten.
     method : {"pca", "parseval", "orthogonal", "he"}
         "pca": tight frames of the images' own leading directions, layer by layer; a stack whose
@@ -83,7 +84,9 @@ def initialise(
         )
     if images is None:
         raise UserError(f"images: none given, but method {method!r} starts from training images")
-    images, _ = model.check_batch(images)
+    images = check_array(
+        "images", images, model.input_shape, model.dtype, model.backend, at_least=1
+    )
     if not bool(model.xp.isfinite(images).all()):
         raise UserError("images: some values are not finite; leave these images out")
 

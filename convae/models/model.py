@@ -1,35 +1,47 @@
-"""What the section's models have in common: they encode, decode, and learn."""
+"""What the section's models have in common: a loss of a batch, and its gradients."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from convae.engine import Array
 from convae.errors import UserError
-from convae.models import backpropagation, checks
-from convae.models.initialisation import initialise
-from convae.models.penalties import NONE, Penalty
-from convae.models.planned import Planned
-from convae.models.stack import Stack
+from convae.models.coder import Coder
+from convae.models.penalties import NONE, STRENGTHS, Penalty
 
 
-class Model(Stack, ABC):
-    """A stack of tied layers that encodes upwards and decodes downwards, and can learn.
+class Model(Coder, ABC):
+    """A stack of tied layers that can learn.
 
     Models differ in what they minimise, and in how they find a code. Parameters and attributes are
     those of `convae.models.stack.Stack`.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        initialise(self, "he")
-        self.pools = any(layer.pooling is not None for layer in self.layers)
-        has_plans = self.backend.runs_programs and not self.pools
-        self._planned = Planned(self) if has_plans else None
+    penalties: ClassVar[tuple[str, ...]] = STRENGTHS
+    """Terms that can be added to the loss."""
 
     @abstractmethod
+    def _gradients(self, x: Array, target: Array, penalty: Penalty) -> Any:
+        """Leave the gradients of a checked batch in `flat_gradients`; returns the loss.
+
+        The kernels' decay is left to the caller.
+        """
+
+    @abstractmethod
+    def _evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
+        """Do what `evaluate` does, of a checked batch."""
+
+    def _check_target(self, x: Array, target: Array | None) -> Array:
+        """Refuse a target that does not fit; without one it is x."""
+        if target is None:
+            return x
+        target = self._check("target", target, self.input_shape)
+        if target.shape != x.shape:
+            raise UserError(f"target: shape {target.shape}, but x has {x.shape}")
+        return target
+
     def accumulate_gradients(
         self, x: Array, target: Array | None = None, penalty: Penalty = NONE
     ) -> Array:
@@ -40,22 +52,30 @@ class Model(Stack, ABC):
         x : (N, C, *size) ndarray
             Images.
         target : ndarray, optional
-            What the model's output is compared with.
+            What the model's output is compared with: of an autoencoder images (N, C, *size), x
+            itself if not given; of a classifier the classes, (N,) of int. Other kinds have none.
         penalty : Penalty
             What is added to the loss.
 
         Returns
         -------
         0-d ndarray
-            The loss, on the device.
+            The loss, on the device, penalties included. It is the number that the gradients are
+            of, except for an RBM's, whose likelihood nobody can compute: see `evaluate`.
 
         Raises
         ------
         UserTypeError, UserError
             If dtype, device or shape do not fit, or the penalty does not fit the model.
         """
+        x, target = self.check_batch(x, target)
+        self.check_penalty(penalty)
+        with self.lock:
+            J = self._gradients(x, target, penalty)
+            if penalty.weight_decay:
+                J = J + penalty.of_kernels(self.parameters, self.gradients)
+            return self.xp.asarray(J)
 
-    @abstractmethod
     def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
         """Measure the loss of a batch, without penalties and gradients.
 
@@ -64,159 +84,76 @@ class Model(Stack, ABC):
         x : (N, C, *size) ndarray
             Images.
         target : ndarray, optional
-            What the model's output is compared with.
+            As in `accumulate_gradients`.
 
         Returns
         -------
         loss : 0-d ndarray
-            A mean over the batch, on the device; reading it waits for it.
+            On the device; reading it waits for it. Of an autoencoder its loss, a mean over all
+            elements; of sparse codes their objective, per element; of a classifier the
+            cross-entropy, a mean over the images, in nats. Of an RBM with binary units the negative
+            pseudo-likelihood (Besag 1975) per unit, of a unit of each image drawn at random; of one
+            with real units score matching (Hyvarinen 2005), the mean of
+            ``1/2 (dF/dV)^2 - d2F/dV2``, which may be negative.
         R : ndarray
-            The model's output, such as the reconstructions (N, C, *size).
+            The model's output: reconstructions (N, C, *size), or a classifier's probabilities
+            (N, classes).
 
         Raises
         ------
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
+        return self._evaluate(*self.check_batch(x, target))
 
-    def encode(self, x: Array) -> Array:
-        """Encode images.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images, of the model's dtype and on its device.
-
-        Returns
-        -------
-        (N, O, *output) ndarray
-            Their codes H.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
-        """
-        x = self._check("x", x, self.input_shape)
-        return self._encode(x, [len(self.layers)])[0].astype(self.dtype, copy=False)
-
-    def codes(self, x: Array) -> list[Array]:
-        """Encode images and keep what every layer makes of them.
+    def check_penalty(self, penalty: Penalty) -> None:
+        """Refuse a penalty that cannot be computed for this model.
 
         Parameters
         ----------
-        x : (N, C, *size) ndarray
-            Images, of the model's dtype and on its device.
-
-        Returns
-        -------
-        list of (N, O, *output) ndarray
-            The layers' codes, from the image upwards.
+        penalty : Penalty
+            The terms to be added to the loss.
 
         Raises
         ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
+        UserError
+            If it has a term that this kind of model has not, does not fit the layers, or needs
+            codes of full precision.
         """
-        x = self._check("x", x, self.input_shape)
-        levels = range(1, len(self.layers) + 1)
-        return [H.astype(self.dtype, copy=False) for H in self._encode(x, levels)]
-
-    def _encode(self, x: Array, levels: Sequence[int]) -> list[Array]:
-        """Return the codes of some levels, 1 the lowest, in the type of the activations."""
-        if not len(x):
-            shapes = (self.layers[level - 1].output_shape for level in levels)
-            return [self.xp.empty((0, *shape), self.dtype) for shape in shapes]
-        if self._planned is not None:
-            return self._planned.encode(x, levels)
-        x = x.astype(self.storage or self.dtype, copy=False)
-        codes = backpropagation.encode(self.layers, x)
-        return [codes[level] for level in levels]
-
-    def switches(self, x: Array) -> list[Array | None]:
-        """Find what `decode` needs beside the codes of images, where layers pool.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images, of the model's dtype and on its device.
-
-        Returns
-        -------
-        list of (N, O, *windows) ndarray of int, or None
-            For each layer the positions in their windows of what it keeps, counted row by row; None
-            where it does not pool.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
-        """
-        x = self._check("x", x, self.input_shape)
-        if not len(x):
-            return [None] * len(self.layers)
-        return list(backpropagation.encode_up(self.layers, x)[1])
-
-    def decode(self, H: Array, switches: Sequence[Array | None] = ()) -> Array:
-        """Decode codes.
-
-        Parameters
-        ----------
-        H : (N, O, *output) ndarray
-            Codes, as `encode` returns them.
-        switches : list of ndarray or None
-            Of a model that pools what `switches` returns: its codes do not say where they belong.
-
-        Returns
-        -------
-        (N, C, *size) ndarray
-            Reconstructions R.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit, or there are no switches where layers pool.
-        """
-        H = self._check("H", H, self.code_shape)
-        if self.pools and len(switches) != len(self.layers):
+        for name in penalty.strengths():
+            if name not in self.penalties:
+                raise UserError(
+                    f"penalty.{name}: a model of the kind {self.kind} has no such term; leave it "
+                    f"out ({', '.join(self.penalties)} can be added)"
+                )
+        penalty.check(self.layers)
+        if self.storage is not None and (penalty.l1 or penalty.kl or penalty.contractive):
             raise UserError(
-                "switches: this model pools, and codes alone do not say where they belong; take "
-                "them from model.switches(x), or reconstruct images"
+                f"penalty: l1, kl and contractive need float32 codes, not storage={self.storage!r}"
             )
-        if not len(H):
-            return self.xp.empty((0, *self.input_shape), self.dtype)
-        if self._planned is not None:
-            return self._planned.decode(H)
-        H = H.astype(self.storage or self.dtype, copy=False)
-        R = backpropagation.decode(self.layers, H, switches=switches)
-        return R.astype(self.dtype, copy=False)
 
-    def reconstruct(self, x: Array) -> Array:
-        """Encode and decode images.
+    def check_batch(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
+        """Refuse a batch, or a target, that the model does not take.
 
         Parameters
         ----------
         x : (N, C, *size) ndarray
-            Images, of the model's dtype and on its device.
+            Images.
+        target : ndarray, optional
+            As in `accumulate_gradients`.
 
         Returns
         -------
-        (N, C, *size) ndarray
-            Their reconstructions R.
-
-        Warns
-        -----
-        UserWarning
-            If x is outside the output activation's range, or has NaN.
+        x, target : ndarray
+            Ordinary arrays; where there is no target, x twice.
 
         Raises
         ------
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        _, R = self.codes_and_reconstructions(x)
-        self.compare_range("x", x)
-        return R
+        x = self._check("x", x, self.input_shape, at_least=1)
+        return x, self._check_target(x, target)
 
     @classmethod
     def state_shapes(
@@ -235,29 +172,6 @@ class Model(Stack, ABC):
             Pairs by name; here none.
         """
         return {}
-
-    def codes_and_reconstructions(self, x: Array) -> tuple[Array, Array]:
-        """Return what `encode` and `reconstruct` do, without a warning.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images, of the model's dtype and on its device.
-
-        Returns
-        -------
-        H : (N, O, *output) ndarray
-            The codes.
-        R : (N, C, *size) ndarray
-            The reconstructions.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
-        """
-        H = self.encode(x)
-        return H, self.decode(H)
 
     def quantities(self, x: Array) -> dict[str, float]:
         """Measure what is worth watching of this kind of model while it trains; here nothing.
@@ -289,25 +203,6 @@ class Model(Stack, ABC):
     def constrain(self) -> None:
         """Bring the parameters back to where they may be, after each update; here anywhere."""
 
-    def compare_range(self, name: str, x: Array, stacklevel: int = 3) -> None:
-        """Warn of images that no reconstruction can equal.
-
-        Parameters
-        ----------
-        name : str
-            What they are called in the warning.
-        x : (N, C, *size) ndarray
-            Images.
-        stacklevel : int
-            As in `warnings.warn`: which caller the warning is about.
-
-        Warns
-        -----
-        UserWarning
-            If a value is outside the output activation's range, or NaN.
-        """
-        checks.warn_of_range(name, x, self.output_activation, stacklevel)
-
     def loss_and_gradients(
         self, x: Array, target: Array | None = None, penalty: Penalty = NONE
     ) -> tuple[float, dict[str, Array]]:
@@ -337,54 +232,3 @@ class Model(Stack, ABC):
         with self.lock:
             loss = self.accumulate_gradients(x, target, penalty)
             return float(loss), {name: array.copy() for name, array in self.gradients.items()}
-
-    def check_penalty(self, penalty: Penalty) -> None:
-        """Refuse a penalty that cannot be computed for this model.
-
-        Parameters
-        ----------
-        penalty : Penalty
-            The terms to be added to the loss.
-
-        Raises
-        ------
-        UserError
-            If it does not fit the layers, or needs codes of full precision.
-        """
-        penalty.check(self.layers)
-        if self.storage is not None and (penalty.l1 or penalty.kl or penalty.contractive):
-            raise UserError(
-                f"penalty: l1, kl and contractive need float32 codes, not storage={self.storage!r}"
-            )
-
-    def check_batch(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Refuse a batch, or a target, that the model does not take.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N, C, *size) ndarray, optional
-            What the reconstructions are compared with.
-
-        Returns
-        -------
-        x, target : (N, C, *size) ndarray
-            Ordinary arrays; the target is x if none is given.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
-        """
-        x = self._check("x", x, self.input_shape, at_least=1)
-        if target is None:
-            return x, x
-        target = self._check("target", target, self.input_shape)
-        if target.shape != x.shape:
-            raise UserError(f"target: shape {target.shape}, but x has {x.shape}")
-        return x, target
-
-    def _check(self, name: str, array: Array, shape: tuple[int, ...], at_least: int = 0) -> Array:
-        """Refuse what the model does not take, and return the rest as an ordinary array."""
-        return checks.check_array(name, array, shape, self.dtype, self.backend, at_least)

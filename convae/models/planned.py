@@ -25,7 +25,7 @@ from convae.models.programs import GradientProgram, ReconstructionProgram
 
 if TYPE_CHECKING:
     from convae.models.autoencoder import Autoencoder
-    from convae.models.model import Model
+    from convae.models.coder import Coder
 
 SUMS_BYTES = 64 << 20
 """Memory for sums of gradients: each of several threads adds to one of them at a time."""
@@ -45,12 +45,12 @@ class Planned:
 
     Parameters
     ----------
-    model : Model
+    model : Coder
         The model; its backend runs programs.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model: Model = weakref.proxy(model)  # which is freed with all of this
+    def __init__(self, model: Coder) -> None:
+        self._model: Coder = weakref.proxy(model)  # which is freed with all of this
         self._own = _OfThread()
         self._sums: list[Array] = []
 

@@ -29,7 +29,7 @@ from convae.models.penalties import Penalty
 
 if TYPE_CHECKING:
     from convae.models.autoencoder import Autoencoder
-    from convae.models.model import Model
+    from convae.models.coder import Coder
 
 
 class StackProgram:
@@ -37,7 +37,7 @@ class StackProgram:
 
     Parameters
     ----------
-    model : Model
+    model : Coder
         The model.
     examples : int
         Examples of a batch, N.
@@ -50,7 +50,7 @@ class StackProgram:
         The model's arrays, by the names under which the program declares them.
     """
 
-    def __init__(self, model: Model, examples: int, gradients: Array | None = None) -> None:
+    def __init__(self, model: Coder, examples: int, gradients: Array | None = None) -> None:
         self.model, self.N = model, examples
         self.program = Program()
         self.dtype = model.storage or model.dtype
@@ -115,7 +115,7 @@ class ReconstructionProgram(StackProgram):
 
     Parameters
     ----------
-    model : Model
+    model : Coder
         The model.
     examples : int
         Examples of a batch, N.
@@ -129,7 +129,7 @@ class ReconstructionProgram(StackProgram):
         goes into the output activation, if the loss is of that.
     """
 
-    def __init__(self, model: Model, examples: int, up: bool = True, down: bool = True) -> None:
+    def __init__(self, model: Coder, examples: int, up: bool = True, down: bool = True) -> None:
         super().__init__(model, examples)
         for k, shape in enumerate(self._level_shapes()):
             self._array(f"visible {k}", self._code(k), shape)
@@ -359,7 +359,7 @@ class GradientProgram(StackProgram):
                     )
 
 
-def given_arrays(model: Model, gradients: Array | None = None) -> dict[str, Array]:
+def given_arrays(model: Coder, gradients: Array | None = None) -> dict[str, Array]:
     """Return the model's arrays as its program declares them: "0.kernel", its gradient "d0.kernel".
 
     "parameters" and "gradients" are the flat vectors that hold them, the gradients perhaps in
@@ -376,7 +376,7 @@ def given_arrays(model: Model, gradients: Array | None = None) -> dict[str, Arra
     return found
 
 
-def _in_memory(model: Model, prefix: str, arrays: Arrays) -> dict[str, Array]:
+def _in_memory(model: Coder, prefix: str, arrays: Arrays) -> dict[str, Array]:
     """View named arrays in the order of their memory: kernels have their filters last."""
     axes = len(model.input_shape) - 1
     return {

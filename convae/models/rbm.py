@@ -22,25 +22,19 @@ from convae.engine import Array, Backend
 from convae.errors import UserError, check_range
 from convae.models.backpropagation import mean_activation, training_work
 from convae.models.checks import check_no_target, check_only_layer
-from convae.models.energy import STREAM, Energy
+from convae.models.energy import START, STREAM, Energy
 from convae.models.initialisation import mean_of
 from convae.models.layers import Layer
 from convae.models.model import Model
 from convae.models.parameters import Gradients, GradientSums
 from convae.models.penalties import NONE, Penalty
 
-LEAST = 0.01
-"""Least mean of a binary visible unit from which its bias starts."""
-
-START = 0.01
-"""Deviation of the initial kernels (Hinton 2010): the units begin nearly alike."""
-
 
 class RBM(Model):
     """A restricted Boltzmann machine whose weights are a convolution's.
 
-    `encode` returns P(H = 1 | V), `decode` the mean of V given H. Its attributes, and the methods
-    that all models share, are those of `convae.models.model.Model`.
+    `encode` returns P(H = 1 | V), `decode` the mean of V given H. What all models share is in
+    `convae.models.model.Model`.
 
     Parameters
     ----------
@@ -58,14 +52,8 @@ class RBM(Model):
         contrastive divergence).
     seed : int
         Seed of the initial kernels, and of all samples of training.
-    dtype : {"float32", "float64"}
-        Type of everything.
-    device : {"cpu", "gpu", "auto"}
-        Where the parameters live.
-    storage : None
-        Taken as other models do; the free energy needs full precision.
-    backend : Backend, optional
-        What computes; by default that of the device.
+    dtype, device, storage, backend
+        As in `convae.Autoencoder`; storage has to be None.
 
     Raises
     ------
@@ -76,6 +64,8 @@ class RBM(Model):
     """
 
     kind = "rbm"
+    penalties = ("l1", "kl", "weight_decay")
+    arguments = ("steps", "chains")
 
     def __init__(
         self,
@@ -115,16 +105,6 @@ class RBM(Model):
             ).astype(self.dtype)
         K = self.parameters["0.kernel"]
         K[...] = self.xp.asarray(START * np.random.default_rng(seed).standard_normal(K.shape))
-
-    def configuration(self) -> dict[str, Any]:
-        """Describe the model in plain values.
-
-        Returns
-        -------
-        dict
-            The arguments that make a model of the same kind and shape.
-        """
-        return super().configuration() | {"steps": self.steps, "chains": self.chains}
 
     @classmethod
     def state_shapes(
@@ -203,14 +183,8 @@ class RBM(Model):
         images : (N, C, *size) ndarray
             Training images, in random order.
         """
-        a = self.parameters.get("0.visible_bias")
-        if a is None:
-            return
-        xp, mean = self.xp, mean_of(self.backend, images, a.shape)
-        if self.energy.is_binary:
-            mean = xp.clip(mean, LEAST, 1 - LEAST)
-            mean = xp.log(mean / (1 - mean))
-        a[...] = mean
+        if (a := self.parameters.get("0.visible_bias")) is not None:
+            a[...] = self.energy.resting_bias(mean_of(self.backend, images, a.shape))
 
     def samples(self, count: int, steps: int = 200, seed: int = 0) -> Array:
         """Draw images from the model, by Gibbs sampling that begins at noise.
@@ -253,83 +227,13 @@ class RBM(Model):
         Returns
         -------
         dict
-            ``free_energy``. That of training images falls below that of others where a model
-            overfits.
+            ``free_energy``: lower for training images than for others where a model overfits.
         """
         return {"free_energy": float(self.free_energy(x).mean()) / prod(self.input_shape)}
 
     def _generator(self) -> np.random.Generator:
         """Return what draws the next gradient's samples: by the seed and the draws so far."""
         return np.random.default_rng([self.seed, STREAM, int(self.state["draws"][0])])
-
-    def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Measure how well the model fits images, where its likelihood cannot be computed.
-
-        Of binary units the negative pseudo-likelihood (Besag 1975) per unit, in nats:
-        ``log(1 + exp(F(V) - F(V')))`` with one unit of V flipped in V', another one for each
-        example. Of real units score matching (Hyvarinen 2005) per unit,
-        ``mean of 1/2 (dF/dV)^2 - d2F/dV2``, which may be negative.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N, C, *size) ndarray, optional
-            Has to be x, or left out.
-
-        Returns
-        -------
-        loss : 0-d ndarray
-            The mean over the images.
-        R : (N, C, *size) ndarray
-            The means of V given P(H | V).
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
-        """
-        x, _ = self.check_batch(x, target)
-        return self.energy.misfit(x, self.seed), self.decode(self.encode(x))
-
-    def accumulate_gradients(
-        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
-    ) -> Array:
-        """Leave the gradient of contrastive divergence in `flat_gradients`.
-
-        It is that of ``mean F(V) - mean F(V')`` per visible unit, with the samples V' held fixed.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N, C, *size) ndarray, optional
-            Has to be x, or left out.
-        penalty : Penalty
-            ``kl`` is the target of the hidden units' mean probabilities; l1 and weight_decay.
-
-        Returns
-        -------
-        0-d ndarray
-            What `evaluate` measures, on the device: the difference of free energies tells nothing.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit, or the penalty does not fit the model.
-        """
-        x, _ = self.check_batch(x, target)
-        self.check_penalty(penalty)
-        with self.lock:
-            x = self.backend.arrange(x)
-            rng = self._generator()
-            begin = self.state.get("chains", x)
-            sampled = self.energy.gibbs(self.backend.arrange(begin), self.steps, rng)
-            if self.chains:
-                self.state["chains"] = sampled
-            self.state["draws"] = self.state["draws"] + 1
-            J_penalty = self.contrast(x, sampled, penalty)
-            return self.xp.asarray(self.energy.misfit(x, self.seed) + J_penalty)
 
     def contrast(self, x: Array, sampled: Array, penalty: Penalty = NONE) -> Array:
         """Leave the gradient of a difference of mean free energies in `flat_gradients`.
@@ -341,13 +245,12 @@ class RBM(Model):
         sampled : (M, C, *size) ndarray
             Samples of the model.
         penalty : Penalty
-            What is added, of the data.
+            What is added, of the data; not the kernels' decay.
 
         Returns
         -------
         0-d ndarray
-            The penalties; the gradient is that of them and of
-            ``(mean F(x) - mean F(sampled)) / C * size``.
+            The penalties: what the gradient is of, with the difference per visible unit.
         """
         xp, (layer,), N, M = self.xp, self.layers, len(x), len(sampled)
         size, both = prod(self.input_shape), xp.concatenate([x, sampled])
@@ -373,46 +276,20 @@ class RBM(Model):
         J = self._sums(self.backend.divide(N + M, training_work(self.layers)), compute)
         if mean is not None:
             J = J + penalty.divergence(mean)
-        if penalty.weight_decay:
-            J = J + penalty.of_kernels(self.parameters, self.gradients)
         return J
 
-    def check_penalty(self, penalty: Penalty) -> None:
-        """Refuse a penalty that has no meaning here.
-
-        Parameters
-        ----------
-        penalty : Penalty
-            The terms to be added to the loss.
-
-        Raises
-        ------
-        UserError
-            If it has the term contractive.
-        """
-        if penalty.contractive:
-            raise UserError("penalty.contractive: is for autoencoders; leave it out")
-        super().check_penalty(penalty)
-
-    def check_batch(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Refuse a batch that the model does not take, and any target but the batch itself.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N, C, *size) ndarray, optional
-            Has to be x, or left out.
-
-        Returns
-        -------
-        x, x : (N, C, *size) ndarray
-            Ordinary arrays.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit, or the target is another array.
-        """
+    def _check_target(self, x: Array, target: Array | None) -> Array:
         check_no_target(self.kind, x, target)
-        return super().check_batch(x)
+        return x
+
+    def _evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
+        return self.energy.misfit(x, self.seed), self.decode(self.encode(x))
+
+    def _gradients(self, x: Array, target: Array, penalty: Penalty) -> Any:
+        x = self.backend.arrange(x)
+        begin = self.backend.arrange(self.state.get("chains", x))
+        sampled = self.energy.gibbs(begin, self.steps, self._generator())
+        if self.chains:
+            self.state["chains"] = sampled
+        self.state["draws"] = self.state["draws"] + 1
+        return self.contrast(x, sampled, penalty) + self.energy.misfit(x, self.seed)

@@ -26,7 +26,7 @@ from convae.models.initialisation import mean_of
 from convae.models.layers import Layer
 from convae.models.model import Model
 from convae.models.parameters import Gradients, GradientSums
-from convae.models.penalties import NONE, Penalty
+from convae.models.penalties import Penalty
 
 ARGUMENTS = ("sparsity", "iterations", "tolerance", "nonnegative", "backtracking")
 """Those of its own; see `convae.models.fista.Lasso`."""
@@ -59,14 +59,8 @@ class SparseCoding(Model):
         Whether L is searched for in every iteration, instead of computed from the kernel.
     seed : int
         Seed of the initial kernels.
-    dtype : {"float32", "float64"}
-        Type of everything.
-    device : {"cpu", "gpu", "auto"}
-        Where the parameters live.
-    storage : None
-        Taken as other models do; codes need their full precision.
-    backend : Backend, optional
-        What computes; by default that of the device.
+    dtype, device, storage, backend
+        As in `convae.Autoencoder`; storage has to be None.
 
     Raises
     ------
@@ -77,6 +71,7 @@ class SparseCoding(Model):
     """
 
     kind = "sparse_coding"
+    penalties = ("weight_decay",)
 
     def __init__(
         self,
@@ -222,33 +217,6 @@ class SparseCoding(Model):
     def _chunks(self, examples: int) -> list[slice]:
         return self.backend.divide(examples, training_work(self.layers))
 
-    def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Measure equation (1) of images, per value of theirs.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N, C, *size) ndarray, optional
-            Has to be x, or left out.
-
-        Returns
-        -------
-        loss : 0-d ndarray
-            The mean over the images' values, on the device.
-        R : (N, C, *size) ndarray
-            The reconstructions.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
-        """
-        x, _ = self.check_batch(x, target)
-        H = self.encode(x)
-        R = self.decode(H)
-        return self.lasso.objective(R - x, H).sum() / x.size, R
-
     def start_from(self, images: Array) -> None:
         """Start with patches of images as filters, of norm 1; see `Model.start_from`.
 
@@ -291,32 +259,25 @@ class SparseCoding(Model):
         """
         return {"nonzero": float((self.encode(x) != 0).mean())}
 
-    def accumulate_gradients(
-        self, x: Array, target: Array | None = None, penalty: Penalty = NONE
-    ) -> Array:
-        """Encode images, and leave the dictionary's gradient in `flat_gradients`.
+    def constrain(self) -> None:
+        """Scale filters that are longer than 1 down to that; see `Model.constrain`."""
+        K = self.layers[0].parameters["kernel"]
+        axes = self.layers[0].geometry.axes
+        lengths = self.xp.sqrt(
+            self.xp.square(K).sum(axis=tuple(range(-axes - 1, 0)), keepdims=True, dtype="float64")
+        )
+        K /= self.xp.maximum(lengths, 1).astype(K.dtype)
 
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N, C, *size) ndarray, optional
-            Has to be x, or left out.
-        penalty : Penalty
-            Of its terms only the decay of weights.
+    def _check_target(self, x: Array, target: Array | None) -> Array:
+        check_no_target(self.kind, x, target)
+        return x
 
-        Returns
-        -------
-        0-d ndarray
-            The mean of equation (1) over the images' values, on the device.
+    def _evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
+        H = self.encode(x)
+        R = self.decode(H)
+        return self.lasso.objective(R - x, H).sum() / x.size, R
 
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit, or the penalty does not fit the model.
-        """
-        x, _ = self.check_batch(x, target)
-        self.check_penalty(penalty)
+    def _gradients(self, x: Array, target: Array, penalty: Penalty) -> Any:
         L, (layer,) = self.lasso.lipschitz(), self.layers
 
         def compute(chunk: slice, gradients: Gradients) -> Array:
@@ -329,57 +290,4 @@ class SparseCoding(Model):
             backward(R, gradients[0])
             return J
 
-        with self.lock:
-            J = self._sums(self._chunks(len(x)), compute)
-            if penalty.weight_decay:
-                J = J + penalty.of_kernels(self.parameters, self.gradients)
-            return self.xp.asarray(J)
-
-    def constrain(self) -> None:
-        """Scale filters that are longer than 1 down to that; see `Model.constrain`."""
-        K = self.layers[0].parameters["kernel"]
-        axes = self.layers[0].geometry.axes
-        lengths = self.xp.sqrt(
-            self.xp.square(K).sum(axis=tuple(range(-axes - 1, 0)), keepdims=True, dtype="float64")
-        )
-        K /= self.xp.maximum(lengths, 1).astype(K.dtype)
-
-    def check_penalty(self, penalty: Penalty) -> None:
-        """Refuse a penalty of codes: `sparsity` is one.
-
-        Parameters
-        ----------
-        penalty : Penalty
-            The terms to be added to the loss.
-
-        Raises
-        ------
-        UserError
-            If it has another term than weight_decay.
-        """
-        for name in penalty.strengths():
-            if name != "weight_decay":
-                raise UserError(f"penalty.{name}: is for autoencoders; use model.sparsity")
-
-    def check_batch(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
-        """Refuse a batch that the model does not take, and any target but the batch itself.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images.
-        target : (N, C, *size) ndarray, optional
-            Has to be x, or left out.
-
-        Returns
-        -------
-        x, x : (N, C, *size) ndarray
-            Ordinary arrays.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit, or the target is another array.
-        """
-        check_no_target(self.kind, x, target)
-        return super().check_batch(x)
+        return self._sums(self._chunks(len(x)), compute)

@@ -87,6 +87,9 @@ class Stack:
     kind: ClassVar[str]
     """The name of the class in files and configurations."""
 
+    arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of a kind alone, which are attributes, too."""
+
     has_program: bool = False
     """Whether its training step can be one program (`convae.models.programs`)."""
 
@@ -141,6 +144,7 @@ class Stack:
             "output_activation": self.output_activation.name,
             "seed": self.seed,
             "dtype": self.dtype,
+            **{name: getattr(self, name) for name in self.arguments},
         }
 
     @property

@@ -33,7 +33,7 @@ from convae.models.layers import TiedConvolution
 from convae.models.signals import Signal
 
 if TYPE_CHECKING:
-    from convae.models.model import Model
+    from convae.models.coder import Coder
 
 BATCH, BATCH_NUMBERS = 256, 2**24
 """Images that pass through a layer at a time, and numbers in their codes, at most."""
@@ -101,7 +101,7 @@ class Inputs:
 
 
 def start_layers(
-    model: Model, images: Array, basis: Basis, rng: np.random.Generator, output: Output
+    model: Coder, images: Array, basis: Basis, rng: np.random.Generator, output: Output
 ) -> None:
     """Start the layers one after the other, from the image upwards, each on the codes below it."""
     signal = Signal.raw(model.input_shape[0], 1 / output.scale)

@@ -251,7 +251,7 @@ def test_gradients_on_every_device(xp: ModuleType, rng) -> None:
 def test_penalties_are_of_the_data(rng) -> None:
     """Their gradients, by central differences: contrasted with itself, data leave nothing else."""
     model, x = machine(), (rng.random((6, 1, 3, 2)) < 0.5).astype(float)
-    penalty = Penalty(l1=0.3, kl=0.2, target=0.3, weight_decay=0.4)
+    penalty = Penalty(l1=0.3, kl=0.2, target=0.3)
 
     def value() -> float:
         return float(model.contrast(x, x, penalty))

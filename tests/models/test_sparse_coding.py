@@ -240,5 +240,5 @@ def test_batches_and_factors_that_do_not_fit(rng) -> None:
             model.encode(*arguments)
     with pytest.raises(UserError, match="target: a model of the kind sparse_coding"):
         model.loss_and_gradients(x, x.copy())
-    with pytest.raises(UserError, match="is for autoencoders; use model"):
+    with pytest.raises(UserError, match="l1: a model of the kind sparse_coding has no such term"):
         model.loss_and_gradients(x, penalty=Penalty(l1=0.1))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 from pathlib import Path
 
 import numpy as np
 
-from convae.app.summary import KEEP_PICTURES, SUMMARY, UNSPOILT
+from convae.app.summary import UNSPOILT, where_to_look, write_figures
 from convae.configuration import TrainerConfig
 from convae.data.splits import Splits, noun
 from convae.errors import counted
@@ -34,7 +33,7 @@ def summarise(
     directory: Path,
     board: Board,
 ) -> dict[str, float]:
-    """Write `SUMMARY` and the table of confusions, log a report, and return the figures."""
+    """Write the figures and the table of confusions, log a report, and return the figures."""
     assert isinstance(model, Classifier)
     assert trainer.batch_size is not None
     found = classify(model, data.test, trainer.batch_size)
@@ -50,8 +49,7 @@ def summarise(
     picture = confusion_picture(found, data.classes)
     write_bytes(directory / "confusion.png", picture)
     board.confusion(progress.step, picture)
-    content = {"run": progress.run, **figures}
-    write_bytes(directory / SUMMARY, json.dumps(content, indent=2).encode())
+    write_figures(directory, progress.run, figures)
     example = noun(data.test)
     title = f"On {counted(len(data.test), f'test {example}')} of {data.name}"
     labels = {
@@ -69,9 +67,6 @@ def summarise(
         lines.append(f"Least recognised: {named}")
     if not progress.best_epoch:
         lines.append(UNSPOILT)
-    log.info(
-        "\n".join(lines) + f"\nConfusions: {shlex.quote(str(directory / 'confusion.png'))}\n"
-        f"Run: {shlex.quote(str(directory))}\n"
-        f"Look at it: tensorboard --logdir {shlex.quote(str(directory))} {KEEP_PICTURES}"
-    )
+    lines.append(f"Confusions: {shlex.quote(str(directory / 'confusion.png'))}")
+    log.info("\n".join([*lines, where_to_look(directory)]))
     return figures

@@ -120,15 +120,8 @@ class Summary:
         board.figures(self.progress.step, figures)
         if self.trainer.embeddings:
             self._show_embeddings(board)
-        # JSON has no infinity, which a PSNR may be; `read_figures` reads it from a string, too
-        written = {name: v if isfinite(v) else str(v) for name, v in figures.items()}
-        content = {"run": self.progress.run, **written}
-        write_bytes(directory / SUMMARY, json.dumps(content, indent=2).encode())
-        log.info(
-            f"{self._report(figures)}\n"
-            f"Run: {shlex.quote(str(directory))}\n"
-            f"Look at it: tensorboard --logdir {shlex.quote(str(directory))} {KEEP_PICTURES}"
-        )
+        write_figures(directory, self.progress.run, figures)
+        log.info(f"{self._report(figures)}\n{where_to_look(directory)}")
         return figures
 
     def _measure(self, detector: Detector) -> dict[str, float]:
@@ -222,6 +215,19 @@ class Summary:
         known = dict(enumerate(data.classes))
         names = None if labels is None else [known.get(label, label) for label in labels]
         board.embeddings(encode_all(model, some), x, names)
+
+
+def write_figures(directory: Path, run: str, figures: dict[str, float]) -> None:
+    """Write `SUMMARY`; JSON has no infinity, which a PSNR may be: it becomes a string."""
+    written = {name: v if isfinite(v) else str(v) for name, v in figures.items()}
+    content = {"run": run, **written}
+    write_bytes(directory / SUMMARY, json.dumps(content, indent=2).encode())
+
+
+def where_to_look(directory: Path) -> str:
+    """Say where a run is, and how to look at it."""
+    place = shlex.quote(str(directory))
+    return f"Run: {place}\nLook at it: tensorboard --logdir {place} {KEEP_PICTURES}"
 
 
 def read_figures(run: Path) -> dict[str, float]:

@@ -14,7 +14,7 @@ from convae.models import backpropagation, losses
 from convae.models.backpropagation import Backpropagation, Batch
 from convae.models.layers import Layer
 from convae.models.model import Model
-from convae.models.parameters import GradientSums, per_layer
+from convae.models.parameters import per_layer
 from convae.models.penalties import NONE, Penalty
 from convae.models.winners import Winners
 
@@ -91,9 +91,8 @@ class Autoencoder(Model):
         self.of_logits = self.loss.of_logits
         self.winners = Winners(spatial, lifetime)
         self.has_program = not self.winners and not self.pools
-        sums = GradientSums(self.backend, self._allocate, self.flat_gradients, self.gradients)
         self._backpropagation = Backpropagation(
-            self.layers, self.loss, sums, storage or self.dtype, self.winners
+            self.layers, self.loss, self._sums, storage or self.dtype, self.winners
         )
 
     def configuration(self) -> dict[str, Any]:
@@ -115,62 +114,16 @@ class Autoencoder(Model):
         """Name of the loss."""
         return self.loss.name
 
-    def reconstruct(self, x: Array) -> Array:
-        """Encode and decode images.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images, of the model's dtype and on its device.
-
-        Returns
-        -------
-        (N, C, *size) ndarray
-            Their reconstructions R.
-
-        Warns
-        -----
-        UserWarning
-            If x is outside the output activation's range, or has NaN.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
-        """
-        x = self._check("x", x, self.input_shape)
+    def _reconstruct(self, x: Array) -> Array:
         if not len(x):
             return self.xp.empty_like(x)
         if self._planned is not None and self.of_logits and not self.winners:
-            R = self.decode(self.encode(x))
-        else:
-            R = self._output(x)
-            R = self.backend.activate(R, None, self.output_activation) if self.of_logits else R
-        self.compare_range("x", x)
-        return R
+            return self.decode(self.encode(x))
+        R = self._output(x)
+        return self.backend.activate(R, None, self.output_activation) if self.of_logits else R
 
-    def codes_and_reconstructions(self, x: Array) -> tuple[Array, Array]:
-        """Return what `encode` and `reconstruct` do, without a warning.
-
-        Parameters
-        ----------
-        x : (N, C, *size) ndarray
-            Images, of the model's dtype and on its device.
-
-        Returns
-        -------
-        H : (N, O, *output) ndarray
-            The codes.
-        R : (N, C, *size) ndarray
-            The reconstructions.
-
-        Raises
-        ------
-        UserTypeError, UserError
-            If dtype, device or shape do not fit.
-        """
-        H = self.encode(x)
-        return H, self.decode(self.winners(H), self.switches(x) if self.pools else ())
+    def _decode_of(self, x: Array, H: Array) -> Array:
+        return self.decode(self.winners(H), self.switches(x) if self.pools else ())
 
     def _output(self, x: Array) -> Array:
         """Reconstruct images, but for the output activation where the loss is of its argument."""

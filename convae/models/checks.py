@@ -13,7 +13,6 @@ from convae.engine.arrays import plain
 from convae.engine.geometry import per_axis
 from convae.errors import UserError, UserTypeError, check_choice
 from convae.models.activations import Activation
-from convae.models.layers import Layer
 
 DTYPES = ("float32", "float64")
 STORAGES = ("float16", "bfloat16")
@@ -91,24 +90,6 @@ def _hint(array: Array, shape: tuple[int, ...]) -> str:
     if array.shape[1:] == (*shape[1:], shape[0]):
         return "; this looks channels-last: numpy.moveaxis(x, -1, 1)"
     return ""
-
-
-def check_no_target(kind: str, x: Array, target: Array | None) -> None:
-    """Refuse any target but the batch itself, of a kind of model that learns without one."""
-    if target is not None and target is not x:
-        raise UserError(
-            f"target: a model of the kind {kind} learns of the images themselves; leave it out, "
-            "and corruption, too"
-        )
-
-
-def check_only_layer(kind: str, specs: Sequence[Layer], **wanted: object) -> None:
-    """Refuse several layers, or one with other arguments than these."""
-    for name, value in wanted.items():
-        if getattr(specs[0], name) != value:
-            raise UserError(f"layers.0.{name}: {getattr(specs[0], name)!r}; expected {value!r}")
-    if len(specs) != 1:
-        raise UserError(f"layers: {len(specs)} of them; {kind} has a single one")
 
 
 def warn_of_range(name: str, x: Array, f_out: Activation, stacklevel: int) -> None:

@@ -21,7 +21,7 @@ from convae.errors import UserError, UserTypeError, check_choice
 from convae.models.backpropagation import encode, encode_up, training_work
 from convae.models.layers import Layer, layer_from
 from convae.models.model import Model
-from convae.models.parameters import Gradients, GradientSums, per_layer
+from convae.models.parameters import Gradients, per_layer
 from convae.models.penalties import Penalty
 
 TRAINED = ("all", "last")
@@ -47,14 +47,8 @@ class Classifier(Model):
         Whether all layers learn, or only the uppermost one.
     seed : int
         Seed of the initial kernels.
-    dtype : {"float32", "float64"}
-        Type of the parameters and of all sums.
-    device : {"cpu", "gpu", "auto"}
-        Where the parameters live.
-    storage : {"float16", "bfloat16"}, optional
-        Type of the activations where it is shorter than the parameters'; on a GPU only.
-    backend : Backend, optional
-        What computes; by default that of the device.
+    dtype, device, storage, backend
+        As in `convae.Autoencoder`.
 
     Raises
     ------
@@ -98,7 +92,6 @@ class Classifier(Model):
                 "uppermost layer has kernel 'input' and activation 'identity'"
             )
         self.trained = trained
-        self._sums = GradientSums(self.backend, self._allocate, self.flat_gradients, self.gradients)
         self._frozen: Array | None = None
 
     @property

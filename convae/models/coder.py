@@ -161,9 +161,18 @@ class Coder(Stack):
         UserTypeError, UserError
             If dtype, device or shape do not fit.
         """
-        _, R = self.codes_and_reconstructions(x)
+        x = self._check("x", x, self.input_shape)
+        R = self._reconstruct(x)
         self.compare_range("x", x)
         return R
+
+    def _reconstruct(self, x: Array) -> Array:
+        """Do what `reconstruct` does, of checked images."""
+        return self._decode_of(x, self.encode(x))
+
+    def _decode_of(self, x: Array, H: Array) -> Array:
+        """Decode the codes of these images."""
+        return self.decode(H)
 
     def codes_and_reconstructions(self, x: Array) -> tuple[Array, Array]:
         """Return what `encode` and `reconstruct` do, without a warning.
@@ -186,7 +195,7 @@ class Coder(Stack):
             If dtype, device or shape do not fit.
         """
         H = self.encode(x)
-        return H, self.decode(H)
+        return H, self._decode_of(x, H)
 
     def compare_range(self, name: str, x: Array, stacklevel: int = 3) -> None:
         """Warn of images that no reconstruction can equal.

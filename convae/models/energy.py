@@ -26,7 +26,6 @@ from convae.models.layers import TiedConvolution
 STREAM = 7
 """Of the random numbers of a machine, beside those of a run's other parts."""
 
-
 START = 0.01
 """Deviation of a machine's initial kernels (Hinton 2010): units begin nearly alike."""
 

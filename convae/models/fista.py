@@ -117,18 +117,16 @@ class Lasso:
                 new, uphill, change, size = self._descend(Y, G, H, L, weights)
             t = xp.where(uphill > 0, 1.0, t)
             t, before = (1 + xp.sqrt(1 + 4 * t * t)) / 2, t
-            is_done = bool((change <= self.tolerance**2 * size).all())
-            if is_done:
+            if bool((change <= self.tolerance**2 * size).all()):
                 return new
             self._extrapolate(Y, new, H, (before - 1) / t)
             H = new
         return H
 
-    def _pieces(self, H: Array) -> list[tuple[Any, ...]]:
+    def _pieces(self, H: Array) -> list[slice]:
         """Divide codes (N, O, *output) along an axis of positions, for elementwise passes."""
         along = H.shape[2]
-        parts = self.layer.backend.pieces(along, H.size // along)
-        return [(slice(None), slice(None), part) for part in parts]
+        return self.layer.backend.pieces(along, H.size // along)
 
     def _descend(
         self, Y: Array, G: Array, H: Array, L: float, weights: Array | None
@@ -139,10 +137,10 @@ class Lasso:
         of what changes from H on, and that of the codes.
         """
         xp, backend = self.xp, self.layer.backend
-        new, pieces = xp.empty_like(H), self._pieces(H)
+        new = xp.empty_like(H)
 
-        def do(index: slice) -> Any:
-            where = pieces[index.start]
+        def do(part: slice) -> Any:
+            where = slice(None), slice(None), part
             y = Y[where]
             n = self._shrink(y - G[where] / L, L, None if weights is None else weights[where])
             step = n - H[where]
@@ -152,19 +150,18 @@ class Lasso:
                 [(a * b).sum(axis=axes) for a, b in ((y - n, step), (step, step), (n, n))]
             )
 
-        total = sum(backend.map(do, [slice(n, n + 1) for n in range(len(pieces))]))
+        total = sum(backend.map(do, self._pieces(H)))
         return new, *total
 
     def _extrapolate(self, Y: Array, new: Array, H: Array, beta: Array) -> None:
         """Replace Y by what lies so far beyond the new codes, coming from H."""
-        pieces = self._pieces(H)
         beta = beta.astype(H.dtype).reshape(-1, *(1 for _ in H.shape[1:]))
 
-        def do(index: slice) -> None:
-            where = pieces[index.start]
+        def do(part: slice) -> None:
+            where = slice(None), slice(None), part
             Y[where] = new[where] + beta * (new[where] - H[where])
 
-        self.layer.backend.map(do, [slice(n, n + 1) for n in range(len(pieces))])
+        self.layer.backend.map(do, self._pieces(H))
 
     def _error(self, x: Array, mask: Array | None, H: Array) -> Array:
         E = self.layer.decode(H)[0]

@@ -14,23 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from convae.engine import Array, Backend
 from convae.errors import UserError, check_range
 from convae.models.backpropagation import mean_activation, training_work
-from convae.models.checks import check_no_target, check_only_layer
 from convae.models.energy import START, STREAM, Energy
 from convae.models.initialisation import mean_of
 from convae.models.layers import Layer
-from convae.models.model import Model
-from convae.models.parameters import Gradients, GradientSums
+from convae.models.parameters import Gradients
 from convae.models.penalties import NONE, Penalty
+from convae.models.single import SingleLayer
 
 
-class RBM(Model):
+class RBM(SingleLayer):
     """A restricted Boltzmann machine whose weights are a convolution's.
 
     `encode` returns P(H = 1 | V), `decode` the mean of V given H. What all models share is in
@@ -65,6 +64,7 @@ class RBM(Model):
 
     kind = "rbm"
     penalties = ("l1", "kl", "weight_decay")
+    wanted: ClassVar[dict[str, Any]] = {"activation": "sigmoid", "tied": True}
     arguments = ("steps", "chains")
 
     def __init__(
@@ -83,8 +83,6 @@ class RBM(Model):
     ) -> None:
         check_range("steps", steps, at_least=1, integer=True)
         check_range("chains", chains, at_least=0, integer=True)
-        if storage is not None:
-            raise UserError(f"storage: {storage!r} is for autoencoders; leave it out")
         if output_activation not in ("sigmoid", "identity"):
             raise UserError(
                 f"output_activation: {output_activation!r}; an RBM's visible units are binary, "
@@ -93,11 +91,8 @@ class RBM(Model):
         super().__init__(
             input_shape, layers, output_activation, seed, dtype, device, storage, backend
         )
-        specs = [layer.spec for layer in self.layers]
-        check_only_layer(self.kind, specs, activation="sigmoid", tied=True)
         self.steps, self.chains = steps, chains
         self.energy = Energy(self.layers[0])
-        self._sums = GradientSums(self.backend, self._allocate, self.flat_gradients, self.gradients)
         self.state = {"draws": np.zeros(1, "int64")}
         if chains:
             self.state["chains"] = self.xp.asarray(
@@ -277,10 +272,6 @@ class RBM(Model):
         if mean is not None:
             J = J + penalty.divergence(mean)
         return J
-
-    def _check_target(self, x: Array, target: Array | None) -> Array:
-        check_no_target(self.kind, x, target)
-        return x
 
     def _evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
         return self.energy.misfit(x, self.seed), self.decode(self.encode(x))

@@ -13,26 +13,25 @@ code could shrink while they grow.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from convae.engine import Array, Backend, to_numpy
 from convae.errors import UserError
 from convae.models.backpropagation import training_work
-from convae.models.checks import check_no_target, check_only_layer
 from convae.models.fista import Lasso
 from convae.models.initialisation import mean_of
 from convae.models.layers import Layer
-from convae.models.model import Model
-from convae.models.parameters import Gradients, GradientSums
+from convae.models.parameters import Gradients
 from convae.models.penalties import Penalty
+from convae.models.single import SingleLayer
 
 ARGUMENTS = ("sparsity", "iterations", "tolerance", "nonnegative", "backtracking")
 """Those of its own; see `convae.models.fista.Lasso`."""
 
 
-class SparseCoding(Model):
+class SparseCoding(SingleLayer):
     """A dictionary of filters, and the codes that FISTA finds with it.
 
     Its attributes, and the methods that all models share, are those of
@@ -72,6 +71,11 @@ class SparseCoding(Model):
 
     kind = "sparse_coding"
     penalties = ("weight_decay",)
+    wanted: ClassVar[dict[str, Any]] = {
+        "activation": "identity",
+        "hidden_bias": "none",
+        "tied": True,
+    }
 
     def __init__(
         self,
@@ -90,19 +94,14 @@ class SparseCoding(Model):
         *,
         backend: Backend | None = None,
     ) -> None:
-        if storage is not None:
-            raise UserError(f"storage: {storage!r} is for autoencoders; leave it out")
         if output_activation != "identity":
             raise UserError(f"output_activation: {output_activation!r}; of sparse codes 'identity'")
         super().__init__(
             input_shape, layers, output_activation, seed, dtype, device, storage, backend
         )
-        specs = [layer.spec for layer in self.layers]
-        check_only_layer(self.kind, specs, activation="identity", hidden_bias="none", tied=True)
         self.lasso = Lasso(
             self.layers[0], sparsity, iterations, tolerance, nonnegative, backtracking
         )
-        self._sums = GradientSums(self.backend, self._allocate, self.flat_gradients, self.gradients)
         self.constrain()
 
     def configuration(self) -> dict[str, Any]:
@@ -267,10 +266,6 @@ class SparseCoding(Model):
             self.xp.square(K).sum(axis=tuple(range(-axes - 1, 0)), keepdims=True, dtype="float64")
         )
         K /= self.xp.maximum(lengths, 1).astype(K.dtype)
-
-    def _check_target(self, x: Array, target: Array | None) -> Array:
-        check_no_target(self.kind, x, target)
-        return x
 
     def _evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
         H = self.encode(x)

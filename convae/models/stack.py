@@ -17,7 +17,7 @@ from convae.errors import UserError, UserTypeError
 from convae.models import checkpoint, checks
 from convae.models.activations import activation
 from convae.models.layers import Layer, parameter_shapes, stack
-from convae.models.parameters import Arrays, allocate, per_layer, views
+from convae.models.parameters import Arrays, GradientSums, allocate, per_layer, views
 
 Same = TypeVar("Same", bound="Stack")
 
@@ -126,6 +126,7 @@ class Stack:
         self._allocate = partial(allocate, self.backend, shapes, self.dtype, axes)
         self.flat_parameters, self.parameters = self._allocate()
         self.flat_gradients, self.gradients = self._allocate()
+        self._sums = GradientSums(self.backend, self._allocate, self.flat_gradients, self.gradients)
         for layer, arrays in zip(self.layers, per_layer(self.parameters), strict=True):
             layer.parameters = arrays
         self.lock = RLock()

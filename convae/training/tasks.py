@@ -9,7 +9,7 @@ import numpy as np
 
 from convae.data.corruption import Corruption, Use
 from convae.data.splits import Labels, Order, Split, Splits
-from convae.engine import Array
+from convae.engine import Array, array_module
 from convae.errors import UserError
 from convae.models.classifier import Classifier
 from convae.report.classification import classify
@@ -90,7 +90,7 @@ class Classification:
     def batch(self, x: Array, positions: Order, step: int) -> tuple[Array, Array]:
         """See `Task`."""
         noisy = self.corruption(x, Use.TRAINING, step)
-        return noisy, _like(x, self.labels[positions])
+        return noisy, array_module(x).asarray(self.labels[positions])
 
     def validate(
         self, step: TrainingStep, split: Split, batch_size: int
@@ -104,13 +104,6 @@ class Classification:
         """See `Task`."""
         x, given = self.fixed_images.images(step.model)
         board.units(at, step.model, x if given is None else given)
-
-
-def _like(x: Array, labels: Labels) -> Array:
-    """Copy labels to where images are."""
-    from convae.engine import array_module
-
-    return array_module(x).asarray(labels)
 
 
 def classes_of(data: Splits) -> int:

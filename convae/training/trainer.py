@@ -137,10 +137,7 @@ class Trainer:
         if isinstance(train, Cropped) and self.augmentation.crop is not None:
             train = train.whole  # of which the augmentation takes windows
         self._train = on_device(train, self.model)
-        self._some = {
-            name: to_floats(next(split.batches(SHOWN_IMAGES)), self.model.backend, self.model.dtype)
-            for name, split in (("train", self.data.train), ("validation", self.data.validation))
-        }
+        self._first: dict[str, Array] = {}
 
     @property
     def model(self) -> Model:
@@ -373,8 +370,10 @@ class Trainer:
         self._check_finite(loss)
         self._figures = "".join(f"  {name} {value:.4f}" for name, value in figures.items())
         self.board.validation(progress.step, loss, figures)
-        for part, x in self._some.items():
-            self.board.quantities(progress.step, model.kind, model.quantities(x), part)
+        for part in ("validation", "train"):
+            if not (values := model.quantities(self._first_images(part))):
+                break  # nor has it any of other images
+            self.board.quantities(progress.step, model.kind, values, part)
         self.schedule.observe(loss)
         model.metadata["epoch"] = epoch
         if loss < progress.best_loss:
@@ -384,11 +383,18 @@ class Trainer:
         model.save(directory / LAST)
         return loss
 
+    def _first_images(self, part: str) -> Array:
+        """Return the first images of a part of the data, read when they are first asked for."""
+        if part not in self._first:
+            pixels = next(getattr(self.data, part).batches(SHOWN_IMAGES))
+            self._first[part] = to_floats(pixels, self.model.backend, self.model.dtype)
+        return self._first[part]
+
     def _show_panels(self) -> str:
         """Put pictures and histograms on the board; returns a clause on dead filters, if any."""
         with self._averaged():
             self.task.show(self.board, self.progress.step, self.step)
-            dead = [dead_filters(H) for H in self.model.codes(self._some["validation"])]
+            dead = [dead_filters(H) for H in self.model.codes(self._first_images("validation"))]
         self.board.dead_filters(self.progress.step, dead)
         counts = [
             f"{count} of {layer.spec.filters} in layer {index}"

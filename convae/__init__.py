@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from convae.models.classifier import Classifier
     from convae.models.extensions import register
     from convae.models.initialisation import initialise
-    from convae.models.layers import Layer
     from convae.models.loading import load
     from convae.models.losses import Loss
     from convae.models.penalties import Penalty
     from convae.models.rbm import RBM
     from convae.models.sparse_coding import SparseCoding
+    from convae.models.specification import Layer
     from convae.training.averaging import MovingAverage
     from convae.training.estimators import AnomalyDetector, AutoencoderTransformer
     from convae.training.optimizers import SGD, Adam, AdamW
@@ -87,7 +87,7 @@ HOMES = {
     "convae.models.sparse_coding": ["SparseCoding"],
     "convae.models.extensions": ["register"],
     "convae.models.initialisation": ["initialise"],
-    "convae.models.layers": ["Layer"],
+    "convae.models.specification": ["Layer"],
     "convae.models.loading": ["load"],
     "convae.models.losses": ["Loss"],
     "convae.models.penalties": ["Penalty"],

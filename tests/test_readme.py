@@ -12,7 +12,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from convae.app import cli
-from convae.configuration import unknown_key
+from convae.keys import unknown_key
 from tests.helpers import OPTIONS, REPOSITORY, compose
 
 DOCS = [path for path in sorted((REPOSITORY / "docs").rglob("*.md")) if "_build" not in path.parts]

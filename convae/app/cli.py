@@ -24,7 +24,7 @@ from convae.data.datasets import load_dataset
 from convae.data.sources import named
 from convae.engine import backend_for, to_numpy
 from convae.errors import UserError, check_range
-from convae.export.formats import EXPORTERS, export
+from convae.export.formats import EXPORTERS, export, to_torch
 from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.checks import STORAGES
@@ -307,8 +307,9 @@ def classify_images(output: Path, **how: Any) -> None:
 def export_model(run: Path, device: str, target: Path, overwrite: bool) -> None:
     """Export the model to other runtimes: TARGET ends in .onnx, .pt2 or .safetensors.
 
-    The file's results are compared with the model's; the largest difference is printed and
-    recorded in the file's metadata.
+    It takes images and gives codes and reconstructions; of a classifier probabilities, of a model
+    that pools or has winners codes only. Of sparse coding it is the decoder. The file's results are
+    compared with the model's; the largest difference is printed and recorded in its metadata.
 
     \b
     convae export outputs/RUN model.onnx
@@ -318,7 +319,9 @@ def export_model(run: Path, device: str, target: Path, overwrite: bool) -> None:
     if not overwrite and target.suffix in EXPORTERS:
         refuse_foreign(target)
     error = export(model, target)
-    click.echo(f"{target}: results differ from the model's by {error:.1e} at most")
+    module = to_torch(model)
+    what = f"{module.takes} to {' and '.join(module.names)}"
+    click.echo(f"{target}: {what}; results differ from the model's by {error:.1e} at most")
 
 
 @main.command()

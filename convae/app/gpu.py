@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from convae.engine import missing_gpu
 from convae.errors import DeviceError
 from convae.models.autoencoder import Autoencoder
+from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import NONE
-from convae.models.programs import GradientProgram
 
 if TYPE_CHECKING:
     from convae.engine.gpu.verdicts import Verdict

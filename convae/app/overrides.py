@@ -15,12 +15,12 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from convae.app.arguments import divide
-from convae.configuration import GROUPS, override, unknown_key
+from convae.keys import GROUPS, is_switch, override, unknown_key
 from convae.training.state import is_used, used_folder
 
 CONFIGS = "convae.configs"
@@ -84,6 +84,9 @@ def _wrong_override(parsed: Override) -> str | None:
         return f"~{key}: nothing can be removed from the configuration; give {key} another value"
     if key in (*GROUPS, "experiment", "debug") and parsed.is_add():
         return f"+{key}: omit the +, as in {key}={value}"
+    for single in value.list if isinstance(value, ChoiceSweep) else [value]:
+        if is_switch(key) and isinstance(single, int) and single not in (False, True):
+            return f"{key}: {single} is neither true nor false"
     is_option = isinstance(value, str) and value != ""
     if key in GROUPS and not (is_option or parsed.is_sweep_override()):
         shown = "null" if value is None else repr(value)

@@ -25,9 +25,9 @@ from convae.app.arguments import command, divide
 from convae.app.run import AfterEpoch
 from convae.app.summary import read_figures
 from convae.app.sweeps import JobSweeper, sweeping
-from convae.configuration import override
 from convae.errors import MissingPackageError, UserError, check_choice, check_range
 from convae.files import locked
+from convae.keys import override
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -10,9 +10,9 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from convae.engine import to_numpy
 from convae.errors import MissingPackageError, UserError, UserTypeError
 from convae.files import write_bytes
 from convae.models import checkpoint
+from convae.models.autoencoder import Autoencoder
 from convae.models.classifier import Classifier
 from convae.models.model import Model
 from convae.models.sparse_coding import SparseCoding
@@ -28,8 +29,12 @@ from convae.version import __version__
 if TYPE_CHECKING:
     from convae.export.torch_module import TorchAutoencoder
 
+Floats: TypeAlias = np.ndarray[Any, Any]
+
+Exported: TypeAlias = tuple[list[Floats], Callable[[dict[str, str]], bytes]]
+
 EXAMPLES = 4
-"""Random images on which a file is compared with the model."""
+"""Random images or codes on which a file is compared with the model."""
 
 AXES = {
     3: ["batch", "length"],
@@ -51,9 +56,9 @@ def export(model: Model, path: Path) -> float:
         The model.
     path : Path
         ``.onnx``: input ``images``, outputs ``code`` and ``reconstruction``, float32, any number
-        of images (the axis ``batch``), of a classifier ``probabilities``; where all kernels are
-        shared and every stride divides its input, of any height and width that the strides divide,
-        too.
+        of images (the axis ``batch``); where all kernels are shared and every stride divides its
+        input, of any height and width that the strides divide, too. Other kinds have other inputs
+        and outputs, see `convae.to_torch`.
         ``.pt2``: the same as a `torch.export` program. ``.safetensors``: the state dict of
         `convae.to_torch`'s module. The file's metadata has the model's configuration and, of a
         run's model, how pictures become its input, its classes and its threshold for anomalies.
@@ -81,14 +86,16 @@ def export(model: Model, path: Path) -> float:
     if path.suffix not in EXPORTERS:
         raise UserError(f"{path}: unknown suffix; expected one of {', '.join(EXPORTERS)}")
     rng = np.random.default_rng(0)
-    x = rng.random((EXAMPLES, *model.input_shape)).astype(model.dtype)
+    x = rng.random((EXAMPLES, *_given_shape(model))).astype(model.dtype)
+    expected = _expected(model, x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of its own internals
-        content, error = EXPORTERS[path.suffix](model, x)
-    scale = max(1.0, float(np.abs(to_numpy(model.encode(model.xp.asarray(x)))).max()))
+        results, finish = EXPORTERS[path.suffix](model, x)
+    error = difference(results, expected)
+    scale = max(1.0, *(float(np.abs(array).max()) for array in expected))
     if not error <= TOLERANCE * scale:
         raise RuntimeError(f"{path}: not written, as its results differ by {error:.1e}")
-    write_bytes(path, content)
+    write_bytes(path, finish(_metadata(model, error)))
     return error
 
 
@@ -105,40 +112,45 @@ def to_torch(model: Model) -> TorchAutoencoder:
     TorchAutoencoder
         A module with copies of the parameters, and a ``state_dict`` of the same names;
         ``module(images)`` returns codes and reconstructions, ``module.encode`` and
-        ``module.decode`` one of them. Of a `convae.Classifier` it returns probabilities.
+        ``module.decode`` one of them. Of a `convae.Classifier` it returns ``(probabilities,)``.
+        Where a reconstruction takes more than a code, as pooling's switches and winners of a batch
+        are, it returns ``(code,)``. Sparse codes are searched for, which it does not do: of
+        `convae.SparseCoding` it is the decoder, and ``module(code)`` returns ``(reconstruction,)``.
 
     Raises
     ------
     UserTypeError
         If it is something else.
-    UserError
-        If its codes are searched for, as sparse ones are, or its decoder needs more than a code,
-        where layers pool.
     """
-    from convae.export.torch_module import TorchAutoencoder, TorchClassifier
+    from convae.export import torch_module
 
     if not isinstance(model, Model):
         raise UserTypeError(f"model: {model!r} is not a model of convae")
     if isinstance(model, Classifier):
-        return TorchClassifier(model)
+        return torch_module.TorchClassifier(model)
     if isinstance(model, SparseCoding):
-        raise UserError("model: sparse codes are searched for, which no other runtime does")
-    if model.pools:
-        raise UserError("model: its layers pool, and a decoder of codes alone cannot undo that")
-    return TorchAutoencoder(model)
+        return torch_module.TorchDecoder(model)
+    if model.pools or (isinstance(model, Autoencoder) and model.winners):
+        return torch_module.TorchEncoder(model)
+    return torch_module.TorchAutoencoder(model)
 
 
-def difference(model: Model, results: list[Any], x: np.ndarray[Any, Any]) -> float:
-    """Return the largest difference of another program's results for x."""
-    images = model.xp.asarray(x)
-    if isinstance(model, Classifier):
-        ours = [model.probabilities(images)]
-    else:
-        H = model.encode(images)
-        ours = [H, model.decode(H)]
-    pairs = zip(results, ours, strict=True)
-    largest = [np.abs(theirs - to_numpy(own)).max() for theirs, own in pairs]
+def difference(results: Sequence[Floats], expected: Sequence[Floats]) -> float:
+    """Return the largest difference between another program's results and the model's."""
+    largest = [np.abs(other - own).max() for other, own in zip(results, expected, strict=True)]
     return float(np.max(largest))  # NaN, if there is one
+
+
+def _expected(model: Model, x: Floats) -> list[Floats]:
+    """Compute what a file should return for its input."""
+    module, given = to_torch(model), model.xp.asarray(x)
+    if isinstance(model, Classifier):
+        return [to_numpy(model.probabilities(given))]
+    if module.takes == "code":
+        return [to_numpy(model.decode(given))]
+    H = model.encode(given)
+    both = [H] if module.names == ("code",) else [H, model.decode(H)]
+    return [to_numpy(array) for array in both]
 
 
 def _is_ours(path: Path) -> bool:
@@ -158,6 +170,11 @@ def _metadata(model: Model, error: float) -> dict[str, str]:
     }
 
 
+def _given_shape(model: Model) -> tuple[int, ...]:
+    """Shape of one example of what a file is given."""
+    return model.code_shape if to_torch(model).takes == "code" else model.input_shape
+
+
 def _program(model: Model) -> Any:
     import torch
 
@@ -166,11 +183,11 @@ def _program(model: Model) -> Any:
     for axis, multiple in enumerate(module.size_multiples or (), start=2):
         units = torch.export.Dim(f"units{axis}", min=1)
         dynamic[axis] = multiple * units if multiple > 1 else units
-    example = torch.zeros((2, *model.input_shape), dtype=getattr(torch, model.dtype))
+    example = torch.zeros((2, *_given_shape(model)), dtype=getattr(torch, model.dtype))
     return torch.export.export(module, (example,), dynamic_shapes=(dynamic,), strict=False)
 
 
-def _onnx(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
+def _onnx(model: Model, x: Floats) -> Exported:
     try:
         import onnx
         import onnxruntime
@@ -182,10 +199,11 @@ def _onnx(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    names = list(to_torch(model).names)
+    module = to_torch(model)
+    given, names = module.takes, list(module.names)
     exported = torch.onnx.export(
         _program(_in_float32(model)),  # ONNX Runtime's CPU has no other convolution
-        input_names=["images"],
+        input_names=[given],
         output_names=names,
         dynamo=True,
         verbose=False,
@@ -196,10 +214,13 @@ def _onnx(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    error = difference(model, session.run(names, {"images": x.astype("float32")}), x)
-    onnx.helper.set_model_props(proto, _metadata(model, error))
-    onnx.checker.check_model(proto)
-    return proto.SerializeToString(), error
+
+    def finish(metadata: dict[str, str]) -> bytes:
+        onnx.helper.set_model_props(proto, metadata)
+        onnx.checker.check_model(proto)
+        return bytes(proto.SerializeToString())
+
+    return session.run(names, {given: x.astype("float32")}), finish
 
 
 def _in_float32(model: Model) -> Model:
@@ -213,48 +234,53 @@ def _in_float32(model: Model) -> Model:
 
 
 def _name_axes(graph: Any) -> None:
-    """Name the dynamic axes of the images, and wherever the same symbol stands alone."""
+    """Name the dynamic axes of input and output, and wherever the same symbol stands alone."""
     shape = graph.input[0].type.tensor_type.shape.dim
     symbols = [axis.dim_param for n, axis in enumerate(shape) if n != 1]
-    names = dict(zip(symbols, AXES[len(shape)], strict=True))
-    code = graph.output[0].type.tensor_type.shape.dim
+    batch, *positions = AXES[len(shape)]
+    sides = positions, [f"code_{name}" for name in positions]
+    below, above = sides if graph.input[0].name == "images" else sides[::-1]
+    names = dict(zip(symbols, (batch, *below), strict=True))
+    output = graph.output[0].type.tensor_type.shape.dim
     # a classifier's output has no positions
-    for name, axis in zip(AXES[len(shape)][1:], code[2:], strict=False):
-        names.setdefault(axis.dim_param, f"code_{name}")
+    for name, axis in zip(above, output[2:], strict=False):
+        names.setdefault(axis.dim_param, name)
     for value in (*graph.input, *graph.output, *graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
                 axis.dim_param = names.get(axis.dim_param, axis.dim_param)
 
 
-def _pt2(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
+def _pt2(model: Model, x: Floats) -> Exported:
     import torch
 
     program = _program(model)
     with torch.no_grad():
         results = [output.numpy() for output in program.module()(torch.tensor(x))]
-    error = difference(model, results, x)
-    buffer = io.BytesIO()
-    extra = {"metadata.json": json.dumps(_metadata(model, error))}
-    torch.export.save(program, buffer, extra_files=extra)
-    return buffer.getvalue(), error
+
+    def finish(metadata: dict[str, str]) -> bytes:
+        buffer, extra = io.BytesIO(), {"metadata.json": json.dumps(metadata)}
+        torch.export.save(program, buffer, extra_files=extra)
+        return buffer.getvalue()
+
+    return results, finish
 
 
-def _state_dict(model: Model, x: np.ndarray[Any, Any]) -> tuple[bytes, float]:
+def _state_dict(model: Model, x: Floats) -> Exported:
     import torch
     from safetensors.torch import load, save
 
+    state = to_torch(model).state_dict()
     fresh = to_torch(type(model)(**model.configuration()))
-    fresh.load_state_dict(load(save(to_torch(model).state_dict())))
+    fresh.load_state_dict(load(save(state)))
     with torch.no_grad():
         results = [output.numpy() for output in fresh(torch.tensor(x))]
-    error = difference(model, results, x)
-    return save(to_torch(model).state_dict(), _metadata(model, error)), error
+    return results, lambda metadata: save(state, metadata)
 
 
-EXPORTERS: dict[str, Callable[[Model, np.ndarray[Any, Any]], tuple[bytes, float]]] = {
+EXPORTERS: dict[str, Callable[[Model, Floats], Exported]] = {
     ".onnx": _onnx,
     ".pt2": _pt2,
     ".safetensors": _state_dict,
 }
-"""Exporters by suffix: from a model and images to the file's content and the difference."""
+"""Exporters by suffix: from a model and its input to results, and what then makes the content."""

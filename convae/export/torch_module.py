@@ -186,6 +186,9 @@ class TorchAutoencoder(nn.Module):
         The model to copy.
     """
 
+    takes: str = "images"
+    """What it is given."""
+
     names: tuple[str, ...] = ("code", "reconstruction")
     """What it returns."""
 
@@ -210,7 +213,7 @@ class TorchAutoencoder(nn.Module):
 
     @property
     def size_multiples(self) -> tuple[int, ...] | None:
-        """Of what the size along each axis has to be a multiple; None if it is fixed."""
+        """Of what its input's size along each axis has to be a multiple; None if it is fixed."""
         layers = [layer for layer in self.children() if isinstance(layer, TorchLayer)]
         if not all(layer.is_resizable for layer in layers):
             return None
@@ -221,6 +224,45 @@ class TorchAutoencoder(nn.Module):
         """Return codes and reconstructions of (N, C, *size) images."""
         code = self.encode(images)
         return code, self.decode(code)
+
+
+class TorchEncoder(TorchAutoencoder):
+    """A model whose codes alone do not say what a reconstruction is: the module returns them.
+
+    Parameters
+    ----------
+    model : Model
+        The model to copy.
+    """
+
+    names = ("code",)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the codes (N, O, *output) of (N, C, *size) images."""
+        return (self.encode(images),)
+
+
+class TorchDecoder(TorchAutoencoder):
+    """A model whose codes are searched for: the module decodes them.
+
+    Parameters
+    ----------
+    model : Model
+        The model to copy.
+    """
+
+    takes = "code"
+    names = ("reconstruction",)
+
+    @property
+    def size_multiples(self) -> tuple[int, ...] | None:
+        """Of what its input's size along each axis has to be a multiple; None if it is fixed."""
+        multiples = super().size_multiples
+        return None if multiples is None else (1,) * len(multiples)
+
+    def forward(self, code: Tensor) -> tuple[Tensor, ...]:
+        """Return the reconstructions (N, C, *size) of (N, O, *output) codes."""
+        return (self.decode(code),)
 
 
 class TorchClassifier(TorchAutoencoder):

@@ -7,7 +7,7 @@ from math import prod, sqrt
 
 from convae.engine.geometry import per_axis
 from convae.errors import UserError, check_range
-from convae.models.layers import Layer
+from convae.models.specification import Layer
 
 KERNEL, STRIDE = 4, 2
 """Of each convolution. The stride divides the kernel: every position is met by equally many

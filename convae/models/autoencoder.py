@@ -12,10 +12,10 @@ from convae.engine.geometry import per_axis
 from convae.errors import UserError
 from convae.models import backpropagation, losses
 from convae.models.backpropagation import Backpropagation, Batch
-from convae.models.layers import Layer
 from convae.models.model import Model
 from convae.models.parameters import per_layer
 from convae.models.penalties import NONE, Penalty
+from convae.models.specification import Layer
 from convae.models.winners import Winners
 
 

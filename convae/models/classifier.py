@@ -19,10 +19,10 @@ from convae.engine import Array, Backend, array_module
 from convae.engine.arrays import plain
 from convae.errors import UserError, UserTypeError, check_choice
 from convae.models.backpropagation import encode, encode_up, training_work
-from convae.models.layers import Layer, layer_from
 from convae.models.model import Model
 from convae.models.parameters import Gradients, per_layer
 from convae.models.penalties import Penalty
+from convae.models.specification import Layer, layer_from
 
 TRAINED = ("all", "last")
 """Which layers learn."""

@@ -19,9 +19,10 @@ from convae.engine.backend import channels_second
 from convae.engine.program import Memory, Program
 from convae.errors import counted
 from convae.models.backpropagation import training_work
+from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import NONE, Penalty
 from convae.models.plans import Plan, Plans
-from convae.models.programs import GradientProgram, ReconstructionProgram
+from convae.models.programs import ReconstructionProgram
 
 if TYPE_CHECKING:
     from convae.models.autoencoder import Autoencoder

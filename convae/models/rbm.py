@@ -23,10 +23,10 @@ from convae.errors import UserError, check_range
 from convae.models.backpropagation import mean_activation, training_work
 from convae.models.energy import START, STREAM, Energy
 from convae.models.initialisation import mean_of
-from convae.models.layers import Layer
 from convae.models.parameters import Gradients
 from convae.models.penalties import NONE, Penalty
 from convae.models.single import SingleLayer
+from convae.models.specification import Layer
 
 
 class RBM(SingleLayer):

@@ -22,10 +22,10 @@ from convae.errors import UserError
 from convae.models.backpropagation import training_work
 from convae.models.fista import Lasso
 from convae.models.initialisation import mean_of
-from convae.models.layers import Layer
 from convae.models.parameters import Gradients
 from convae.models.penalties import Penalty
 from convae.models.single import SingleLayer
+from convae.models.specification import Layer
 
 ARGUMENTS = ("sparsity", "iterations", "tolerance", "nonnegative", "backtracking")
 """Those of its own; see `convae.models.fista.Lasso`."""

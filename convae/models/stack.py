@@ -16,8 +16,9 @@ from convae.engine.geometry import per_axis
 from convae.errors import UserError, UserTypeError
 from convae.models import checkpoint, checks
 from convae.models.activations import activation
-from convae.models.layers import Layer, parameter_shapes, stack
+from convae.models.layers import parameter_shapes, stack
 from convae.models.parameters import Arrays, GradientSums, allocate, per_layer, views
+from convae.models.specification import Layer
 
 Same = TypeVar("Same", bound="Stack")
 

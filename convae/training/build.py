@@ -16,9 +16,9 @@ from convae.errors import UserError, check_choice, prefixed
 from convae.models.autoencoder import Autoencoder
 from convae.models.classifier import Classifier
 from convae.models.kinds import KINDS
-from convae.models.layers import Layer
 from convae.models.model import Model
 from convae.models.penalties import Penalty
+from convae.models.specification import Layer
 from convae.report.fixed_images import FixedImages
 from convae.report.tensorboard import Board
 from convae.training.averaging import MovingAverage

@@ -36,7 +36,7 @@ from convae.engine import backend_for, to_numpy
 from convae.engine.geometry import per_axis
 from convae.errors import UserError, UserTypeError, check_choice, check_range, counted
 from convae.models.autoencoder import Autoencoder
-from convae.models.layers import Layer
+from convae.models.specification import Layer
 from convae.report.anomaly import DEFAULT, Detector
 from convae.report.probe import encode_all
 from convae.training.build import build_model, build_parts, build_step

@@ -6,9 +6,10 @@ from convae.engine import Array
 from convae.engine.backend import channels_second
 from convae.engine.program import Memory, Program
 from convae.models.autoencoder import Autoencoder
+from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import Penalty
 from convae.models.plans import Choose, Plan, Plans, Runner
-from convae.models.programs import GradientProgram, ReconstructionProgram
+from convae.models.programs import ReconstructionProgram
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
 

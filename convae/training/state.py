@@ -17,10 +17,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from convae.configuration import Config, from_plain, override
+from convae.configuration import Config, from_plain
 from convae.data.splits import Splits
 from convae.engine import to_numpy
 from convae.errors import UserError, VersionError, check_choice, require_keys
+from convae.keys import override
 from convae.models import checkpoint
 from convae.models.kinds import KINDS
 from convae.models.loading import BEST, LAST, parameter_shapes_of

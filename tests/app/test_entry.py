@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 import convae
 from convae.app import entry
 from convae.app.overrides import CONFIGS
-from convae.configuration import override
 from convae.errors import DeviceError, UserError
+from convae.keys import override
 from convae.training.pretraining import STAGES
 from tests.helpers import REPOSITORY, events, run_train
 
@@ -130,6 +130,7 @@ def test_unknown_keys_are_refused_with_the_known_ones(tmp_path) -> None:
         ),
         ("model.layers.0.stride=2", UserError, "model=auto chooses the layers .* model=conv"),
         ("code=65", UserError, "code: 65 is out of range; .* at most 64"),
+        ("dataset.strict=7", UserError, "dataset.strict: 7 is neither true nor false"),
         ("tf32=true", DeviceError, "tf32: only a GPU has it"),
         pytest.param(
             "resume=nowhere",

@@ -18,9 +18,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import convae
-from convae.configuration import GROUPS, Config
+from convae.configuration import Config
 from convae.errors import UserError
 from convae.files import TEMPORARY
+from convae.keys import GROUPS
 from convae.models import checkpoint
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,8 @@ import convae
 from convae.app import entry, workers
 from convae.app.arguments import ordered
 from convae.app.sweeps import Jobs, as_csv, as_table, collect
-from convae.configuration import Config, override
+from convae.configuration import Config
+from convae.keys import override
 from convae.training import signals
 from convae.training.signals import Interrupted
 from convae.training.state import has_state, read_state

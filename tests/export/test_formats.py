@@ -245,13 +245,38 @@ def test_an_rbm_is_exported_as_any_tied_layer(tmp_path) -> None:
     assert export(convae.RBM((1, 6, 6), [layer]), tmp_path / "model.pt2") < 1e-5
 
 
-def test_what_no_other_runtime_does(tmp_path) -> None:
-    sparse = Layer(filters=3, kernel=3, activation="identity", hidden_bias="none")
-    pooling = Layer(filters=3, kernel=3, padding="same", pool=2)
-    for model, says in (
-        (convae.SparseCoding((1, 6, 6), [sparse]), "sparse codes are searched for"),
-        (convae.Autoencoder((1, 6, 6), [pooling]), "its layers pool"),
-    ):
-        with pytest.raises(convae.UserError, match=says):
-            export(model, tmp_path / "model.onnx")
-        assert not (tmp_path / "model.onnx").exists()
+POOLING = {"layers": [Layer(filters=3, kernel=3, padding="same", pool=2)]}
+WINNERS = {"layers": [Layer(filters=3, kernel=3, padding="same")], "spatial": True}
+
+
+@pytest.mark.parametrize("how", [POOLING, WINNERS], ids=["pooling", "winners"])
+def test_only_codes_where_a_reconstruction_takes_more(tmp_path, rng, how: dict) -> None:
+    model = convae.Autoencoder((1, 6, 8), **how)
+    x = rng.random((5, 1, 6, 8), dtype="float32")
+    for ending in ("pt2", "safetensors", "onnx"):
+        assert export(model, tmp_path / f"model.{ending}") < 1e-5
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["code"]
+    (found,) = session.run(None, {"images": x})
+    np.testing.assert_allclose(found, model.encode(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["full", "same"])
+def test_of_sparse_coding_the_decoder_is_exported(tmp_path, rng, padding: str) -> None:
+    layer = Layer(
+        filters=3, kernel=4, stride=2, padding=padding, activation="identity", hidden_bias="none"
+    )
+    model = convae.SparseCoding((2, 6, 8), [layer], seed=3)
+    model.parameters["0.visible_bias"][...] = 0.25
+    H = rng.random((5, *model.code_shape), dtype="float32")
+    for ending in ("pt2", "safetensors", "onnx"):
+        assert export(model, tmp_path / f"model.{ending}") < 1e-5
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    ((given,), (output,)) = session.get_inputs(), session.get_outputs()
+    assert (given.name, output.name) == ("code", "reconstruction")
+    if padding == "same":
+        assert given.shape[2:] == ["code_height", "code_width"]
+        assert output.shape[2:] == ["height", "width"]
+        assert session.run(None, {"code": np.zeros((1, 3, 9, 5), "float32")})[0].shape[2] == 18
+    (found,) = session.run(None, {"code": H})
+    np.testing.assert_allclose(found, model.decode(H), atol=1e-6)

@@ -12,8 +12,9 @@ from convae import Layer
 from convae.engine import ArrayBackend
 from convae.engine.backend import channels_second
 from convae.engine.program import Executable, Memory, Portable
+from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import NONE, Penalty
-from convae.models.programs import GradientProgram, given_arrays
+from convae.models.programs import given_arrays
 from tests.problems import part_of_examples, stacks
 
 SIGMOIDS = [

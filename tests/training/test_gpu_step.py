@@ -8,8 +8,9 @@ import pytest
 import convae
 from convae import AdamW, Layer, engine
 from convae.errors import DeviceError
+from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import Penalty
-from convae.models.programs import GradientProgram, ReconstructionProgram, StackProgram
+from convae.models.programs import ReconstructionProgram, StackProgram
 from convae.training.averaging import MovingAverage
 from tests.helpers import error
 

@@ -15,8 +15,8 @@ from convae import Layer
 from convae.engine.gpu import cudnn_graphs as graphs
 from convae.engine.program import Problem
 from convae.models.activations import ACTIVATIONS
+from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import NONE
-from convae.models.programs import GradientProgram
 from tests.engine.gpu.test_kernels import shorter
 
 

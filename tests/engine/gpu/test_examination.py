@@ -12,8 +12,8 @@ import pytest
 import convae
 from convae import Layer
 from convae.engine.program import Problem, Program
+from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import NONE
-from convae.models.programs import GradientProgram
 from tests.engine.gpu.test_ways import Doubled
 
 pytestmark = pytest.mark.gpu

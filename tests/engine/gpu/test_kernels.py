@@ -12,8 +12,8 @@ from convae import Layer
 from convae.engine.gpu import kernels
 from convae.engine.gpu.kernels import edges
 from convae.engine.program import Problem
+from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import NONE
-from convae.models.programs import GradientProgram
 
 LOCAL = [
     Layer(16, 3, stride=2, padding="same", sharing="tiled", tile=2, activation="tanh"),

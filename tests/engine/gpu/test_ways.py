@@ -15,8 +15,8 @@ from convae.engine.gpu.kernels import edges
 from convae.engine.program import Problem
 from convae.engine.updates import Moments, Momentum
 from convae.models.activations import ACTIVATIONS, RELU
+from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import NONE
-from convae.models.programs import GradientProgram
 from tests.engine.gpu.test_kernels import DEEP, EDGES, LOCAL, PLAIN, shorter
 
 pytestmark = pytest.mark.gpu

@@ -70,7 +70,7 @@ def _unknown_part(node: Any, parts: list[str], above: list[str]) -> str | None:
     if not dataclasses.is_dataclass(node):
         return None
     hints = typing.get_type_hints(node)
-    names = [*hints, "experiment", "debug"] if node is Config else list(hints)
+    names = [*hints, "experiment", "debug", "run"] if node is Config else list(hints)
     if parts[0] not in names:
         close = difflib.get_close_matches(parts[0], names, n=1)
         suggestion = f"; did you mean {'.'.join([*above, close[0]])}?" if close else ""

@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from convae.app import search, sweeps, workers
+from convae.app import launch, search, sweeps, workers
 from convae.app.arguments import ordered, resume_command
 from convae.app.overrides import (
     CONFIGS,
@@ -46,6 +46,7 @@ from convae.app.run import AfterEpoch, Result, run
 from convae.configuration import Config, from_plain
 from convae.errors import UserError
 from convae.files import write_bytes
+from convae.processes import ALONE, Group, PeerError
 from convae.training.pretraining import STAGES
 from convae.training.signals import Interrupted, interrupt, is_stop_requested, request_stop
 from convae.training.state import has_state, read_state
@@ -82,13 +83,19 @@ def train(
     Interrupted
         If SIGINT, SIGTERM, SIGHUP or SIGUSR1 was received; the state is saved.
     """
-    given = list(overrides)
+    group = launch.join()
+    named = any(word.startswith(launch.RUN) for word in overrides)
+    given = group.broadcast(launch.settle(overrides) if group.is_first else None)
     if message := mistake(given):
         raise UserError(message)
     _fresh_folders.clear()
     if config_dir is not None:
         given.append(search_path(config_dir))
-    with hydra_of_its_own(), initialize_config_module(CONFIGS, version_base="1.3"):
+    with (
+        _folders_of(group),
+        hydra_of_its_own(),
+        initialize_config_module(CONFIGS, version_base="1.3"),
+    ):
         try:
             composed = compose("config", overrides=given, return_hydra_config=True)
             HydraConfig.instance().cfg = composed  # type: ignore[assignment]
@@ -103,48 +110,64 @@ def train(
         except Exception as error:  # Hydra raises what Python does, for overrides of wrong types
             raise UserError(culprit(given, error) or message_of(error)) from error
     is_chosen = composed.resume is not None or str(wanted) in _fresh_folders.values()
-    directory = wanted if is_chosen else new_folder(wanted)
+    if not is_chosen and not named:
+        wanted = group.broadcast(new_folder(wanted) if group.is_first else None)
+    if not group.is_first:
+        with _logging_nothing():
+            return _run_composed(composed, wanted, hydra_node, group)
+    directory = wanted
     if hydra_files is not None:
         for name, content in {"config": composed, "overrides": hydra_node.overrides.task}.items():
             file = directory / hydra_files / f"{name}.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(content, file)
     with _logging_to(directory / "train.log"):
-        return _run_composed(composed, directory, hydra_node)
+        return _run_composed(composed, directory, hydra_node, group)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: ``[group=option] [key=value] ... [-m] [hydra's flags]``."""
     if arguments is not None:
         sys.argv = ["convae train", *arguments]
-    sys.argv[1:] = given = ordered(sys.argv[1:])
+    group, given = ALONE, sys.argv[1:]
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on; what is shown is decided here
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
+        group = launch.join()
+        words = ordered(given)
+        given = group.broadcast(launch.settle(words) if group.is_first else None)
+        sys.argv[1:] = given if group.is_first else ordered([*given, *launch.SILENT])
         # Hydra takes sweepers from its own package of plugins only: theirs are names in it
         sweepers: dict[str, type[Plugin]] = {sweeps.GRID: sweeps.Grid, search.SEARCH: search.Search}
         Plugins.instance().class_name_to_class.update(sweepers)  # imports all plugins
         if message := mistake(given) or names_used_folder(given) or resumes_sweep(given):
-            sys.exit(f"error: {message}")
+            launch.fail(f"error: {message}", group)
+        if group.size > 1 and {"-m", "--multirun"} & set(given):
+            raise UserError("-m: each run of a sweep has processes of its own; start it without")
         check_composition(given)
-        _hydra_main()
+        with _folders_of(group):
+            _hydra_main()
     except KeyboardInterrupt:
         _say_stopped()
+    except PeerError as error:
+        launch.fail_of_peer(error, group)
     except MISTAKES as error:
         if full:
             raise
         of_hydra = isinstance(error, (HydraException, OmegaConfBaseException))
         message = (culprit(given, error) if of_hydra else None) or message_of(error)
-        sys.exit(f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where it was raised)")
+        shown = f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where it was raised)"
+        launch.fail(shown, group)
     except Exception as error:  # for overrides of wrong types Hydra raises what Python does
         if is_stop_requested():  # what an import makes of Ctrl-C
             _say_stopped()
         its_fault = culprit(given, error)
         if full or its_fault is None:  # a bug of ours
+            group.is_first_to_fail(repr(error))
             raise
-        sys.exit(f"error: {its_fault}")
+        launch.fail(f"error: {its_fault}", group)
 
 
 def _say_stopped() -> NoReturn:
@@ -164,11 +187,13 @@ def _hydra_main(composed: DictConfig) -> float | None:
         with workers.following(Path(HydraConfig.get().sweep.dir)) as is_wanted:
             return _job(composed, directory) if is_wanted else None
     try:
-        result = _run_composed(composed, directory, HydraConfig.get())
+        result = _run_composed(composed, directory, HydraConfig.get(), _group)
     except Interrupted as stop:
-        _say_how_to_resume(stop, directory)
+        if _group.is_first:
+            _say_how_to_resume(stop, directory)
         sys.exit(128 + stop.number)
-    sweeps.update_table(directory.parent)
+    if _group.is_first:
+        sweeps.update_table(directory.parent)
     return result.figures["validation_loss"]
 
 
@@ -176,7 +201,7 @@ def _job(composed: DictConfig, directory: Path) -> float | None:
     """Do one job of a sweep; if it fails, the sweep's other jobs and its table are not lost."""
     try:
         with search.reporting(HydraConfig.get()) as after_epoch:
-            result = _run_composed(composed, directory, HydraConfig.get(), after_epoch)
+            result = _run_composed(composed, directory, HydraConfig.get(), ALONE, after_epoch)
         return result.figures["validation_loss"]
     except Interrupted as stop:  # not an error for Hydra, which would start the next job
         _say_how_to_resume(stop, directory)
@@ -206,16 +231,19 @@ def _run_composed(
     composed: DictConfig,
     directory: Path,
     hydra_node: Any,
+    group: Group,
     after_epoch: AfterEpoch | None = None,
 ) -> Result:
     """Turn a composed configuration, or that of the run to resume, into objects, and run it."""
     overrides = hydra_node.overrides.task
     if composed.resume is not None:
-        composed = _saved_configuration(directory, overrides)
+        composed = group.broadcast(
+            _saved_configuration(directory, overrides) if group.is_first else None
+        )
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     shown = _hyperparameters(hydra_node.runtime.choices, overrides)
-    return run(config, directory, shown, after_epoch)
+    return run(config, directory, shown, after_epoch, group)
 
 
 def _hyperparameters(
@@ -253,13 +281,29 @@ def _saved_configuration(directory: Path, overrides: Sequence[str]) -> DictConfi
 _fresh_folders: dict[str, str] = {}
 """The folders made for the run that begins, by the names that they were to have."""
 
+_group: Group = ALONE
+"""The processes of the run that begins: Hydra's resolvers take no other argument."""
+
+
+@contextmanager
+def _folders_of(group: Group) -> Iterator[None]:
+    """Let folders be made by the first process of a group, for a ``with`` block."""
+    global _group
+    _group = group
+    try:
+        yield
+    finally:
+        _group = ALONE
+
 
 def _run_directory(resume: str | None, fresh: str) -> str:
     """Choose the folder of a run: that of the run to resume, or a new one, made at once."""
     if resume is None:
-        if fresh not in _fresh_folders:  # Hydra asks several times
-            _fresh_folders[fresh] = str(new_folder(Path(fresh)))
-        return _fresh_folders[fresh]
+        key = fresh if _group.size == 1 else ""  # which has the time, others in other processes
+        if key not in _fresh_folders:  # Hydra asks several times
+            made = str(new_folder(Path(fresh))) if _group.is_first else None
+            _fresh_folders[key] = _group.broadcast(made)
+        return _fresh_folders[key]
     if not resume or not has_state(Path(resume)):
         raise FileNotFoundError(
             f"resume: {resume!r} holds no state of a run; expected the folder of a run, such as "
@@ -288,6 +332,16 @@ def new_folder(wanted: Path) -> Path:
             continue
         return path
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def _logging_nothing() -> Iterator[None]:
+    """Leave messages to another process, for a ``with`` block."""
+    disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = disabled
 
 
 @contextmanager

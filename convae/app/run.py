@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -18,17 +20,18 @@ from convae.data.augmentation import cropped
 from convae.data.corruption import Corruption, Use
 from convae.data.datasets import load_dataset
 from convae.data.splits import Splits, kind, noun
-from convae.engine import missing_gpu
+from convae.engine import missing_gpu, to_numpy
 from convae.errors import UserError
 from convae.files import locked, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.classifier import Classifier
 from convae.models.loading import BEST, load
 from convae.models.model import Model
+from convae.processes import ALONE, Group
 from convae.report.baselines import Baselines
 from convae.report.describe import describe, oversized
 from convae.report.diagnostics import self_check
-from convae.report.evaluation import measure
+from convae.report.evaluation import measure, measure_quality
 from convae.report.tensorboard import Board
 from convae.training.build import (
     Parts,
@@ -85,16 +88,21 @@ def run(
     directory: Path,
     hyperparameters: Mapping[str, float | str],
     after_epoch: AfterEpoch | None = None,
+    group: Group = ALONE,
 ) -> Result:
     """Do a whole run in a folder; if the configuration says resume, continue from its state.
 
-    The hyperparameters, what tells a fresh run from others, are only shown.
+    The hyperparameters, what tells a fresh run from others, are only shown. Of several processes
+    the first writes and reports.
 
     Raises `UserError` where the configuration, the data or the device is at fault, `OSError` where
     files cannot be read or written, and `Interrupted` when a signal stopped it.
     """
-    with locked(directory):
-        return _run(config, directory, hyperparameters, after_epoch)
+    if group.size > 1:
+        configuration = json.dumps(dataclasses.asdict(config))
+        group.agree(configuration=configuration)
+    with locked(directory) if group.is_first else nullcontext():
+        return _run(config, directory, hyperparameters, after_epoch, group)
 
 
 def _run(
@@ -102,12 +110,16 @@ def _run(
     directory: Path,
     hyperparameters: Mapping[str, float | str],
     after_epoch: AfterEpoch | None,
+    group: Group,
 ) -> Result:
-    if config.resume is None and is_used(directory):
+    if config.resume is None and group.is_first and is_used(directory):
         raise UserError(used_folder(directory))
     build_parts(config)  # mistakes show before any images are read
-    data = cropped(load_dataset(config.dataset, config.seed), config.augmentation.window)
-    chosen = choose(config, data)
+    if group.size > 1 and config.model.kind == "rbm":
+        raise UserError("model.kind: 'rbm' draws its samples in one process; start no others")
+    data = group.read(lambda: load_dataset(config.dataset, config.seed))
+    data = cropped(data, config.augmentation.window)
+    chosen = group.broadcast(choose(config, data) if group.is_first else None)
     config = chosen.config
     parts = build_parts(config)
     classes = classes_of(data) if config.task == "classify" else 0
@@ -115,16 +127,21 @@ def _run(
     model.check_penalty(parts.penalty)
     _announce(config, model, data, chosen.reasons)
     if config.resume is None:
-        start(model, config, data)
-    if config.trainer.self_check:
+        if group.is_first:
+            start(model, config, data)
+        if group.size > 1:
+            begun = group.broadcast(to_numpy(model.flat_parameters) if group.is_first else None)
+            model.flat_parameters[...] = model.xp.asarray(begun)
+    if config.trainer.self_check and group.is_first:
         assert config.trainer.batch_size is not None
         self_check(model, config.trainer.batch_size)
     if config.find_learning_rate:
-        return _search(config, model, parts, data, directory)
+        return _search(config, model, parts, data, directory, group)
     configuration = dataclasses.asdict(config)
     states = StateFolder(directory, configuration, config.trainer.keep_states)
     if config.resume is not None:
-        progress = restore(*read_state(directory), model, parts.optimizer)
+        saved = group.broadcast(read_state(directory) if group.is_first else None)
+        progress = restore(*saved, model, parts.optimizer)
         check_resumable(progress, data, model.objective)
         assert config.trainer.epochs is not None  # chosen, if it was not given
         is_done = progress.epoch >= config.trainer.epochs
@@ -132,33 +149,45 @@ def _run(
         log.info(f"resuming after step {progress.step}, {where}")
     else:
         progress = begin(configuration, data, model.objective)
+    group.agree(images=json.dumps(data.fingerprints() if group.size > 1 else None))
     model.metadata = {"run": progress.run, "classes": list(data.classes)}
     if data.how is not None:
         model.metadata |= {data.how.KEY: data.how.plain()}
-    with Board(directory, after=progress.step) as board:
+    with Board(directory, progress.step, is_silent=not group.is_first) as board:
         if config.resume is None:
             board.configuration(OmegaConf.to_yaml(configuration))
             board.hyperparameters(hyperparameters)
             board.flush()
-            states.save(model, parts.optimizer, progress)
+            if group.is_first:
+                states.save(model, parts.optimizer, progress)
         if config.trainer.pretrain_epochs and progress.step == 0:
             assert isinstance(model, Autoencoder)
-            pretrain(model, data, config, directory)
-        trainer = build_trainer(config, model, parts, data, board, states, progress, after_epoch)
-        if isinstance(model, Classifier):
-            trainer.fit()
-            best = load(directory / BEST, backend=model.backend)
-            figures = summarise(best, data, progress, config.trainer, directory, board)
-        else:
+            pretrain(model, data, config, directory, group)
+        trainer = build_trainer(
+            config, model, parts, data, board, states, progress, after_epoch, group
+        )
+        baselines = None
+        if group.is_first and not isinstance(model, Classifier):
             baselines = Baselines.fit(model, data.train, parts.corruption)
             if progress.step == 0:
                 _show_start(trainer, parts.corruption, baselines)
-            trainer.fit()
-            best = load(directory / BEST, backend=model.backend)
+        trainer.fit()
+        best = group.broadcast(
+            load(directory / BEST, backend=model.backend) if group.is_first else None
+        )
+        figures: dict[str, float] = {}
+        if not isinstance(best, Classifier):
+            size = trainer.batch_size
+            quality = measure_quality(best, data.test, size, Use.TEST, parts.corruption, group)
+        if group.is_first and isinstance(best, Classifier):
+            figures = summarise(best, data, progress, config.trainer, directory, board)
+        elif group.is_first:
+            assert baselines is not None
             summary = Summary(
                 best,
                 data,
                 baselines,
+                quality,
                 progress,
                 parts.corruption,
                 config.trainer,
@@ -166,9 +195,9 @@ def _run(
                 trainer.stopped,
             )
             figures = summary.write(directory, board)
-    if config.trainer.drop_states:
+    if config.trainer.drop_states and group.is_first:
         states.drop()
-    return Result(directory, best, figures)
+    return Result(directory, best, group.broadcast(figures if group.is_first else None))
 
 
 def _announce(config: Config, model: Model, data: Splits, reasons: Sequence[str]) -> None:
@@ -201,14 +230,17 @@ def _show_start(trainer: Trainer, corruption: Corruption, baselines: Baselines) 
     log.info(f"before training: squared error {error:.5f} on validation {shown}s; {compared}")
 
 
-def _search(config: Config, model: Model, parts: Parts, data: Splits, directory: Path) -> Result:
+def _search(
+    config: Config, model: Model, parts: Parts, data: Splits, directory: Path, group: Group
+) -> Result:
     """Search for a learning rate instead of training."""
-    step = build_step(config, model, parts)
+    step = build_step(config, model, parts, group)
     size, seed = config.trainer.batch_size, config.seed
     assert size is not None
     found = find_learning_rate(step, data.train, build_task(config, parts, data), size, seed)
     path = directory / "learning_rate.png"
-    write_bytes(path, found.png())
+    if group.is_first:
+        write_bytes(path, found.png())
     log.info(
         f"\nThe loss fell fastest at a learning rate of {found.steepest:.1e}, and was lowest at "
         f"{found.rates[found.losses.argmin()]:.1e}; see {path}.\n"

@@ -25,7 +25,7 @@ from convae.models.loading import BEST
 from convae.models.model import Model
 from convae.report.anomaly import Detector, judge, of_whole
 from convae.report.baselines import Baselines
-from convae.report.evaluation import measure, measure_quality
+from convae.report.evaluation import measure
 from convae.report.fixed_images import FixedImages
 from convae.report.localisation import localisation
 from convae.report.pictures import comparison, png
@@ -73,6 +73,8 @@ class Summary:
         All images.
     baselines : Baselines
         What the model is compared with.
+    quality : dict
+        What `convae.report.evaluation.measure_quality` has found on the test images.
     progress : Progress
         Where the run ended.
     corruption : Corruption
@@ -88,6 +90,7 @@ class Summary:
     model: Model
     data: Splits
     baselines: Baselines
+    quality: dict[str, float]
     progress: Progress
     corruption: Corruption
     trainer: TrainerConfig
@@ -131,7 +134,7 @@ class Summary:
         threshold = detector.threshold(self.score, self.trainer.threshold_quantile)
         some = sample(data.train, TRAINING_IMAGES)
         figures = {
-            **measure_quality(model, data.test, size, Use.TEST, self.corruption),
+            **self.quality,
             "train_mse": measure(model, some, size, Use.TRAINING, self.corruption).mse,
             **self.baselines.errors(data.test, Use.TEST, size, quality=True),
             "threshold": threshold,

@@ -121,7 +121,7 @@ class Arrays:
     def batches(self, size: int, order: Order | None = None, skip: int = 0) -> Iterator[Values]:
         """See `Split`; floats, scaled."""
         order = np.arange(len(self)) if order is None else order
-        for start in range(skip * size, len(self), size):
+        for start in range(skip * size, len(order), size):
             yield self.take(order[start : start + size])
 
     @cached_property

@@ -16,6 +16,7 @@ from convae.data.pictures import Pixels, Preprocessing, middle
 from convae.data.splits import Files, Labels, Order, Split, Splits, digest
 from convae.engine import Array, array_module
 from convae.errors import UserError, UserTypeError, check_range
+from convae.processes import Share
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Augmentation:
         """Whether anything is changed."""
         return self.flip or self.shift > 0 or self.crop is not None
 
-    def __call__(self, images: Array, step: int) -> Array:
+    def __call__(self, images: Array, step: int, share: Share | None = None) -> Array:
         """Change a batch.
 
         Parameters
@@ -65,6 +66,8 @@ class Augmentation:
             Training images, on any device; not changed.
         step : int
             The step of training that they are for.
+        share : Share, optional
+            Which part of that step's images they are; by default all of them.
 
         Returns
         -------
@@ -82,17 +85,20 @@ class Augmentation:
         rng = np.random.default_rng([self.seed, 4, step])
         xp = array_module(images)
         N, _, *size = images.shape
+        share = Share(0, N, N) if share is None else share
+        rows, whole = share.rows, share.whole
         window = check_crop(self.crop, tuple(size)) or tuple(size)
         places = [xp.arange(length)[None] for length in window]
         if self.flip:
-            mirrored = xp.asarray(rng.random((N, 1)) < 0.5)
+            mirrored = xp.asarray(rng.random((whole, 1))[rows] < 0.5)
             places[-1] = xp.where(mirrored, window[-1] - 1 - places[-1], places[-1])
         if self.crop is not None:
             free = [length - side for length, side in zip(size, window, strict=True)]
-            starts = (rng.integers(0, room, (N, 1), endpoint=True) for room in free)
+            starts = (rng.integers(0, room, (whole, 1), endpoint=True)[rows] for room in free)
             places = [p + xp.asarray(start) for p, start in zip(places, starts, strict=True)]
         if self.shift:
-            moves = rng.integers(-self.shift, self.shift, size=(len(size), N, 1), endpoint=True)
+            limits, drawn = (-self.shift, self.shift), (len(size), whole, 1)
+            moves = rng.integers(*limits, size=drawn, endpoint=True)[:, rows]
             places = [
                 (place + move).clip(0, length - 1)
                 for place, move, length in zip(places, xp.asarray(moves), size, strict=True)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from math import prod
 from typing import TypeAlias
 
 from convae.data.noise import Noise
 from convae.engine import Array, array_module
 from convae.engine.backend import channels_second
 from convae.errors import UserError, check_choice, check_range, prefixed
+from convae.processes import Share
 
 
 class Use(IntEnum):
@@ -106,7 +108,7 @@ class Corruption:
         """Whether anything is changed."""
         return self.name != "none" and self.amount > 0
 
-    def __call__(self, x: Array, use: Use, index: int) -> Array:
+    def __call__(self, x: Array, use: Use, index: int, share: Share | None = None) -> Array:
         """Corrupt a batch.
 
         Parameters
@@ -117,6 +119,8 @@ class Corruption:
             The purpose.
         index : int
             Which batch of that purpose: the step of training, or the batch's position.
+        share : Share, optional
+            Which part of that batch x is; by default all of it.
 
         Returns
         -------
@@ -128,11 +132,14 @@ class Corruption:
             return x
         noise = Noise(array_module(x), [self.seed, 3, use, index])
         N, C, *size = x.shape
+        share = Share(0, N, N) if share is None else share
+        elements = C * prod(size)
 
         def draw(distribution: str) -> Array:
-            sample = noise.normal if distribution == "normal" else noise.uniform
-            drawn = sample((N, *size, C), x.dtype.name)  # in the order of batches in memory
-            return channels_second(drawn)
+            how = (N, *size, C), x.dtype.name, share.rows.start * elements  # as batches lie
+            if distribution == "normal":
+                return channels_second(noise.normal(*how, share.whole * elements))
+            return channels_second(noise.uniform(*how))
 
         return function(x, self.amount, draw)
 

@@ -21,6 +21,7 @@ from convae.data.pictures import Conversions, Pixels, Preprocessing, reason
 from convae.data.scaling import Scaling
 from convae.engine import array_module
 from convae.errors import UserError
+from convae.processes import Group, Share
 
 Labels: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Files: TypeAlias = np.ndarray[Any, np.dtype[np.str_]]
@@ -86,8 +87,30 @@ class Split(Protocol):
         """Iterate over all images once, as uint8 (N, C, H, W); other examples as floats.
 
         The last batch may be smaller. They come in the order of their positions, or in another
-        that is given; `skip` batches are left out at the beginning.
+        that is given, perhaps of some only; `skip` batches are left out at the beginning.
         """
+
+
+class OwnBatch(NamedTuple):
+    """What a process has of a batch: pixels, their positions in the split, and its share."""
+
+    pixels: Pixels
+    positions: Order
+    share: Share
+
+
+def own_batches(
+    split: Split, size: int, group: Group, order: Order | None = None, skip: int = 0
+) -> Iterator[OwnBatch]:
+    """Iterate over a process's shares of all batches; it reads no others. See `Split.batches`."""
+    order = np.arange(len(split)) if order is None else order
+    wholes = [order[start : start + size] for start in range(0, len(split), size)]
+    shares = [group.share(len(whole)) for whole in wholes]
+    own = [whole[share.rows] for whole, share in zip(wholes, shares, strict=True)]
+    length = max(group.share(size).count, 1)  # of all but the last, which may be shorter
+    batches = split.batches(length, np.concatenate(own), skip)
+    for pixels, positions, share in zip(batches, own[skip:], shares[skip:], strict=True):
+        yield OwnBatch(pixels, positions, share)
 
 
 def shuffled(split: Split, rng: np.random.Generator) -> Order:
@@ -148,7 +171,7 @@ class InMemory:
         """See `Split`."""
         order = np.arange(len(self)) if order is None else order
         order = array_module(self.pixels).asarray(order)
-        for start in range(skip * size, len(self), size):
+        for start in range(skip * size, len(order), size):
             yield self.pixels[order[start : start + size]]
 
     def on(self, xp: ModuleType) -> InMemory:

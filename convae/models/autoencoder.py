@@ -139,9 +139,12 @@ class Autoencoder(Model):
         return self.loss_of(self._output(x), target)
 
     def _gradients(self, x: Array, target: Array, penalty: Penalty) -> Any:
-        if self._planned is not None and self.has_program:
+        # a mean over other processes' examples, too, is not known to a program
+        is_planned = self._planned is not None and self.has_program
+        if is_planned and not (penalty.kl and self.group.size > 1):
+            assert self._planned is not None
             return self._planned.gradients(x, target, penalty)
-        return self._backpropagation(x, target, penalty)
+        return self._backpropagation(x, target, penalty, self.group)
 
     def loss_of(self, R: Array, target: Array) -> tuple[Array, Array]:
         """Compare reconstructions with what they should be.

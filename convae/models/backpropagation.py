@@ -18,6 +18,7 @@ from convae.models.losses import Loss
 from convae.models.parameters import Gradients, GradientSums
 from convae.models.penalties import Penalty
 from convae.models.winners import Winners
+from convae.processes import Group
 
 Layers: TypeAlias = Sequence[TiedConvolution]
 Switches: TypeAlias = Sequence[Any]
@@ -147,14 +148,16 @@ class Backpropagation:
         self._layers, self._loss, self._sums = layers, loss, sums
         self._dtype, self._winners = dtype, winners
 
-    def __call__(self, x: Array, target: Array, penalty: Penalty) -> Array:
+    def __call__(self, x: Array, target: Array, penalty: Penalty, group: Group) -> Array:
         """Compute the gradients of a batch, and return its loss as a 0-d array.
 
-        x, target (N, C, *size)
+        x, target (N, C, *size); what is of the whole batch is of that of all processes.
         """
         sums, backend = self._sums, self._sums.backend
         chunks = backend.divide(len(x), training_work(self._layers))
-        mean = mean_activation(backend, self._layers, x, chunks) if penalty.kl else None
+        mean = None
+        if penalty.kl:
+            mean = mean_activation(backend, self._layers, x, chunks, group)
         loss_scale = 1 if self._dtype == x.dtype else x.size
         threshold = None
         if self._winners.lifetime is not None:
@@ -162,7 +165,7 @@ class Backpropagation:
             def strengths(chunk: slice) -> Array:
                 return self._winners.strengths(encode(self._layers, x[chunk])[-1])
 
-            threshold = self._winners.threshold(backend.map(strengths, chunks))
+            threshold = self._winners.threshold(group.gather(backend.map(strengths, chunks)))
         batch = Batch(len(x), penalty, mean, loss_scale, threshold)
 
         def compute(chunk: slice, gradients: Gradients) -> Array:
@@ -224,7 +227,9 @@ def training_work(layers: Layers) -> int:
     return 6 * sum(forms) - forms[0]  # the gradient of the image is not computed
 
 
-def mean_activation(backend: Backend, layers: Layers, x: Array, chunks: list[slice]) -> Array:
+def mean_activation(
+    backend: Backend, layers: Layers, x: Array, chunks: list[slice], group: Group
+) -> Array:
     """Average each filter of the code over a batch and all positions.
 
     x (N, C, *size) -> (O,), kept away from 0 and 1 by a rounding error, for their logarithms
@@ -234,6 +239,7 @@ def mean_activation(backend: Backend, layers: Layers, x: Array, chunks: list[sli
         H = encode(layers, x[chunk])[-1]
         return H.sum(axis=(0, *range(2, H.ndim)))
 
-    mean = sum(backend.map(sums, chunks)) / (len(x) * prod(layers[-1].output_shape[1:]))
+    total: Array = sum(backend.map(sums, chunks))
+    mean = group.mean(total / (len(x) * prod(layers[-1].output_shape[1:])))
     epsilon = backend.xp.finfo(x.dtype).eps
     return backend.xp.clip(mean, epsilon, 1 - epsilon)

@@ -252,7 +252,9 @@ class RBM(SingleLayer):
         w = xp.concatenate([xp.full(N, -1 / N), xp.full(M, 1 / M)]).astype(x.dtype) / size
         w = w.reshape(-1, *(1 for _ in x.shape[1:]))
         chunks = self.backend.divide(N, training_work(self.layers))
-        mean = mean_activation(self.backend, self.layers, x, chunks) if penalty.kl else None
+        mean = None
+        if penalty.kl:
+            mean = mean_activation(self.backend, self.layers, x, chunks, self.group)
         count = N * self.code_size
 
         def compute(chunk: slice, gradients: Gradients) -> Array:

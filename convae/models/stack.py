@@ -19,6 +19,7 @@ from convae.models.activations import activation
 from convae.models.layers import parameter_shapes, stack
 from convae.models.parameters import Arrays, GradientSums, allocate, per_layer, views
 from convae.models.specification import Layer
+from convae.processes import ALONE, Group
 
 Same = TypeVar("Same", bound="Stack")
 
@@ -72,6 +73,8 @@ class Stack:
         images are like (`convae.report.anomaly`).
     state : dict
         Arrays beside the parameters on which the next gradients depend, such as chains of samples.
+    group : Group
+        The processes that share each batch with this one.
     lock : threading.RLock
         Held while gradients are computed, since they share buffers: threads that call
         `loss_and_gradients` or a `TrainingStep` of one model take turns. `encode`, `decode` and
@@ -122,6 +125,7 @@ class Stack:
         self.metadata: dict[str, Any] = {}
         self.extras: dict[str, np.ndarray[Any, Any]] = {}
         self.state: dict[str, Array] = {}
+        self.group: Group = ALONE
         self.layers = stack(layers, self.input_shape, self.output_activation.name, self.backend)
         shapes, axes = parameter_shapes(self.layers), len(self.input_shape) - 1
         self._allocate = partial(allocate, self.backend, shapes, self.dtype, axes)

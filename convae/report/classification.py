@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from convae.data.pictures import to_floats
-from convae.data.splits import Split, Splits, sample
+from convae.data.splits import Split, Splits, own_batches, sample
 from convae.engine import to_numpy
 from convae.models.classifier import Classifier
+from convae.processes import ALONE, Group
 from convae.report.pictures import figure_png
 from convae.report.probe import vectors
 
@@ -51,18 +52,20 @@ class Classified:
         return out
 
 
-def classify(model: Classifier, split: Split, batch_size: int) -> Classified:
-    """Classify all images of a labelled split."""
+def classify(model: Classifier, split: Split, batch_size: int, group: Group = ALONE) -> Classified:
+    """Classify all images of a labelled split; the processes of a group share each batch."""
     assert split.labels is not None
     confusion = np.zeros((model.classes, model.classes), np.int64)
     loss: Any = 0.0  # on the device, which is not waited for
-    for number, pixels in enumerate(split.batches(batch_size)):
-        x = to_floats(pixels, model.backend, model.dtype)
-        labels = split.labels[number * batch_size :][: len(x)]
+    for batch in own_batches(split, batch_size, group):
+        x, count = to_floats(batch.pixels, model.backend, model.dtype), batch.share.count
+        labels = split.labels[batch.positions]
         J, P = model.evaluate(x, model.xp.asarray(labels))
-        loss = loss + J * len(x)
-        np.add.at(confusion, (labels, to_numpy(P.argmax(axis=1))), 1)
-    return Classified(float(loss) / len(split), confusion)
+        loss = loss + J * count
+        np.add.at(confusion, (labels[:count], to_numpy(P.argmax(axis=1))[:count]), 1)
+    loss, *counts = group.sum([loss, *confusion.ravel()])
+    confusion = np.array(counts, np.int64).reshape(confusion.shape)
+    return Classified(loss / len(split), confusion)
 
 
 def baselines(data: Splits) -> dict[str, float]:

@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 
 from convae.data.corruption import CLEAN, Corruption, Use
 from convae.data.pictures import to_floats
-from convae.data.splits import Split
+from convae.data.splits import Split, own_batches
 from convae.engine import Array
 from convae.models.model import Model
+from convae.processes import ALONE, Group
 from convae.report.quality import Quality
 
 Evaluate: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
@@ -43,17 +44,19 @@ def measure(
     use: Use = Use.TEST,
     corruption: Corruption = CLEAN,
     evaluate: Evaluate | None = None,
+    group: Group = ALONE,
 ) -> Errors:
     """Measure a model on all images of a split, as means; `use` and `corruption` give the noise.
 
-    `evaluate` does what the model's `evaluate` does, by default that itself.
+    `evaluate` does what the model's `evaluate` does, by default that itself. The processes of a
+    group share each batch.
     """
     sums: list[Any] = [0.0, 0.0, 0.0]  # on the device, which is not waited for
-    for x, given in _batches(model, split, batch_size, use, corruption):
+    for x, given, examples in _batches(model, split, batch_size, use, corruption, group):
         J, R = (evaluate or model.evaluate)(given, x)
         squares = [((image - x) ** 2).mean(dtype="float64") for image in (R, given)]
-        sums = [total + len(x) * mean for total, mean in zip(sums, (J, *squares), strict=True)]
-    return Errors(*(float(total) / len(split) for total in sums))
+        sums = [total + examples * mean for total, mean in zip(sums, (J, *squares), strict=True)]
+    return Errors(*(total / len(split) for total in group.sum(sums)))
 
 
 def measure_quality(
@@ -62,27 +65,35 @@ def measure_quality(
     batch_size: int,
     use: Use = Use.TEST,
     corruption: Corruption = CLEAN,
+    group: Group = ALONE,
 ) -> dict[str, float]:
     """Measure what a run reports of a model, on all images of a split.
 
     Returns ``test_loss``, ``test_mse``, ``test_psnr``, ``test_ssim`` and ``input_mse``; with noise
-    also ``input_psnr`` and ``input_ssim``. See `convae.report.quality.Quality`.
+    also ``input_psnr`` and ``input_ssim``. See `convae.report.quality.Quality`. The processes of a
+    group share each batch.
     """
     loss, of_output, of_input = 0.0, Quality(), Quality()
-    for x, given in _batches(model, split, batch_size, use, corruption):
+    for x, given, examples in _batches(model, split, batch_size, use, corruption, group):
         J, R = model.evaluate(given, x)
-        loss += float(J) * len(x) / len(split)
-        of_output.add(x, R)
+        loss += float(J) * examples / len(split)
+        of_output.add(x[:examples], R[:examples])
         if corruption:
-            of_input.add(x, given)
-    noisy = of_input.figures("input") if corruption else {"input_mse": 0.0}
-    return {"test_loss": loss, **of_output.figures("test"), **noisy}
+            of_input.add(x[:examples], given[:examples])
+    noisy = of_input.figures("input", group) if corruption else {"input_mse": 0.0}
+    (loss,) = group.sum([loss])
+    return {"test_loss": loss, **of_output.figures("test", group), **noisy}
 
 
 def _batches(
-    model: Model, split: Split, batch_size: int, use: Use, corruption: Corruption
-) -> Iterator[tuple[Array, Array]]:
-    """Iterate over images, and what the model is given of them."""
-    for index, pixels in enumerate(split.batches(batch_size)):
-        x = to_floats(pixels, model.backend, model.dtype)
-        yield x, corruption(x, use, index)
+    model: Model,
+    split: Split,
+    batch_size: int,
+    use: Use,
+    corruption: Corruption,
+    group: Group = ALONE,
+) -> Iterator[tuple[Array, Array, int]]:
+    """Iterate over images, what the model is given of them, and how many count."""
+    for index, batch in enumerate(own_batches(split, batch_size, group)):
+        x = to_floats(batch.pixels, model.backend, model.dtype)
+        yield x, corruption(x, use, index, batch.share), batch.share.count

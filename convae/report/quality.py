@@ -9,6 +9,7 @@ import numpy as np
 
 from convae.engine import Array, to_numpy
 from convae.models.similarity import compare
+from convae.processes import ALONE, Group
 
 
 def squared_errors(x: Array, R: Array) -> np.ndarray[Any, Any]:
@@ -51,7 +52,11 @@ class Quality:
         self._sums += [errors.sum(), decibels, ssim(x, R).sum()]
         self._count += len(x)
 
-    def figures(self, name: str) -> dict[str, float]:
-        """Return the means as ``<name>_mse``, ``<name>_psnr`` in dB, and ``<name>_ssim``."""
-        means = (float(total) / self._count for total in self._sums)
+    def figures(self, name: str, group: Group = ALONE) -> dict[str, float]:
+        """Return the means as ``<name>_mse``, ``<name>_psnr`` in dB, and ``<name>_ssim``.
+
+        They are over the images of all processes of the group.
+        """
+        *sums, count = group.sum([*self._sums, self._count])
+        means = (total / count for total in sums)
         return {f"{name}_{what}": v for what, v in zip(("mse", "psnr", "ssim"), means, strict=True)}

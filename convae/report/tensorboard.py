@@ -23,6 +23,16 @@ from convae.report.pictures import comparison, feature_maps, filter_grid, grid, 
 from convae.report.views import Limits, pictures_of
 
 
+class _Nowhere:
+    """An event file that takes everything and keeps nothing."""
+
+    def __getattr__(self, name: str) -> _Nowhere:
+        return self
+
+    def __call__(self, *arguments: object, **named: object) -> None:
+        """Do nothing."""
+
+
 class Board:
     """The event file of one run. Steps count updates of the parameters.
 
@@ -35,13 +45,19 @@ class Board:
     after : int
         The step from which a run resumes: later points are hidden, those of a process that was
         killed and the figures of an earlier end.
+    is_silent : bool
+        Whether nothing is written: of several processes one writes for all.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], after: int = 0) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], after: int = 0, is_silent: bool = False
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         purge = after + 1 if after else None
-        self._writer: Any = SummaryWriter(os.fspath(directory), purge_step=purge)
+        self._writer: Any = (
+            _Nowhere() if is_silent else SummaryWriter(os.fspath(directory), purge_step=purge)
+        )
         self._directory = Path(directory)
 
     def __enter__(self) -> Board:

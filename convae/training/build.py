@@ -19,6 +19,7 @@ from convae.models.kinds import KINDS
 from convae.models.model import Model
 from convae.models.penalties import Penalty
 from convae.models.specification import Layer
+from convae.processes import ALONE, Group
 from convae.report.fixed_images import FixedImages
 from convae.report.tensorboard import Board
 from convae.training.averaging import MovingAverage
@@ -102,7 +103,7 @@ def build_model(config: Config, input_shape: tuple[int, ...], classes: int = 0) 
         ) from None
 
 
-def build_step(config: Config, model: Model, parts: Parts) -> TrainingStep:
+def build_step(config: Config, model: Model, parts: Parts, group: Group = ALONE) -> TrainingStep:
     """Build the training step of a model."""
     ema = config.trainer.ema
     return TrainingStep(
@@ -112,6 +113,7 @@ def build_step(config: Config, model: Model, parts: Parts) -> TrainingStep:
         parts.penalty,
         None if ema is None else MovingAverage(model, ema),
         config.gpu_engine,
+        group,
     )
 
 
@@ -133,11 +135,12 @@ def build_trainer(
     states: StateFolder,
     progress: Progress,
     after_epoch: Callable[[int, float], bool] | None = None,
+    group: Group = ALONE,
 ) -> Trainer:
     """Build the training loop around a model, fresh or restored."""
     trainer = config.trainer
     return Trainer(
-        step=build_step(config, model, parts),
+        step=build_step(config, model, parts, group),
         data=data,
         schedule=parts.schedule,
         task=build_task(config, parts, data),

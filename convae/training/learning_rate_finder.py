@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from math import isfinite
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from convae.data.pictures import Pixels, to_floats
-from convae.data.splits import Order, Split, shuffled
+from convae.data.pictures import to_floats
+from convae.data.splits import Split, own_batches, shuffled
 from convae.engine import Array
 from convae.errors import DivergenceError
+from convae.processes import Share
 from convae.report.pictures import figure_png
 from convae.training.step import TrainingStep
 from convae.training.tasks import Task
@@ -73,26 +74,26 @@ def find_learning_rate(
     """
     model = step.model
 
-    def batches() -> Iterator[tuple[Array, Array]]:
+    def batches() -> Iterator[tuple[Array, Array, Share]]:
         rng = np.random.default_rng([seed, 2])
         orders = (shuffled(train, rng) for _ in count())
-        for index, (some, positions) in enumerate(
-            islice(_epochs(train, orders, batch_size), STEPS)
-        ):
-            x = to_floats(some, model.backend, model.dtype)
-            yield task.batch(x, positions, index)
+        epochs = (own_batches(train, batch_size, step.group, order) for order in orders)
+        for index, batch in enumerate(islice(chain.from_iterable(epochs), STEPS)):
+            x = to_floats(batch.pixels, model.backend, model.dtype)
+            yield *task.batch(x, batch.positions, index, batch.share), batch.share
 
-    before = np.array([float(model.accumulate_gradients(*b, step.penalty)) for b in batches()])
+    before = np.array([float(step.measure(*batch)) for batch in batches()])
     scales = before.mean() / np.maximum(before, np.finfo("float32").tiny)
+    hidden = None if step.group.is_first else True
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     losses: list[float] = []
     mean = 0.0
-    for index, (given, target) in enumerate(
-        tqdm(batches(), desc="learning rates", total=STEPS, unit=" steps", disable=None)
+    for index, batch in enumerate(
+        tqdm(batches(), desc="learning rates", total=STEPS, unit=" steps", disable=hidden)
     ):
         step.optimizer.learning_rate = float(rates[index])
         try:
-            loss = float(step(given, target)) * scales[index]
+            loss = float(step(*batch)) * scales[index]
         except DivergenceError:
             break
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
@@ -101,10 +102,3 @@ def find_learning_rate(
             break
         losses.append(smooth)
     return RangeTest(rates[: len(losses)], np.array(losses))
-
-
-def _epochs(train: Split, orders: Iterator[Order], size: int) -> Iterator[tuple[Pixels, Order]]:
-    """Iterate over images in one order after the other: batches, and the positions of each."""
-    for order in orders:
-        for number, pixels in enumerate(train.batches(size, order)):
-            yield pixels, order[number * size :][: len(pixels)]

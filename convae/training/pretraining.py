@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from convae.data.splits import Files, Labels, Order, Split, Splits
 from convae.engine import Array, to_numpy
 from convae.models import backpropagation
 from convae.models.autoencoder import Autoencoder
-from convae.models.loading import BEST, load
+from convae.processes import Group
 from convae.report.tensorboard import Board
 from convae.training.build import build_parts, build_trainer
 from convae.training.signals import Interrupted
@@ -93,7 +93,9 @@ class Encoded:
             yield to_numpy(backpropagation.encode(below, x)[-1])
 
 
-def pretrain(model: Autoencoder, data: Splits, config: Config, directory: Path) -> None:
+def pretrain(
+    model: Autoencoder, data: Splits, config: Config, directory: Path, group: Group
+) -> None:
     """Train each layer in turn as an autoencoder of its own, from the image upwards.
 
     The model's parameters are overwritten, layer by layer, with the best of each stage. The lowest
@@ -117,33 +119,40 @@ def pretrain(model: Autoencoder, data: Splits, config: Config, directory: Path) 
         for name, array in layer.parameters.items():
             stage.parameters[f"0.{name}"][...] = array
         try:
-            _fit_stage(
+            best = _fit_stage(
                 stage,
                 _stage_data(model, data, index),
                 _stage_config(config, model, index, len(data.train)),
                 folder,
+                group,
             )
         except Interrupted as stop:
             raise Interrupted(stop.number, f"stopped while pretraining layer {index}") from None
-        best = load(folder / BEST, backend=model.backend)
         for name, array in layer.parameters.items():
-            array[...] = best.parameters[f"0.{name}"]
+            array[...] = model.xp.asarray(best[f"0.{name}"])
 
 
-def _fit_stage(stage: Autoencoder, data: Splits, config: Config, folder: Path) -> None:
-    """Train one stage, or resume it."""
+def _fit_stage(
+    stage: Autoencoder, data: Splits, config: Config, folder: Path, group: Group
+) -> Mapping[str, np.ndarray[Any, Any]]:
+    """Train one stage, or resume it; returns its best parameters."""
     parts = build_parts(config)
     configuration = dataclasses.asdict(config)
-    if has_state(folder):
-        progress = restore(*read_state(folder), stage, parts.optimizer)
+    if group.broadcast(has_state(folder) if group.is_first else None):
+        saved = group.broadcast(read_state(folder) if group.is_first else None)
+        progress = restore(*saved, stage, parts.optimizer)
         check_resumable(progress, data, stage.loss.name)
     else:
         progress = begin(configuration, data, stage.loss.name)
     states = StateFolder(folder, configuration, config.trainer.keep_states)
-    with Board(folder, after=progress.step) as board:
+    with Board(folder, progress.step, is_silent=not group.is_first) as board:
         if progress.step == 0:
             board.hyperparameters({"pretraining": f"layer {folder.name}"})
-        build_trainer(config, stage, parts, data, board, states, progress).fit()
+        ended = build_trainer(
+            config, stage, parts, data, board, states, progress, group=group
+        ).fit()
+    assert ended.best is not None
+    return ended.best
 
 
 def _stage_data(model: Autoencoder, data: Splits, index: int) -> Splits:

@@ -13,6 +13,7 @@ from convae.engine import Array
 from convae.errors import DivergenceError, UserError, UserTypeError, check_choice, check_range
 from convae.models.model import Model
 from convae.models.penalties import NONE, Penalty
+from convae.processes import ALONE, Group, Share
 from convae.training.averaging import MovingAverage
 from convae.training.optimizers import Optimizer
 
@@ -43,6 +44,8 @@ class TrainingStep:
         the step as a CUDA graph of ways that were found right on this card, see `convae gpu`.
         "auto" does so too, but goes back to array code, with a warning, where the result of a
         whole step is not the same.
+    group : Group
+        The processes that share each batch; all of them have to do every step.
 
     Raises
     ------
@@ -61,6 +64,7 @@ class TrainingStep:
         penalty: Penalty = NONE,
         average: MovingAverage | None = None,
         gpu_engine: str = "auto",
+        group: Group = ALONE,
     ) -> None:
         for name, value, kind in (
             ("model", model, Model),
@@ -80,18 +84,22 @@ class TrainingStep:
         self.clip_norm = clip_norm
         self.penalty = penalty
         self.average = average
+        self.group = model.group = group
         self._is_first = True
         self._planned: GpuStep | None = None
         if gpu_engine == "fast" and not model.has_program:
             raise UserError(
                 "gpu_engine: 'fast' is for autoencoders without winner-take-all; leave it out"
             )
-        if model.device == "gpu" and gpu_engine != "portable" and model.has_program:
+        if gpu_engine == "fast" and group.size > 1:
+            raise UserError("gpu_engine: 'fast' is for one process; leave it out")
+        is_fast = model.device == "gpu" and gpu_engine != "portable" and group.size == 1
+        if is_fast and model.has_program:
             from convae.training.gpu_step import GpuStep  # needs CuPy
 
             self._planned = GpuStep(self, is_forced=gpu_engine == "fast")
 
-    def __call__(self, x: Array, target: Array | None = None) -> Array:
+    def __call__(self, x: Array, target: Array | None = None, share: Share | None = None) -> Array:
         """Do one step.
 
         Parameters
@@ -100,12 +108,14 @@ class TrainingStep:
             A batch of images.
         target : (N, C, *size) ndarray, optional
             What the reconstructions are compared with; x itself if not given.
+        share : Share, optional
+            Which part of the whole batch x is, where several processes share it.
 
         Returns
         -------
         0-d ndarray
             The loss before the update, penalties included, on the device; reading it waits for
-            the step.
+            the step. It is of the whole batch.
 
         Warns
         -----
@@ -121,10 +131,11 @@ class TrainingStep:
             nothing waits for the loss, the gradient counts as zero instead.
         """
         with self.model.lock:
-            return self._step(x, target)
+            return self._step(x, target, share)
 
-    def _step(self, x: Array, target: Array | None) -> Array:
+    def _step(self, x: Array, target: Array | None, share: Share | None) -> Array:
         model = self.model
+        self._weigh(share)
         x, target = model.check_batch(x, target)
         loss = self.portable(x, target) if self._planned is None else self._planned(x, target)
         if self._is_first:
@@ -147,6 +158,7 @@ class TrainingStep:
         """
         model = self.model
         loss = model.accumulate_gradients(x, target, self.penalty)
+        loss = self.group.combine(model.flat_gradients, loss)
         self._check_finite(loss)
         gradients = model.flat_gradients
         if self.clip_norm is not None:
@@ -157,6 +169,37 @@ class TrainingStep:
         if self.average is not None:
             self.average.update(self.optimizer.steps)
         return loss
+
+    def measure(self, x: Array, target: Array, share: Share | None = None) -> Array:
+        """Measure the loss of a batch, penalties included, and leave all as it was.
+
+        Parameters
+        ----------
+        x, target, share
+            As in a step.
+
+        Returns
+        -------
+        0-d ndarray
+            The loss of the whole batch.
+
+        Raises
+        ------
+        UserTypeError, UserError
+            If dtype, device or shape do not fit.
+        """
+        self._weigh(share)
+        loss = self.model.accumulate_gradients(x, target, self.penalty)
+        return self.group.combine(self.model.flat_gradients, loss)
+
+    def _weigh(self, share: Share | None) -> None:
+        """Say what part of the whole batch is this process's."""
+        if share is None and self.group.size > 1:
+            raise UserError(
+                f"share: none given, but {self.group.size} processes share each batch; expected "
+                "group.share(<examples of the whole batch>)"
+            )
+        self.group.weight = 1.0 if share is None else share.weight
 
     def evaluate(self, x: Array, target: Array | None = None) -> tuple[Array, Array]:
         """Do what `convae.Model.evaluate` does, on a GPU by the engine of the step.

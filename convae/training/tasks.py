@@ -12,6 +12,7 @@ from convae.data.splits import Labels, Order, Split, Splits
 from convae.engine import Array, array_module
 from convae.errors import UserError
 from convae.models.classifier import Classifier
+from convae.processes import Share
 from convae.report.classification import classify
 from convae.report.evaluation import measure
 from convae.report.fixed_images import FixedImages
@@ -22,16 +23,19 @@ from convae.training.step import TrainingStep
 class Task(Protocol):
     """What a model is trained for."""
 
-    def batch(self, x: Array, positions: Order, step: int) -> tuple[Array, Array]:
+    def batch(self, x: Array, positions: Order, step: int, share: Share) -> tuple[Array, Array]:
         """Return what a training step is given of some images (N, C, *size): input and target.
 
-        `positions` are theirs in the training split.
+        `positions` are theirs in the training split, `share` which part of the batch they are.
         """
 
     def validate(
         self, step: TrainingStep, split: Split, batch_size: int
     ) -> tuple[float, dict[str, float]]:
-        """Measure the loss on validation images, without penalties, and further figures."""
+        """Measure the loss on validation images, without penalties, and further figures.
+
+        The processes of the step's group share them.
+        """
 
     def show(self, board: Board, at: int, step: TrainingStep) -> None:
         """Put pictures and histograms on the board."""
@@ -52,15 +56,15 @@ class Reconstruction:
     corruption: Corruption
     fixed_images: FixedImages
 
-    def batch(self, x: Array, positions: Order, step: int) -> tuple[Array, Array]:
+    def batch(self, x: Array, positions: Order, step: int, share: Share) -> tuple[Array, Array]:
         """See `Task`."""
-        return self.corruption(x, Use.TRAINING, step), x
+        return self.corruption(x, Use.TRAINING, step, share), x
 
     def validate(
         self, step: TrainingStep, split: Split, batch_size: int
     ) -> tuple[float, dict[str, float]]:
         """See `Task`."""
-        how = (batch_size, Use.VALIDATION, self.corruption, step.evaluate)
+        how = (batch_size, Use.VALIDATION, self.corruption, step.evaluate, step.group)
         return measure(step.model, split, *how).loss, {}
 
     def show(self, board: Board, at: int, step: TrainingStep) -> None:
@@ -87,9 +91,9 @@ class Classification:
     corruption: Corruption
     fixed_images: FixedImages
 
-    def batch(self, x: Array, positions: Order, step: int) -> tuple[Array, Array]:
+    def batch(self, x: Array, positions: Order, step: int, share: Share) -> tuple[Array, Array]:
         """See `Task`."""
-        noisy = self.corruption(x, Use.TRAINING, step)
+        noisy = self.corruption(x, Use.TRAINING, step, share)
         return noisy, array_module(x).asarray(self.labels[positions])
 
     def validate(
@@ -97,7 +101,7 @@ class Classification:
     ) -> tuple[float, dict[str, float]]:
         """See `Task`."""
         assert isinstance(step.model, Classifier)
-        found = classify(step.model, split, batch_size)
+        found = classify(step.model, split, batch_size, step.group)
         return found.loss, {"accuracy": found.accuracy}
 
     def show(self, board: Board, at: int, step: TrainingStep) -> None:

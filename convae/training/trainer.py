@@ -15,8 +15,17 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from convae.data.augmentation import Augmentation, Cropped
-from convae.data.pictures import Pixels, to_floats
-from convae.data.splits import InMemory, Order, Split, Splits, kind, shuffled
+from convae.data.pictures import to_floats
+from convae.data.splits import (
+    InMemory,
+    OwnBatch,
+    Split,
+    Splits,
+    digest,
+    kind,
+    own_batches,
+    shuffled,
+)
 from convae.engine import Array, device_failures, to_numpy
 from convae.errors import DeviceError, DivergenceError, UserError
 from convae.models import checkpoint
@@ -132,6 +141,12 @@ class Trainer:
             progress.average = None
         elif progress.average is not None:
             self.average.parameters[...] = self.model.xp.asarray(progress.average)
+        self.group = self.step.group
+        if self.batch_size < self.group.size:
+            raise UserError(
+                f"trainer.batch_size: {self.batch_size} images cannot be divided among "
+                f"{self.group.size} processes; raise it, or start fewer"
+            )
         self._kind = kind(self.data.train.shape)
         train = self.data.train
         if isinstance(train, Cropped) and self.augmentation.crop is not None:
@@ -175,7 +190,7 @@ class Trainer:
                 total=self.epochs * self.steps_per_epoch,
                 initial=progress.step,
                 unit=" steps",
-                disable=None,
+                disable=None if self.group.is_first else True,
             ) as self._bar,
             logging_redirect_tqdm([logging.getLogger()]),
             warnings.catch_warnings(),
@@ -183,6 +198,7 @@ class Trainer:
             # a loss that overflows ends the run with a message of its own
             warnings.simplefilter("ignore", RuntimeWarning)
             try:
+                self._agree()
                 if progress.step == 0:
                     self._show_panels()
                     self._validate(0)  # a start that training does not improve is kept
@@ -222,13 +238,12 @@ class Trainer:
         progress = self.progress
         whole, recent = Speedometer(), Speedometer()
         order = shuffled(self._train, self.rng)
-        for pixels in self._train.batches(self.batch_size, order, skip=progress.batch):
-            first = progress.batch * self.batch_size
-            loss = self._train_batch(pixels, order[first : first + len(pixels)])
+        for own in own_batches(self._train, self.batch_size, self.group, order, progress.batch):
+            loss, examples = self._train_batch(own), own.share.whole
             for total in (progress.whole, progress.recent):
-                total.add(loss, len(pixels))
+                total.add(loss, examples)
             for meter in (whole, recent):
-                meter.images += len(pixels)
+                meter.images += examples
             if progress.step % self.log_every == 0:
                 mean, speed = progress.recent.mean(), recent.read()
                 self._check_finite(mean)
@@ -276,7 +291,7 @@ class Trainer:
     def _restore_best(self) -> None:
         """Write the best model's file again, from the state, if it is not the one that it names."""
         best, path = self.progress.best, self.states.directory / BEST
-        if best is None:
+        if best is None or not self.group.is_first:
             return
         try:
             kept, _ = checkpoint.read(path)
@@ -288,17 +303,20 @@ class Trainer:
         description["metadata"] = {**self.model.metadata, "epoch": self.progress.best_epoch}
         checkpoint.write(path, best, description)
 
-    def _train_batch(self, pixels: Pixels, positions: Order) -> Array:
-        """Do one step on (N, C, H, W) pixels; returns its loss, on the device."""
+    def _train_batch(self, own: OwnBatch) -> Array:
+        """Do one step on this process's share of a batch; returns its loss, on the device."""
         progress, model = self.progress, self.model
         steps = self.epochs * self.steps_per_epoch
         done = progress.epoch * self.steps_per_epoch + progress.batch
         factor = self.schedule.factor(done, steps, self.steps_per_epoch)
         self.step.optimizer.learning_rate = factor * self.base_rate
-        pixels = self.augmentation(pixels, progress.step)
+        pixels = self.augmentation(own.pixels, progress.step, own.share)
         x = to_floats(pixels, model.backend, model.dtype)
+        given = self.task.batch(x, own.positions, progress.step, own.share)
+        if self.group.size > 1:
+            self.group.stopping = self._stop.received
         try:
-            loss = self.step(*self.task.batch(x, positions, progress.step))
+            loss = self.step(*given, own.share)
         except DivergenceError:
             raise self._diverged(nan, progress.step + 1) from None
         progress.step += 1
@@ -308,9 +326,11 @@ class Trainer:
     def _save_if_due(self) -> None:
         """Save the state within an epoch: when a signal was received, or after some minutes."""
         progress = self.progress
-        if self._stop.received:
+        # several processes have to know it after the same step
+        stopping = self._stop.received if self.group.size == 1 else self.group.stopping
+        if stopping:
             self._save()
-            raise Interrupted(self._stop.received, f"stopped after step {progress.step}")
+            raise Interrupted(stopping, f"stopped after step {progress.step}")
         minutes = (time.perf_counter() - self._saved_at) / 60
         if minutes > self.checkpoint_minutes and progress.batch < self.steps_per_epoch:
             self._save()
@@ -335,6 +355,7 @@ class Trainer:
     def _end_epoch(self, speed: float) -> None:
         """Validate, save and report."""
         progress = self.progress
+        self._agree()
         epoch = progress.epoch + 1
         train_loss = progress.whole.mean()
         self._check_finite(train_loss)
@@ -354,6 +375,12 @@ class Trainer:
         if epoch % self.checkpoint_every == 0 or is_last:
             self._save()
 
+    def _agree(self) -> None:
+        """Check that all processes have the same parameters."""
+        if self.group.size > 1:
+            found = digest(to_numpy(self.model.flat_parameters).data)
+            self.group.agree(parameters=found)
+
     def _patience_exhausted(self) -> bool:
         """Tell whether the validation loss has not fallen for too many epochs."""
         waited = self.progress.epoch - max(self.progress.best_epoch, self.progress.searched_from)
@@ -370,7 +397,7 @@ class Trainer:
         self._check_finite(loss)
         self._figures = "".join(f"  {name} {value:.4f}" for name, value in figures.items())
         self.board.validation(progress.step, loss, figures)
-        for part in ("validation", "train"):
+        for part in ("validation", "train") if self.group.is_first else ():
             if not (values := model.quantities(self._first_images(part))):
                 break  # nor has it any of other images
             self.board.quantities(progress.step, model.kind, values, part)
@@ -379,8 +406,10 @@ class Trainer:
         if loss < progress.best_loss:
             progress.best_loss, progress.best_epoch = loss, epoch
             progress.best = {name: to_numpy(a).copy() for name, a in model.parameters.items()}
-            model.save(directory / BEST)
-        model.save(directory / LAST)
+            if self.group.is_first:
+                model.save(directory / BEST)
+        if self.group.is_first:
+            model.save(directory / LAST)
         return loss
 
     def _first_images(self, part: str) -> Array:
@@ -392,6 +421,8 @@ class Trainer:
 
     def _show_panels(self) -> str:
         """Put pictures and histograms on the board; returns a clause on dead filters, if any."""
+        if not self.group.is_first:
+            return ""
         with self._averaged():
             self.task.show(self.board, self.progress.step, self.step)
             dead = [dead_filters(H) for H in self.model.codes(self._first_images("validation"))]
@@ -411,7 +442,8 @@ class Trainer:
         if self.average is not None:
             progress.average = to_numpy(self.average.parameters)
         self.board.flush()
-        self.states.save(self.model, self.step.optimizer, progress)
+        if self.group.is_first:
+            self.states.save(self.model, self.step.optimizer, progress)
         self._saved_at = time.perf_counter()
 
 

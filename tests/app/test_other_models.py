@@ -94,7 +94,7 @@ def test_resumed_runs_end_with_the_same_bits(runs, tmp_path, name: str) -> None:
     original = module.build_trainer
 
     def stopping(*arguments: Any) -> Any:
-        return original(*arguments[:-1], stop)
+        return original(*arguments[:-2], stop, arguments[-1])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "build_trainer", stopping)

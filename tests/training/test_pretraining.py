@@ -9,6 +9,7 @@ import numpy as np
 
 import convae
 from convae.configuration import PenaltyConfig
+from convae.processes import ALONE
 from convae.report.evaluation import measure
 from convae.training import trainer
 from convae.training.pretraining import STAGES, Encoded, pretrain
@@ -34,7 +35,7 @@ def test_codes_are_those_of_the_lower_layers(noise) -> None:
 def test_every_stage_learns_and_becomes_the_models(noise, tmp_path) -> None:
     model = noise_model()
     before = measure(model, noise.validation, 8).loss
-    pretrain(model, noise, CONFIG, tmp_path)
+    pretrain(model, noise, CONFIG, tmp_path, ALONE)
     assert measure(model, noise.validation, 8).loss < before
     for index in range(2):
         best = convae.load(tmp_path / STAGES / str(index))
@@ -44,7 +45,7 @@ def test_every_stage_learns_and_becomes_the_models(noise, tmp_path) -> None:
 
 def test_a_stopped_pretraining_resumes_to_the_bit(noise, tmp_path, monkeypatch) -> None:
     whole = noise_model()
-    pretrain(whole, noise, CONFIG, tmp_path / "whole")
+    pretrain(whole, noise, CONFIG, tmp_path / "whole", ALONE)
     stops = [3, 17, 29, 33]  # steps over both stages, of 5 * EPOCHS steps each
     seen = iter(range(10_000))
 
@@ -58,7 +59,7 @@ def test_a_stopped_pretraining_resumes_to_the_bit(noise, tmp_path, monkeypatch) 
     while True:
         model = noise_model()
         try:
-            pretrain(model, noise, CONFIG, tmp_path / "stopped")
+            pretrain(model, noise, CONFIG, tmp_path / "stopped", ALONE)
         except Interrupted:
             interruptions += 1
             continue
@@ -72,16 +73,16 @@ def test_penalties_of_the_code_are_for_the_uppermost_layer(noise, tmp_path) -> N
     layers = [convae.Layer(4, 3, stride=2), convae.Layer(3, "input", activation="sigmoid")]
     model = convae.Autoencoder((1, 6, 6), layers)
     before = model.flat_parameters.copy()
-    pretrain(model, noise, replace(CONFIG, penalty=PenaltyConfig(kl=0.01)), tmp_path)
+    pretrain(model, noise, replace(CONFIG, penalty=PenaltyConfig(kl=0.01)), tmp_path, ALONE)
     assert (model.flat_parameters != before).any()
 
 
 def test_a_run_pretrains_once(noise, tmp_path) -> None:
     model = noise_model()
-    pretrain(model, noise, CONFIG, tmp_path)
+    pretrain(model, noise, CONFIG, tmp_path, ALONE)
     states = sorted((tmp_path / STAGES).rglob("state-*"))
     times = [state.stat().st_mtime_ns for state in states]
     again = noise_model()
-    pretrain(again, noise, CONFIG, tmp_path)
+    pretrain(again, noise, CONFIG, tmp_path, ALONE)
     assert [state.stat().st_mtime_ns for state in states] == times
     assert (again.flat_parameters == model.flat_parameters).all()

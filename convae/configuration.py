@@ -304,6 +304,7 @@ class TrainerConfig:
 
     epochs: int | None = 20  # chosen if not given
     batch_size: int | None = 64  # chosen if not given
+    accumulate: int = 1  # parts of a batch whose gradients are computed one after the other
     log_every: int = 20  # steps between two points of TensorBoard's training curves
     panels_every: int = 20  # epochs between two sets of TensorBoard's pictures and histograms
     probe: int = 16  # test images whose reconstructions are shown
@@ -324,7 +325,7 @@ class TrainerConfig:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) is not None:
                 check_range(f"trainer.{name}", getattr(self, name), at_least=1, integer=True)
-        for name in ("log_every", "panels_every", "probe"):
+        for name in ("accumulate", "log_every", "panels_every", "probe"):
             check_range(f"trainer.{name}", getattr(self, name), at_least=1, integer=True)
         for name in ("pretrain_epochs", "embeddings"):
             check_range(f"trainer.{name}", getattr(self, name), at_least=0, integer=True)

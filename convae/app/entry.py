@@ -6,6 +6,7 @@ notebooks. Hydra's files are in `convae.configs`, the folder ``configs/`` of the
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -85,6 +86,7 @@ def train(
     """
     group = launch.join()
     named = any(word.startswith(launch.RUN) for word in overrides)
+    group.agree(overrides=json.dumps(list(overrides)))
     given = group.broadcast(launch.settle(overrides) if group.is_first else None)
     if message := mistake(given):
         raise UserError(message)
@@ -137,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         group = launch.join()
         words = ordered(given)
+        group.agree(arguments=json.dumps(words))
         given = group.broadcast(launch.settle(words) if group.is_first else None)
         sys.argv[1:] = given if group.is_first else ordered([*given, *launch.SILENT])
         # Hydra takes sweepers from its own package of plugins only: theirs are names in it

@@ -124,6 +124,7 @@ def _run(
     parts = build_parts(config)
     classes = classes_of(data) if config.task == "classify" else 0
     model = build_model(config, data.train.shape, classes)
+    group.agree(device=model.device)
     model.check_penalty(parts.penalty)
     _announce(config, model, data, chosen.reasons)
     if config.resume is None:

@@ -114,6 +114,7 @@ def build_step(config: Config, model: Model, parts: Parts, group: Group = ALONE)
         None if ema is None else MovingAverage(model, ema),
         config.gpu_engine,
         group,
+        config.trainer.accumulate,
     )
 
 

@@ -5,6 +5,7 @@ Gloo connects CPUs, and NCCL GPUs. Nothing here is imported by a process that is
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import pickle
@@ -71,6 +72,7 @@ class Processes(Group):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._store = store
         self._buffer: Array = np.empty(0)
+        self._is_code_known = False
 
     @_of_peers
     def combine(self, gradients: Array, loss: Any) -> Any:
@@ -123,7 +125,9 @@ class Processes(Group):
         return received
 
     def agree(self, **values: str) -> None:
-        """See `Group`."""
+        """See `Group`; the first time it is the code, too, that has to be the same."""
+        if not self._is_code_known:
+            self._is_code_known, values = True, {"convae": _code(), **values}
         found: list[Any] = [None] * self.size
         _of_peers(dist.all_gather_object)(found, values)
         for name, own in found[0].items():
@@ -232,7 +236,6 @@ def join() -> Processes:
     global _joined
     if _joined is None:
         _joined = _join()
-        _joined.agree(convae=_code())
     return _joined
 
 
@@ -272,9 +275,8 @@ def _join() -> Processes:
             f"{MEETING.seconds} s ({where}): {reason}; start them with torchrun, all with the same "
             "rendezvous"
         ) from None
+    _choose_gpu()
     has_gpus = torch.cuda.is_available()
-    if has_gpus:
-        torch.cuda.set_device(local_rank())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
         store=store,
@@ -282,10 +284,18 @@ def _join() -> Processes:
         world_size=size,
         timeout=PATIENCE,
     )
+    atexit.register(_leave)  # or its threads outlive the interpreter, which then aborts
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # which torchrun sets where nobody does
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         set_num_threads(max(1, cores() // beside))
     return Processes(store)
+
+
+def _choose_gpu() -> None:
+    """Let this process see one GPU, that of its number on the machine, before any is used."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [str(local_rank())] if seen is None else seen.split(",")[local_rank() :]
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0] if gpus else ""
 
 
 def local_rank() -> int:
@@ -304,10 +314,7 @@ def _number(name: str) -> int:
     return int(text)
 
 
-def leave() -> None:
-    """End what connects the processes, at the end of a run."""
-    global _joined
-    if _joined is not None and dist.is_initialized():
-        with suppress(RuntimeError):
-            dist.destroy_process_group()
-        _joined = None
+def _leave() -> None:
+    """End what connects the processes."""
+    with suppress(RuntimeError):
+        dist.destroy_process_group()

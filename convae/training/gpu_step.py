@@ -56,13 +56,24 @@ class GpuStep:
 
     def __call__(self, x: Array, target: Array) -> Array:
         """Do one step on checked images; returns the loss before the update, on the device."""
+        self._compare_first(x, target)
+        if self._is_refused:
+            return self._step.portable(x, target)
+        return self.program(x, target)
+
+    def gradients(self, x: Array, target: Array) -> Array:
+        """Leave the gradients in the model's `flat_gradients`, and return the loss; no more."""
+        self._compare_first(x, target)
+        if self._is_refused:
+            return self._step.model.accumulate_gradients(x, target, self._step.penalty)
+        return self.program.gradients(x, target)
+
+    def _compare_first(self, x: Array, target: Array) -> None:
+        """Compare the first steps with array code's."""
         if self._left_to_compare and not self._is_refused:
             self._left_to_compare -= 1
             self.program.plan(x, target)  # certified before array code takes its memory
             self._compare(x, target)
-        if self._is_refused:
-            return self._step.portable(x, target)
-        return self.program(x, target)
 
     def evaluate(self, x: Array, target: Array) -> tuple[Array, Array]:
         """Do what `convae.Autoencoder.evaluate` does, on checked images."""

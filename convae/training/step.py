@@ -6,11 +6,13 @@ all of it is one program instead, `convae.training.planned_step`.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING
 
 from convae.engine import Array
 from convae.errors import DivergenceError, UserError, UserTypeError, check_choice, check_range
+from convae.models.autoencoder import Autoencoder
 from convae.models.model import Model
 from convae.models.penalties import NONE, Penalty
 from convae.processes import ALONE, Group, Share
@@ -46,14 +48,18 @@ class TrainingStep:
         whole step is not the same.
     group : Group
         The processes that share each batch; all of them have to do every step.
+    accumulate : int
+        In how many parts, one after the other, the gradients of a batch are computed, for models
+        whose activations would not fit into memory together; at least 1.
 
     Raises
     ------
     UserTypeError
         If model or optimizer is something else.
     UserError
-        If clip_norm is not positive, the penalty does not fit the model, or gpu_engine is unknown
-        or asks for something of a model on the CPU.
+        If clip_norm or accumulate is not positive, the penalty does not fit the model, or
+        gpu_engine is unknown or asks for something of a model on the CPU; or if parts are asked for
+        of what is of a whole batch: ``penalty.kl``, and winners by their lifetime.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class TrainingStep:
         average: MovingAverage | None = None,
         gpu_engine: str = "auto",
         group: Group = ALONE,
+        accumulate: int = 1,
     ) -> None:
         for name, value, kind in (
             ("model", model, Model),
@@ -84,6 +91,8 @@ class TrainingStep:
         self.clip_norm = clip_norm
         self.penalty = penalty
         self.average = average
+        check_range("accumulate", accumulate, at_least=1, integer=True)
+        self.accumulate = accumulate
         self.group = model.group = group
         self._is_first = True
         self._planned: GpuStep | None = None
@@ -91,10 +100,13 @@ class TrainingStep:
             raise UserError(
                 "gpu_engine: 'fast' is for autoencoders without winner-take-all; leave it out"
             )
-        if gpu_engine == "fast" and group.size > 1:
-            raise UserError("gpu_engine: 'fast' is for one process; leave it out")
-        is_fast = model.device == "gpu" and gpu_engine != "portable" and group.size == 1
-        if is_fast and model.has_program:
+        of_batch = penalty.kl or (isinstance(model, Autoencoder) and model.winners.lifetime)
+        if accumulate > 1 and of_batch:
+            name = "penalty.kl" if penalty.kl else "model.lifetime"
+            raise UserError(f"accumulate: {name} is of a whole batch, and not of parts; leave one")
+        # a program has no other processes' examples
+        is_fast = gpu_engine != "portable" and not (group.size > 1 and of_batch)
+        if model.device == "gpu" and is_fast and model.has_program:
             from convae.training.gpu_step import GpuStep  # needs CuPy
 
             self._planned = GpuStep(self, is_forced=gpu_engine == "fast")
@@ -137,14 +149,18 @@ class TrainingStep:
         model = self.model
         self._weigh(share)
         x, target = model.check_batch(x, target)
-        loss = self.portable(x, target) if self._planned is None else self._planned(x, target)
+        is_whole = self._planned is not None and self.accumulate == self.group.size == 1
+        if self._planned is not None and is_whole:
+            loss = self._planned(x, target)
+        else:
+            loss = self.portable(x, target)
         if self._is_first:
             self._is_first = False
             model.compare_range("images", target, stacklevel=4)
         return loss
 
     def portable(self, x: Array, target: Array) -> Array:
-        """Do one step by array code, on checked images.
+        """Do one step, on checked images, whose update is array code.
 
         Parameters
         ----------
@@ -157,8 +173,7 @@ class TrainingStep:
             The loss before the update.
         """
         model = self.model
-        loss = model.accumulate_gradients(x, target, self.penalty)
-        loss = self.group.combine(model.flat_gradients, loss)
+        loss = self._gradients(x, target)
         self._check_finite(loss)
         gradients = model.flat_gradients
         if self.clip_norm is not None:
@@ -189,8 +204,27 @@ class TrainingStep:
             If dtype, device or shape do not fit.
         """
         self._weigh(share)
-        loss = self.model.accumulate_gradients(x, target, self.penalty)
-        return self.group.combine(self.model.flat_gradients, loss)
+        return self._gradients(x, target)
+
+    def _gradients(self, x: Array, target: Array) -> Array:
+        """Leave the gradients of the whole batch in the model's; returns its loss."""
+        model, parts = self.model, min(self.accumulate, len(x))
+        if parts == 1:
+            return self.group.combine(model.flat_gradients, self._of_part(x, target))
+        ends = [len(x) * part // parts for part in range(parts + 1)]
+        total, J = model.xp.zeros_like(model.flat_gradients), 0.0
+        for start, end in pairwise(ends):
+            some, weight = x[start:end], (end - start) / len(x)
+            J = J + weight * self._of_part(some, some if target is x else target[start:end])
+            total += weight * model.flat_gradients
+        model.flat_gradients[...] = total
+        return self.group.combine(model.flat_gradients, J)
+
+    def _of_part(self, x: Array, target: Array) -> Array:
+        """Leave the gradients of some examples in the model's; returns their loss."""
+        if self._planned is not None:
+            return self._planned.gradients(x, target)
+        return self.model.accumulate_gradients(x, target, self.penalty)
 
     def _weigh(self, share: Share | None) -> None:
         """Say what part of the whole batch is this process's."""

@@ -214,3 +214,17 @@ def test_training_images_are_kept_on_the_gpu_where_they_fit(cupy, monkeypatch, n
     assert trainer.on_device(noise.train, model) is noise.train
     on_cpu = convae.Autoencoder(noise.train.shape, LAYERS)
     assert trainer.on_device(noise.train, on_cpu) is noise.train
+
+
+@pytest.mark.parametrize("storage", [None, "bfloat16"])
+def test_a_batch_in_parts(cupy, rng, storage: str | None) -> None:
+    """The gradients of each part by the program, the update by array code."""
+    xs = list(map(cupy.asarray, batches(rng)))
+    found = []
+    for engine_name, accumulate in (("portable", 1), ("fast", 2)):
+        model = convae.Autoencoder((1, 6, 6), LAYERS, device="gpu", storage=storage)
+        step = convae.TrainingStep(
+            model, AdamW(0.01), 0.1, gpu_engine=engine_name, accumulate=accumulate
+        )
+        found.append([float(step(x)) for x in xs])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5 if storage is None else 2e-2)

@@ -10,6 +10,7 @@ import torch
 
 import convae
 from convae import Adam, Layer, Penalty
+from convae.engine import to_numpy
 from convae.errors import UserError, UserTypeError
 from tests.helpers import Untied, device_of, error
 
@@ -104,3 +105,30 @@ def test_arguments_that_do_not_fit_are_refused(arguments: dict, kind: type, says
     model = convae.Autoencoder((1, 6, 6), [Layer(3, 3)])
     with pytest.raises(kind, match=says):
         convae.TrainingStep(**{"model": model, "optimizer": Adam(), **arguments})
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8, 100])
+def test_a_batch_in_parts_is_the_whole_batch(xp: ModuleType, rng, parts: int) -> None:
+    x, target = (xp.asarray(rng.random((8, 1, 7, 7))) for _ in range(2))
+    found = []
+    for accumulate in (1, parts):
+        model = model_on(xp)
+        penalty = Penalty(l1=0.1, weight_decay=0.1, contractive=0.1)
+        step = convae.TrainingStep(model, Adam(0.01), 0.1, penalty, accumulate=accumulate)
+        losses = [float(step(x, target)), float(step.measure(x, target)), float(step(x))]
+        found.append((losses, to_numpy(model.flat_parameters)))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-12)
+    assert error(found[1][1], found[0][1]) < 1e-12
+
+
+def test_what_is_of_a_whole_batch_is_not_computed_in_parts() -> None:
+    layers = [Layer(3, 3, activation="sigmoid")]
+    for how, penalty, says in (
+        ({"lifetime": 0.1}, Penalty(), "accumulate: model.lifetime is of a whole batch"),
+        ({}, Penalty(kl=0.1), "accumulate: penalty.kl is of a whole batch"),
+    ):
+        model = convae.Autoencoder((1, 7, 7), layers, **how)
+        with pytest.raises(UserError, match=says):
+            convae.TrainingStep(model, Adam(), penalty=penalty, accumulate=2)
+    with pytest.raises(UserError, match="accumulate: 0 is out of range"):
+        convae.TrainingStep(convae.Autoencoder((1, 7, 7), layers), Adam(), accumulate=0)

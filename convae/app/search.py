@@ -117,8 +117,9 @@ class Search(JobSweeper):
                     values = [f"{key}={value}" for key, value in trial.params.items()]
                     jobs.planned[number] = [*fixed, *values]
                 jobs.continuation = _continuation(jobs.directory, left) if left else ""
-                batch = [jobs.planned[first + index] for index in range(len(trials))]
-                for trial, loss in zip(trials, jobs.launch(batch, first), strict=True):
+                numbers = range(first, first + len(trials))
+                losses = jobs.launch([jobs.planned[number] for number in numbers], numbers)
+                for trial, loss in zip(trials, losses, strict=True):
                     _tell(study, trial, loss)
 
     def _check_values(self) -> None:

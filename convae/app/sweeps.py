@@ -10,6 +10,7 @@ import io
 import logging
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -27,8 +28,9 @@ from omegaconf import DictConfig, OmegaConf
 from convae.app import workers
 from convae.app.arguments import command, resume_command, run_command
 from convae.app.summary import SUMMARY, read_figures
-from convae.errors import UserError, check_range
+from convae.errors import UserError, check_range, counted
 from convae.files import locked, write_bytes
+from convae.keys import override
 from convae.training.signals import StopSignals
 from convae.training.state import has_state
 
@@ -77,7 +79,8 @@ class JobSweeper(Sweeper):
 class Grid(JobSweeper):
     """Every combination of the values given, as Hydra's own sweeper, but with the books kept.
 
-    Jobs are numbered after those that are in the sweep's folder already.
+    What is in the sweep's folder already is not done again: of jobs with the same overrides those
+    that have ended are left out, and the others go on. New ones are numbered after them.
 
     Parameters
     ----------
@@ -102,11 +105,20 @@ class Grid(JobSweeper):
         for batch in batches:
             self.validate_batch_is_legal(batch)
         with sweeping(self.config, self.launcher) as jobs:
-            number = jobs.free_number()
-            jobs.planned = dict(enumerate((job for batch in batches for job in batch), number))
+            known = jobs.known()
+            numbers, free = [], jobs.free_number()
+            for job in (job for batch in batches for job in batch):
+                its = known[_key(job)]
+                numbers.append(its.pop() if its else free)
+                free += numbers[-1] == free
+                jobs.planned[numbers[-1]] = job
+            ended = [n for n in numbers if (jobs.folder(n) / SUMMARY).is_file()]
+            if ended:
+                log.info(f"{len(ended)} of {counted(len(numbers), 'run')} have ended already")
             for batch in batches:
-                jobs.launch(batch, number)
-                number += len(batch)
+                its, numbers = numbers[: len(batch)], numbers[len(batch) :]
+                left = {n: job for n, job in zip(its, batch, strict=True) if n not in ended}
+                jobs.launch(list(left.values()), list(left))
 
 
 @contextmanager
@@ -188,13 +200,24 @@ class Jobs:
         numbers = [int(path.name) for path in self.directory.iterdir() if path.name.isdigit()]
         return max(numbers, default=-1) + 1
 
-    def launch(self, batch: Sequence[Sequence[str]], first: int) -> list[float | None]:
-        """Do some jobs, numbered from the first; returns their losses, None for a failed one."""
-        self.launched += range(first, first + len(batch))
+    def known(self) -> defaultdict[tuple[str, ...], list[int]]:
+        """Number the jobs that have been begun in the sweep's folder, by their overrides."""
+        found: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        for folder in self.directory.iterdir():
+            if folder.name.isdigit() and (folder / OVERRIDES).is_file():
+                found[_key(_overrides(folder))].append(int(folder.name))
+        return found
+
+    def launch(self, batch: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[float | None]:
+        """Do jobs, in the folders of their numbers; returns their losses, None for a failed one."""
+        if not batch:
+            return []
+        self.launched += numbers
         self._are_at_work = self._uses_workers
+        batch = [self._placed(job, number) for job, number in zip(batch, numbers, strict=True)]
         try:
             with workers.hidden_signals() if self._uses_workers else nullcontext():
-                returns = self._launcher.launch(batch, initial_job_idx=first)
+                returns = self._launcher.launch(batch, initial_job_idx=numbers[0])
         except Exception:  # a launcher raises what it likes when its workers have ended
             if not self.signals.received:
                 raise
@@ -204,8 +227,18 @@ class Jobs:
         if self.signals.received:
             sys.exit(128 + self.signals.received)
         losses = [job.return_value for job in returns]
-        self.failed += [number for number, loss in enumerate(losses, first) if loss is None]
+        self.failed += [n for n, loss in zip(numbers, losses, strict=True) if loss is None]
         return losses
+
+    def _placed(self, job: Sequence[str], number: int) -> list[str]:
+        """Say where a job's folder is, and to go on with what has been begun there."""
+        folder = self.folder(number)
+        (folder / ERROR).unlink(missing_ok=True)
+        where = override("hydra.sweep.subdir", number)
+        if has_state(folder):
+            log.info(f"run {number} goes on where it was")
+            return [override("resume", folder), where]
+        return [*job, where]
 
     def show_table(self) -> None:
         """Write the table and show it, with a command for the best run."""
@@ -264,6 +297,11 @@ def collect(directory: Path) -> list[dict[str, Any]]:
         rows.append(row | {name: figures.get(name, "") for name in FIGURES})
     loss = FIGURES[0]
     return sorted(rows, key=lambda r: (r[loss] == "", "pruned" in r, r[loss], r["run"]))
+
+
+def _key(job: Sequence[str]) -> tuple[str, ...]:
+    """Recognise a job, in whichever order its overrides are."""
+    return tuple(sorted(job))
 
 
 def _overrides(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,30 @@ def test_a_second_call_uses_other_folders(main, tmp_path) -> None:
     main("-m", "seed=3,4", *ONE, f"hydra.sweep.dir={tmp_path}")
     assert before == {p: p.read_bytes() for p in tmp_path.glob("[01]/**/*") if p.is_file()}
     assert {row["run"]: row["seed"] for row in collect(tmp_path)} == dict(enumerate("1234"))
+
+
+def test_a_sweep_that_is_repeated_does_what_is_missing(main, tmp_path, capsys) -> None:
+    words = ("trainer.epochs=2", *SHORT, "trainer.embeddings=0", "device=cpu")
+    main("-m", "seed=1,2,3", *words, f"hydra.sweep.dir={tmp_path}")
+    ended = {path: path.read_bytes() for path in tmp_path.glob("0/**/*") if path.is_file()}
+    expected = [(tmp_path / n / "last.safetensors").read_bytes() for n in ("1", "2")]
+    (tmp_path / "1" / "summary.json").unlink()  # it was stopped after an epoch
+    max(tmp_path.glob("1/state-*")).unlink()
+    for path in (path for path in tmp_path.glob("2/*") if path.name != ".hydra"):  # it failed
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (tmp_path / "2" / "error.txt").write_text("the disk was full")
+    capsys.readouterr()
+    main("-m", "seed=1,2,3,4", *words, f"hydra.sweep.dir={tmp_path}")
+    output = capsys.readouterr().out
+    assert "1 of 4 runs have ended already" in output
+    assert "run 1 goes on where it was" in output
+    assert "resuming after step" in output
+    assert ended == {p: p.read_bytes() for p in tmp_path.glob("0/**/*") if p.is_file()}
+    assert [(tmp_path / n / "last.safetensors").read_bytes() for n in ("1", "2")] == expected
+    assert not (tmp_path / "2" / "error.txt").exists()
+    assert {row["run"]: row["seed"] for row in collect(tmp_path)} == dict(enumerate("1234"))
+    main("-m", "seed=1,2,3,4", *words, f"hydra.sweep.dir={tmp_path}")
+    assert "4 of 4 runs have ended already" in capsys.readouterr().out
 
 
 def test_one_sweep_at_a_time_works_in_a_folder(main, tmp_path) -> None:

@@ -72,7 +72,10 @@ def test_a_run_by_several_processes_is_that_of_one(alone, tmp_path, processes: i
     ("mishap", "says"),
     [
         ("other seed", "error: arguments: differs between the processes"),
-        ("other code", r"error: convae: differs between the processes, 0.0.1 \(another\) in number 1"),
+        (
+            "other code",
+            r"error: convae: differs between the processes, 0.0.1 \(another\) in number 1",
+        ),
         ("dies at the start", "the second process is no more"),
         ("error", "error: a disk is gone"),
         ("bug", "ZeroDivisionError: a bug of ours"),

@@ -1,7 +1,7 @@
-"""Processes killed at random under torchrun: does every run end by itself, with the same bits?
+"""Processes that are killed at random under torchrun: whether runs end, and with the same bits.
 
-``python -m benchmarks.kills [--kills 50] [--write]``: runs of three processes, each with some of
-its processes killed at random times, beside a run that nobody disturbs.
+``python -m benchmarks.kills``: runs of three processes, each with some of its processes killed at
+random times, beside a run that nobody disturbs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import convae
+from benchmarks.measure import keep, table
 from convae.models.loading import LAST
 
 PROCESSES = 3
@@ -28,7 +29,7 @@ RUN = (
     *("augmentation=auto", "corruption=gaussian", "trainer.ema=0.99", "trainer.panels_every=1000"),
     *("trainer.patience=null", "trainer.checkpoint_minutes=0.005", "trainer.embeddings=0"),
 )
-"""A run that says all that it does, saves its state every third of a second, and ends in seconds."""
+"""A run that leaves nothing to be chosen, and saves its state every third of a second."""
 
 LIMIT = 600
 """Seconds after which a run counts as one that hangs."""
@@ -91,25 +92,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help="the table in benchmarks/results")
     given = parser.parse_args()
-    draw, rows, total = random.Random(given.seed), [], 0
+    draw, total = random.Random(given.seed), 0
+    rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as scratch:
         undisturbed = start(Path(scratch) / "undisturbed", restarts=0)
         assert undisturbed.wait(LIMIT) == 0
         expected = parameters(Path(scratch) / "undisturbed")
         while total < given.kills:
-            folder = Path(scratch) / str(len(rows))
-            began = time.monotonic()
+            folder, began = Path(scratch) / str(len(rows)), time.monotonic()
             killed = disturbed(folder, min(10, given.kills - total), draw)
             same = (parameters(folder) == expected).all()
-            rows.append(
-                (killed, f"{time.monotonic() - began:.0f}", "the same" if same else "other")
-            )
-            print(
-                f"run {len(rows)}: {killed} kills, {rows[-1][1]} s, {rows[-1][2]} bits", flush=True
-            )
+            seconds = f"{time.monotonic() - began:.0f}"
+            rows.append([str(len(rows) + 1), str(killed), seconds, "yes" if same else "no"])
+            print(f"run {', '.join(rows[-1])}", flush=True)
             total += killed
+    header = ["run", "processes killed", "seconds", "the undisturbed run's bits"]
+    command = f"python -m benchmarks.kills --kills {given.kills} --seed {given.seed}"
+    keep("kills", command, f"{PROCESSES} processes; {total} were killed.\n\n{table(header, rows)}")
 
 
 if __name__ == "__main__":

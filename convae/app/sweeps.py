@@ -201,7 +201,7 @@ class Jobs:
         return max(numbers, default=-1) + 1
 
     def known(self) -> defaultdict[tuple[str, ...], list[int]]:
-        """Number the jobs that have been begun in the sweep's folder, by their overrides."""
+        """Return the numbers of jobs that have been begun in this folder, by their overrides."""
         found: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for folder in self.directory.iterdir():
             if folder.name.isdigit() and (folder / OVERRIDES).is_file():

@@ -74,7 +74,7 @@ def test_a_run_by_several_processes_is_that_of_one(alone, tmp_path, processes: i
         ("other seed", "error: arguments: differs between the processes"),
         (
             "other code",
-            r"error: convae: differs between the processes, 0.0.1 \(another\) in number 1",
+            r"error: convae: differs between the processes, 0.0.1 \(another\)",
         ),
         ("dies at the start", "the second process is no more"),
         ("error", "error: a disk is gone"),

@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers import REPOSITORY
 
-ROOT = {"errors", "files", "version", "configuration", "keys"}
+ROOT = {"errors", "files", "version", "configuration", "keys", "processes"}
 FLOORS = [{"root"}, {"engine"}, {"models", "data"}, {"report", "export"}, {"training"}, {"app"}]
 FLOOR = {wing: floor for floor, wings in enumerate([*FLOORS, {"package"}]) for wing in wings}
 PACKAGE = REPOSITORY / "convae"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from convae.app.summary import read_figures
 from convae.app.work import Work, model_of
 from convae.data.array_arguments import ArrayArguments
 from convae.data.datasets import load_dataset
+from convae.data.named_files import Shard
 from convae.data.sources import named
 from convae.engine import backend_for, to_numpy
 from convae.errors import UserError, check_range
@@ -102,6 +104,16 @@ def _end(number: int, frame: object) -> NoReturn:
     os._exit(128 + number)
 
 
+def _shard(context: click.Context, parameter: click.Parameter, value: str) -> Shard:
+    """Read a part K/N of the images."""
+    match = re.fullmatch(r"(\d+)/(\d+)", value)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(
+            f"--shard: {value!r} is no part; expected K/N with K from 1 to N, such as 3/16"
+        )
+    return Shard(int(match[1]), int(match[2]))
+
+
 def with_model(command: Command) -> Command:
     """Add the argument RUN and the device."""
     command = click.option(
@@ -126,6 +138,13 @@ def with_images(command: Command) -> Command:
             default=256,
             show_default=True,
             help="Images at a time.",
+        ),
+        click.option(
+            "--shard",
+            callback=_shard,
+            metavar="K/N",
+            default="1/1",
+            help="Only part K of N of the images: 3/16. Results follow each other.",
         ),
         click.option("--overwrite", is_flag=True, help=OVERWRITE),
         click.argument("images", nargs=-1, required=True),

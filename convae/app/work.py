@@ -15,6 +15,7 @@ from convae.app.outputs import Targets
 from convae.data.array_arguments import ArrayArguments
 from convae.data.image_arguments import ImageArguments
 from convae.data.layouts import Values
+from convae.data.named_files import Shard
 from convae.data.pictures import Pixels, Preprocessing, to_floats
 from convae.data.scaling import Scaling
 from convae.data.splits import kind, unit
@@ -57,6 +58,8 @@ class Work:
         Examples at a time.
     overwrite : bool
         Whether existing files of others may be replaced.
+    shard : Shard
+        Which part of the examples is wanted.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Work:
         root: str,
         batch_size: int,
         overwrite: bool,
+        shard: Shard,
     ) -> None:
         self.model = model_of(run, device)
         if "-" in images:
@@ -78,10 +82,10 @@ class Work:
         self.tiling: Tiling | None = None
         if Scaling.KEY in self.model.metadata:
             scaling = Scaling.of_model(self.model)
-            self.images = ArrayArguments(images, scaling, self.model.input_shape, root)
+            self.images = ArrayArguments(images, scaling, self.model.input_shape, root, shard)
         else:
             how = Preprocessing.of_model(self.model)
-            self.images, self.tiling = ImageArguments(images, how, root), how.tiling
+            self.images, self.tiling = ImageArguments(images, how, root, shard), how.tiling
         self.targets = Targets(self.images, overwrite)
         self.batch_size = batch_size
         self.done = 0

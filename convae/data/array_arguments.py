@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from convae.data.array_files import ENDINGS, Stack, check_numbers, read_stacks, role
 from convae.data.arrays import Arrays, count, place
 from convae.data.layouts import Layout, Values
-from convae.data.named_files import Arguments
+from convae.data.named_files import WHOLE, Arguments, OfDataset, Shard, Source
 from convae.data.pictures import reason
 from convae.data.scaling import Scaling
 from convae.data.sources import named, read_parts
@@ -42,16 +41,33 @@ class ArrayArguments(Arguments):
         Shape of an example, as the model takes it.
     root : str
         The folder in which torchvision looks for datasets.
+    shard : Shard
+        Which part of them is wanted; of files, which are not divided, and neither are datasets.
     """
 
     what = "arrays"
 
     def __init__(
-        self, arguments: Iterable[str], scaling: Scaling, shape: tuple[int, ...], root: str
+        self,
+        arguments: Iterable[str],
+        scaling: Scaling,
+        shape: tuple[int, ...],
+        root: str,
+        shard: Shard = WHOLE,
     ) -> None:
         self.scaling = scaling
         self._shape = shape
-        super().__init__(arguments, root)
+        super().__init__(arguments, root, shard)
+
+    def units(self, source: Source) -> int:
+        """See `Arguments`."""
+        return len(source) if isinstance(source, list) else 1
+
+    def part(self, source: Source, first: int, last: int) -> Source:
+        """See `Arguments`."""
+        if isinstance(source, list):
+            return source[first:last]
+        return source if first < last else []
 
     @property
     def endings(self) -> Collection[str]:
@@ -94,10 +110,10 @@ class ArrayArguments(Arguments):
                         continue
                     yield stack
 
-    def _read(self, source: list[Path] | tuple[str, Any]) -> Iterator[tuple[str, Sequence[Stack]]]:
+    def _read(self, source: Source) -> Iterator[tuple[str, Sequence[Stack]]]:
         """Read the arrays of files, one by one, or those of a dataset."""
-        if isinstance(source, tuple):
-            yield source[0], source[1].stacks
+        if isinstance(source, OfDataset):
+            yield source.name, source.examples.stacks
             return
         for path in self.existing(source):
             try:

@@ -10,8 +10,9 @@ from PIL import Image
 
 from convae.data.datasets import load_dataset
 from convae.data.folders import endings
-from convae.data.named_files import Arguments
-from convae.data.pictures import Pixels, Preprocessing, open_picture, reason
+from convae.data.named_files import NO_FILE, WHOLE, Arguments, Shard, is_file
+from convae.data.pictures import Conversions, Pixels, Preprocessing, open_picture, reason
+from convae.data.reading_ahead import in_threads
 from convae.data.sources import named
 from convae.data.splits import Split
 from convae.errors import UserError
@@ -28,13 +29,17 @@ class ImageArguments(Arguments):
         How they become pixels of the one size that the model takes.
     root : str
         The folder in which torchvision looks for datasets.
+    shard : Shard
+        Which part of them is wanted.
     """
 
     what = "pictures"
 
-    def __init__(self, arguments: Iterable[str], how: Preprocessing, root: str) -> None:
+    def __init__(
+        self, arguments: Iterable[str], how: Preprocessing, root: str, shard: Shard = WHOLE
+    ) -> None:
         self.how = how
-        super().__init__(arguments, root)
+        super().__init__(arguments, root, shard)
 
     @property
     def endings(self) -> Collection[str]:
@@ -50,7 +55,7 @@ class ImageArguments(Arguments):
 
     def total(self) -> int:
         """See `Arguments`."""
-        return sum(len(s) if isinstance(s, list) else len(s[1]) for s in self.sources)
+        return sum(map(self.units, self.sources))
 
     def batches(self, size: int) -> Iterator[tuple[list[str], Pixels]]:
         """Iterate over all pictures once: their names, and uint8 pixels (N, C, H, W).
@@ -75,20 +80,27 @@ class ImageArguments(Arguments):
             )
 
     def _of_files(self, paths: list[Path]) -> Iterator[tuple[str, Pixels]]:
-        for path in self.existing(paths):
-            try:
-                with open_picture(path) as image:
-                    pixels, done = self.how(image)
-            except MemoryError:
-                raise
-            except Exception as error:  # of a decoder: it is that file's, and the others are read
-                self.unreadable.append((str(path), reason(error)))
+        for path, read in zip(paths, in_threads(self._read, paths), strict=True):
+            if isinstance(read, str):
+                self.unreadable.append((str(path), read))
                 continue
+            pixels, done = read
             self.conversions.add(done)
             yield str(path), pixels
 
-    def _of_split(self, name: str, split: Split) -> Iterator[tuple[str, Pixels]]:
-        number = 0
+    def _read(self, path: Path) -> tuple[Pixels, Conversions] | str:
+        """Read a picture, or say why it cannot be read."""
+        if not is_file(path):
+            return NO_FILE
+        try:
+            with open_picture(path) as image:
+                return self.how(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # of a decoder: it is that file's, and the others are read
+            return reason(error)
+
+    def _of_split(self, name: str, split: Split, number: int) -> Iterator[tuple[str, Pixels]]:
         for batch in split.batches(256):
             for pixels in batch:
                 image = Image.fromarray(

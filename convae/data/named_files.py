@@ -9,12 +9,50 @@ import glob
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
 
 from convae.data.folders import find_files, is_by_product
 from convae.data.pictures import Conversions, reason
 from convae.errors import UserError
+
+
+class OfDataset(NamedTuple):
+    """Examples of a dataset: its name, they, and the number of the first of them."""
+
+    name: str
+    examples: Any
+    first: int = 0
+
+
+Source: TypeAlias = list[Path] | OfDataset
+"""What an argument names."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several parts of equal sizes, or nearly so, that follow each other.
+
+    Parameters
+    ----------
+    number, count : int
+        The first is 1, of so many.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    def of(self, units: int) -> slice:
+        """Return where it is among so many units."""
+        first, end = ((self.number + n) * units // self.count for n in (-1, 0))
+        return slice(first, end)
+
+
+WHOLE = Shard()
+"""All there is."""
 
 
 class Arguments(ABC):
@@ -26,6 +64,8 @@ class Arguments(ABC):
         Files, folders (searched at any depth), patterns with ``*``, and names of datasets.
     root : str
         The folder in which torchvision looks for datasets.
+    shard : Shard
+        Which part of them is wanted.
 
     Attributes
     ----------
@@ -49,14 +89,14 @@ class Arguments(ABC):
     what: ClassVar[str]
     """What it reads, in the plural."""
 
-    def __init__(self, arguments: Iterable[str], root: str) -> None:
+    def __init__(self, arguments: Iterable[str], root: str, shard: Shard) -> None:
         self.conversions = Conversions()
         self.left_out: list[str] = []
         self.unreadable: list[tuple[str, str]] = []
         arguments, errors = list(arguments), []
         if not arguments or "" in arguments:
             raise UserError("IMAGES: an empty name; expected files, folders, patterns or a dataset")
-        self.sources: list[list[Path] | tuple[str, Any]] = []
+        self.sources: list[Source] = []
         for argument in arguments:
             try:
                 self.sources.append(self._source(argument, root))
@@ -69,6 +109,13 @@ class Arguments(ABC):
         folders = {os.path.abspath(path.parent) for path in files}
         self.folder = Path(os.path.commonpath(folders)) if folders else None
         self.inputs = frozenset(os.path.realpath(path) for path in files)
+        start = 0
+        wanted = shard.of(sum(map(self.units, self.sources)))
+        for number, source in enumerate(self.sources):
+            end = start + self.units(source)
+            first, last = (min(max(n, start), end) - start for n in (wanted.start, wanted.stop))
+            self.sources[number] = self.part(source, first, last)
+            start = end
 
     @property
     @abstractmethod
@@ -78,6 +125,16 @@ class Arguments(ABC):
     @abstractmethod
     def dataset(self, name: str, root: str) -> Any:
         """Read the test examples of a dataset."""
+
+    def units(self, source: Source) -> int:
+        """Count what is not divided: files, or the examples of a dataset."""
+        return len(source) if isinstance(source, list) else len(source.examples)
+
+    def part(self, source: Source, first: int, last: int) -> Source:
+        """Return some units of a source, which follow each other."""
+        if isinstance(source, list):
+            return source[first:last]
+        return OfDataset(source.name, source.examples.select(np.arange(first, last)), first)
 
     @abstractmethod
     def total(self) -> int | None:
@@ -90,7 +147,7 @@ class Arguments(ABC):
         A batch has fewer than `size` examples where some cannot be read.
         """
 
-    def _source(self, argument: str, root: str) -> list[Path] | tuple[str, Any]:
+    def _source(self, argument: str, root: str) -> Source:
         """Find the files of an argument, or the test examples of the dataset that it names."""
         path = Path(argument)
         if path.is_dir():
@@ -101,15 +158,15 @@ class Arguments(ABC):
             if not found.files:
                 raise FileNotFoundError(f"no {self.what} in the folder {argument!r}")
             return found.files
-        return _files(argument) or (argument.lower(), self.dataset(argument, root))
+        return _files(argument) or OfDataset(argument.lower(), self.dataset(argument, root))
 
     def existing(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """Iterate over paths that are files; others are unreadable: a pipe would be waited for."""
+        """Iterate over paths that are files; others are unreadable."""
         for path in paths:
-            if os.path.isfile(path):
+            if is_file(path):
                 yield path
             else:
-                self.unreadable.append((str(path), "not a file"))
+                self.unreadable.append((str(path), NO_FILE))
 
     def place(self, name: str) -> Path:
         """Return an example's path relative to the folder that all files have in common."""
@@ -117,6 +174,15 @@ class Arguments(ABC):
         if self.folder is None or not path.is_relative_to(self.folder):
             return Path(name)
         return path.relative_to(self.folder)
+
+
+NO_FILE = "not a file"
+"""Why a path cannot be read that is none."""
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a path is one of a file: a pipe would be waited for."""
+    return os.path.isfile(path)
 
 
 def _files(argument: str) -> list[Path]:

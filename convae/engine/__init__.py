@@ -3,7 +3,7 @@
 from convae.engine.arrays import Array, array_module, device_failures, missing_gpu, to_numpy
 from convae.engine.backend import ArrayBackend, Backend, backend_for
 from convae.engine.cpu.buffers import free_memory
-from convae.engine.cpu.threads import set_num_threads
+from convae.engine.cpu.threads import get_num_threads, set_num_threads
 from convae.engine.geometry import Geometry, resolve
 from convae.engine.identity import trilinear_error
 from convae.engine.linear import largest_singular_value, matrix, operator
@@ -20,6 +20,7 @@ __all__ = [
     "device_failures",
     "free_memory",
     "g",
+    "get_num_threads",
     "h",
     "largest_singular_value",
     "matrix",

@@ -25,11 +25,10 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.utils.dlpack import from_dlpack
 
-import convae
-from convae.engine import Array, array_module, set_num_threads
-from convae.engine.cpu.threads import cores
+from convae.engine import Array, array_module, get_num_threads, set_num_threads
 from convae.errors import UserError
 from convae.processes import Group, PeerError, Value
+from convae.version import __version__
 
 MEETING = timedelta(seconds=20)
 """How long processes wait for each other at the start."""
@@ -241,10 +240,10 @@ def join() -> Processes:
 
 def _code() -> str:
     """Return version and digest of this package's sources."""
-    folder, made = Path(convae.__file__).parent, hashlib.blake2b(digest_size=8)
+    folder, made = Path(__file__).parents[1], hashlib.blake2b(digest_size=8)
     for path in sorted(folder.rglob("*.py")):
         made.update(path.read_bytes())
-    return f"{convae.__version__} ({made.hexdigest()})"
+    return f"{__version__} ({made.hexdigest()})"
 
 
 def _join() -> Processes:
@@ -286,8 +285,9 @@ def _join() -> Processes:
     )
     atexit.register(_leave)  # or its threads outlive the interpreter, which then aborts
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":  # which torchrun sets where nobody does
+        os.environ.pop("OMP_NUM_THREADS", None)
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        set_num_threads(max(1, cores() // beside))
+        set_num_threads(max(1, get_num_threads() // beside))
     return Processes(store)
 
 

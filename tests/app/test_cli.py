@@ -360,3 +360,37 @@ def test_only_errors_of_the_user_become_messages(
     assert done.exit_code == 1
     assert isinstance(done.exception, expected)
     assert (expected is SystemExit) == ("Error: " in done.stderr)
+
+
+def test_parts_of_the_images_follow_each_other(trained, tmp_path) -> None:
+    whole = use("encode", trained, "digits", "-o", tmp_path / "codes.npy")
+    assert whole.exit_code == 0
+    for number in (1, 2, 3):
+        part = ("--shard", f"{number}/3", "-o")
+        done = use("encode", trained, "digits", *part, tmp_path / f"codes-{number}.npy")
+        assert done.exit_code == 0, done.stderr
+        done = use("score", trained, "digits", *part, tmp_path / f"scores-{number}.csv")
+        assert done.exit_code == 0, done.stderr
+    codes = [np.load(tmp_path / f"codes-{number}.npy") for number in (1, 2, 3)]
+    np.testing.assert_allclose(np.concatenate(codes), np.load(tmp_path / "codes.npy"), atol=1e-6)
+    tables = [(tmp_path / f"scores-{number}.csv").read_text().splitlines() for number in (1, 2, 3)]
+    names = [line.partition(",")[0] for table in tables for line in table[1:]]
+    listed = (tmp_path / "codes.images.txt").read_text().splitlines()
+    assert names == listed
+    assert len({table[0] for table in tables}) == 1
+
+
+def test_a_part_with_nothing_in_it_gives_an_empty_file(trained, tmp_path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "one.png")
+    for number, count in (("1", 0), ("2", 1)):
+        where = tmp_path / f"codes-{number}.npy"
+        done = use("encode", trained, tmp_path / "one.png", "--shard", f"{number}/2", "-o", where)
+        assert done.exit_code == 0, done.stderr
+        assert len(np.load(where)) == count
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3", ""])
+def test_parts_that_make_no_sense(trained, shard: str) -> None:
+    done = use("score", trained, "digits", f"--shard={shard}")
+    assert done.exit_code == 1
+    assert f"--shard: {shard!r} is no part" in done.stderr

@@ -469,6 +469,6 @@ def test_workers_share_the_cores(monkeypatch) -> None:
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     counts = joblib.Parallel(n_jobs=2, backend="loky")(
-        joblib.delayed(threads.num_threads)() for _ in range(2)
+        joblib.delayed(threads.get_num_threads)() for _ in range(2)
     )
     assert counts == [max(1, threads.cores() // 2)] * 2

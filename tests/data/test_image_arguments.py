@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from convae.data.image_arguments import ImageArguments
+from convae.data.named_files import Shard
 from convae.data.pictures import Preprocessing
 
 HOW = Preprocessing(1, (8, 8))
@@ -123,3 +124,23 @@ def test_patterns_go_through_no_links_and_no_hidden_folders(tmp_path) -> None:
     images = ImageArguments([str(tmp_path / "**" / "*.png")], HOW, "data")
     names, _ = read(images)
     assert [str(Path(name).relative_to(tmp_path)) for name in names] == ["a/x.png", "b/x.png"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_parts_follow_each_other(tmp_path, count: int) -> None:
+    """Of files and a dataset together; parts of fewer units than there are parts are empty."""
+    for n in range(7):
+        Image.new("L", (10, 12), n).save(tmp_path / f"{n}.png")
+    arguments = [str(tmp_path / "0.png"), "digits", str(tmp_path / "[1-6].png")]
+    how = Preprocessing(1, (10, 12))
+    whole = list(ImageArguments(arguments, how, "data").batches(1))
+    parts, totals = [], []
+    for number in range(1, count + 1):
+        part = ImageArguments(arguments, how, "data", Shard(number, count))
+        parts += list(part.batches(1))
+        totals.append(part.total())
+    assert sum(totals) == len(whole)
+    assert max(totals) - min(totals) <= 1
+    assert [names for names, _ in parts] == [names for names, _ in whole]
+    for (_, a), (_, b) in zip(parts, whole, strict=True):
+        assert (a == b).all()

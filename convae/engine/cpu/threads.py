@@ -95,8 +95,15 @@ def set_num_threads(count: int) -> None:
     _end_helpers()
 
 
-def num_threads() -> int:
-    """Count the threads to use."""
+def get_num_threads() -> int:
+    """Count the threads of the CPU backend.
+
+    Returns
+    -------
+    int
+        What `set_num_threads` has set; by default the cores that the process may use, or
+        `OMP_NUM_THREADS` where that is set and lower.
+    """
     if _threads is not None:
         return _threads
     wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -235,7 +242,7 @@ def _helpers() -> _Helpers:
     global _found
     with _found_lock:
         if _found is None:
-            _found = _Helpers(num_threads() - 1)
+            _found = _Helpers(get_num_threads() - 1)
         return _found
 
 

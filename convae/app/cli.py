@@ -39,6 +39,9 @@ from convae.report.probe import LINEAR, compare_features
 from convae.report.scores import SCORES
 from convae.version import __version__
 
+SHOWN = ("input_shape", "layers", "output_activation", "loss", "seed", "dtype")
+"""Arguments of a model that `convae show` has in lines of their own."""
+
 MISTAKES = (UserError, OSError, MemoryError)
 """What a user can put right: shown as a message. Everything else keeps its traceback."""
 
@@ -371,10 +374,16 @@ def show(run: Path, device: str, filters: Path | None, overwrite: bool, plan: in
     model = model_of(run, device)
     click.echo(describe(model))
     click.echo(f"output {model.output_activation.name}, loss {model.objective}, seed {model.seed}")
+    own = {
+        k: v for k, v in model.configuration().items() if k not in SHOWN and v not in (None, False)
+    }
+    if own:
+        click.echo(", ".join(f"{name}={value}" for name, value in own.items()))
     for index, layer in enumerate(model.layers):
         stated = {k: v for k, v in layer.spec.configuration().items() if v is not None}
         click.echo(f"layer {index}: {', '.join(f'{k}={v}' for k, v in stated.items())}")
-    click.echo("\n".join(singular_values(model)))
+    if not isinstance(model, Classifier):
+        click.echo("\n".join(singular_values(model)))
     overrides = run / ".hydra" / "overrides.yaml"
     if overrides.is_file():
         from omegaconf import OmegaConf  # here, since importing it takes time
@@ -471,7 +480,13 @@ def probe(
     convae probe outputs/RUN --dataset mnist --root data
     convae probe outputs/RUN --dataset mnist --classifier svm --pool 5 --stride 3 --limit 60000
     """
+    if stride is not None and pool == 1:
+        raise UserError("--stride: is for windows; say how large they are with --pool")
     model = model_of(run, device)
+    positions = model.code_shape[1:]
+    if pool > max(positions):
+        sides = "x".join(map(str, positions))
+        raise UserError(f"--pool: {pool}, but codes have {sides} positions; choose less")
     data = load_dataset(named(dataset, root))
     found_features = compare_features(model, data, limit, classifier, pool, stride or pool)
     header = f"{'features':<10}{'numbers':>9}{'linear':>10}{'neighbours':>12}\n"

@@ -32,7 +32,7 @@ INTERNAL = re.compile(r"\s*(full_key|object_type|reference_type)\b")
 FULL_KEY = re.compile(r"\s*full_key: (\S+)")
 """Where OmegaConf names the key."""
 
-KEPT = {"hydra.run.dir", "experiment", "debug", "init", "code", "model.output_activation"}
+KEPT = {"hydra.run.dir", "experiment", "debug", "init", "code", "task"}
 """Keys that a resumed run keeps, whatever is said."""
 
 WRAPPED = re.compile(r"^\w+ raised while resolving interpolation: ")
@@ -46,8 +46,8 @@ def mistake(arguments: Sequence[str]) -> str | None:
     keys = {argument.partition("=")[0] for argument in arguments}
     if "resume" in keys and "find_learning_rate" in keys:
         return "find_learning_rate: it trains no run, so there is none to resume; omit resume"
-    if "resume" in keys and (layer := [key for key in keys if "model.layers." in key]):
-        return f"{min(layer)}: a resumed run keeps its layers; omit it"
+    if "resume" in keys and (own := [key for key in keys if key.startswith("model.")]):
+        return f"{min(own)}: a resumed run keeps its model; omit it"
     if "resume" in keys and (other := keys & KEPT):
         return f"{min(other)}: a resumed run keeps its own; omit it"
     parser = OverridesParser.create()

@@ -100,6 +100,9 @@ def warn_of_range(name: str, x: Array, f_out: Activation, stacklevel: int) -> No
     least, largest = float(x.min()), float(x.max())
     if low <= least and largest <= high:  # false where either is NaN
         return
+    if not least <= largest:
+        warnings.warn(f"{name}: has values that are no numbers (NaN)", stacklevel=stacklevel + 1)
+        return
     warnings.warn(
         f"{name}: values range from {least:g} to {largest:g}, but output_activation "
         f"{f_out.name!r} only ranges from {low:g} to {high:g}; scale the images, or use 'identity'",

@@ -178,6 +178,7 @@ class RBM(SingleLayer):
         images : (N, C, *size) ndarray
             Training images, in random order.
         """
+        self._check_finite(images)
         if (a := self.parameters.get("0.visible_bias")) is not None:
             a[...] = self.energy.resting_bias(mean_of(self.backend, images, a.shape))
 
@@ -279,6 +280,7 @@ class RBM(SingleLayer):
         return self.energy.misfit(x, self.seed), self.decode(self.encode(x))
 
     def _gradients(self, x: Array, target: Array, penalty: Penalty) -> Any:
+        self._check_finite(x)
         x = self.backend.arrange(x)
         begin = self.backend.arrange(self.state.get("chains", x))
         sampled = self.energy.gibbs(begin, self.steps, self._generator())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from convae.engine import Array
-from convae.errors import UserError
+from convae.errors import DivergenceError, UserError
 from convae.models.model import Model
 
 
@@ -25,6 +25,11 @@ class SingleLayer(Model):
                 raise UserError(f"layers.0.{name}: {given!r}; expected {value!r}")
         if len(self.layers) != 1:
             raise UserError(f"layers: {len(self.layers)} of them; {self.kind} has a single one")
+
+    def _check_finite(self, x: Array) -> None:
+        """Refuse images from which nothing can be drawn."""
+        if not bool(self.xp.isfinite(x).all()):
+            raise DivergenceError("x: has values that are not finite; leave those images out")
 
     def _check_target(self, x: Array, target: Array | None) -> Array:
         """Refuse any target but the images themselves."""

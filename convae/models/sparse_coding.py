@@ -224,6 +224,7 @@ class SparseCoding(SingleLayer):
         images : (N, C, *size) ndarray
             Training images, in random order.
         """
+        self._check_finite(images)
         (layer,), rng = self.layers, np.random.default_rng([self.seed, 6])
         geometry, bias = layer.geometry, self.parameters.get("0.visible_bias")
         if bias is not None:

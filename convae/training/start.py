@@ -72,10 +72,14 @@ def warm_start(model: Model, source: Model, name: str) -> None:
     """
     is_encoder = isinstance(model, Classifier) and not isinstance(source, Classifier)
     layers = model.layers[:-1] if is_encoder else model.layers
+    theirs, ours = (
+        f"{len(each)} layers on examples of {owner.input_shape}"
+        for each, owner in ((source.layers, source), (layers, model))
+    )
     if len(layers) != len(source.layers):
         raise UserError(
-            f"init: the model of {name} has {len(source.layers)} layers, this one {len(layers)}; "
-            "leave model out to have its layers"
+            f"init: the model of {name} has {theirs}, this one {ours}; leave model out to have its "
+            "layers"
         )
     for index, (layer, other) in enumerate(zip(layers, source.layers, strict=True)):
         same = ("kernel", "stride", "padding", "activation") if is_encoder else ()
@@ -84,8 +88,9 @@ def warm_start(model: Model, source: Model, name: str) -> None:
             getattr(layer.spec, key) != getattr(other.spec, key) for key in same
         ):
             raise UserError(
-                f"init: layer {index} of the model of {name} differs from that of this one; leave "
-                "model out to have its layers"
+                f"init: layer {index} of the model of {name} differs from that of this one (it has "
+                f"{theirs}, this one {ours}); take images of that size, and leave model out to "
+                "have its layers"
             )
         for key, array in layer.parameters.items():
             array[...] = model.xp.asarray(to_numpy(other.parameters[key]))

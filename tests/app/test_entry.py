@@ -319,7 +319,7 @@ def test_a_keyboard_interrupt_says_how_to_resume(main, monkeypatch, capsys) -> N
         (["resume=x", "code=8"], "code: a resumed run keeps its own; omit it"),
         (
             ["resume=x", "model.layers.0.filters=8"],
-            "model.layers.0.filters: a resumed run keeps its layers; omit it",
+            "model.layers.0.filters: a resumed run keeps its model; omit it",
         ),
         (["resume=x", "find_learning_rate=true"], "find_learning_rate: it trains no run"),
         (["dataset.root=photos (1)"], "needs quotes: 'dataset.root=\"photos (1)\"'"),

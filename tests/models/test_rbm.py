@@ -335,3 +335,17 @@ def test_batches_and_penalties_that_do_not_fit(rng) -> None:
         model.loss_and_gradients(x, penalty=Penalty(contractive=0.1))
     with pytest.raises(UserError, match="steps: 0"):
         model.samples(2, steps=0)
+
+
+def test_images_that_are_no_numbers_change_nothing() -> None:
+    layer = convae.Layer(filters=3, kernel=3, activation="sigmoid")
+    dictionary = convae.Layer(filters=3, kernel=3, activation="identity", hidden_bias="none")
+    images = np.full((4, 1, 6, 6), 0.5, "float32")
+    images[1, 0, 2, 2] = np.nan
+    for model in (convae.RBM((1, 6, 6), [layer]), convae.SparseCoding((1, 6, 6), [dictionary])):
+        before = model.flat_parameters.copy()
+        with pytest.raises(FloatingPointError, match="not finite"):
+            model.start_from(images)
+        with pytest.raises(FloatingPointError, match="not finite"):
+            convae.TrainingStep(model, convae.Adam(0.01))(images)
+        assert (model.flat_parameters == before).all()

@@ -32,15 +32,12 @@ from convae.models.autoencoder import Autoencoder
 from convae.models.checks import STORAGES
 from convae.models.classifier import Classifier
 from convae.report.anomaly import WITHOUT_NORMAL, Detector
-from convae.report.describe import describe, singular_values
+from convae.report.describe import describe, settings, singular_values
 from convae.report.overlays import map_figure
 from convae.report.pictures import filter_grid, grid, png
 from convae.report.probe import LINEAR, compare_features
 from convae.report.scores import SCORES
 from convae.version import __version__
-
-SHOWN = ("input_shape", "layers", "output_activation", "loss", "seed", "dtype")
-"""Arguments of a model that `convae show` has in lines of their own."""
 
 MISTAKES = (UserError, OSError, MemoryError)
 """What a user can put right: shown as a message. Everything else keeps its traceback."""
@@ -374,11 +371,8 @@ def show(run: Path, device: str, filters: Path | None, overwrite: bool, plan: in
     model = model_of(run, device)
     click.echo(describe(model))
     click.echo(f"output {model.output_activation.name}, loss {model.objective}, seed {model.seed}")
-    own = {
-        k: v for k, v in model.configuration().items() if k not in SHOWN and v not in (None, False)
-    }
-    if own:
-        click.echo(", ".join(f"{name}={value}" for name, value in own.items()))
+    if own := settings(model):
+        click.echo(own)
     for index, layer in enumerate(model.layers):
         stated = {k: v for k, v in layer.spec.configuration().items() if v is not None}
         click.echo(f"layer {index}: {', '.join(f'{k}={v}' for k, v in stated.items())}")

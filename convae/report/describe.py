@@ -31,6 +31,16 @@ def describe(model: Model) -> str:
     return "\n".join(lines)
 
 
+COMMON = ("input_shape", "layers", "output_activation", "loss", "seed", "dtype")
+"""Arguments that all kinds of models have, or most."""
+
+
+def settings(model: Model) -> str:
+    """Say what is set of the arguments that a kind of model has of its own."""
+    own = {k: v for k, v in model.configuration().items() if k not in COMMON}
+    return ", ".join(f"{name}={v}" for name, v in own.items() if v not in (None, False))
+
+
 def singular_values(model: Model) -> list[str]:
     """Say of each layer by how much c makes its input longer, at most, and what follows from it.
 

@@ -23,7 +23,6 @@ import convae
 from benchmarks.measure import keep, table
 from benchmarks.turns import check_idle
 from benchmarks.workloads import Workload
-from convae.processes import ALONE
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "scaling_out.png"
 
@@ -68,11 +67,7 @@ def ring(size: int, processes: int, link: Link) -> float:
 
 def measure() -> dict[str, Any]:
     """Time steps, and sums alone, in the processes that there are."""
-    group = ALONE
-    if "RANK" in os.environ:
-        from convae.training.distributed import join
-
-        group = join()
+    group = convae.join()
     convae.engine.set_num_threads(1)
     found: dict[str, Any] = {}
     for name, work in NETWORKS.items():
@@ -87,8 +82,10 @@ def measure() -> dict[str, Any]:
                 lambda model=model: group.combine(model.flat_gradients, np.float64(1)), STEPS
             ),
         }
+    vectors = {count: np.ones(count, "float32") for count in MESSAGES}
     found["sums"] = {
-        count: median(lambda v=np.ones(count, "float32"): group.mean(v), 10) for count in MESSAGES
+        count: median(lambda vector=vector: group.mean(vector), 10)
+        for count, vector in vectors.items()
     }
     return found if group.is_first else {}
 
@@ -168,7 +165,7 @@ def main() -> None:
     ]
     text = (
         f"One thread for each process, {cores} cores; efficiency is the time of one process over "
-        "that of several, which have as many times the images, corrected for cores that are shared. "
+        "that of several, which have as many times the images, corrected for shared cores. "
         f"Fitted to sums of {4 * MESSAGES[0] / 1e3:.0f} kB to {4 * MESSAGES[-1] / 1e6:.0f} MB by 2 "
         f"processes: {1e6 * link.latency:.0f} us of latency, {link.bandwidth / 1e9:.2f} GB/s.\n\n"
         f"{table(header, rows)}\n\nPredicted efficiency, by the same formula:\n\n"

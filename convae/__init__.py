@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from convae.models.specification import Layer
     from convae.training.averaging import MovingAverage
     from convae.training.estimators import AnomalyDetector, AutoencoderTransformer
+    from convae.training.joining import join
     from convae.training.optimizers import SGD, Adam, AdamW
     from convae.training.schedules import Cosine, OneCycle, Plateau, Schedule, StepDecay
     from convae.training.step import TrainingStep
@@ -64,6 +65,7 @@ __all__ = [
     "choose_layers",
     "engine",
     "initialise",
+    "join",
     "load",
     "read_image",
     "register",
@@ -93,6 +95,7 @@ HOMES = {
     "convae.models.penalties": ["Penalty"],
     "convae.training.averaging": ["MovingAverage"],
     "convae.training.estimators": ["AnomalyDetector", "AutoencoderTransformer"],
+    "convae.training.joining": ["join"],
     "convae.training.optimizers": ["SGD", "Adam", "AdamW"],
     "convae.training.schedules": ["Cosine", "OneCycle", "Plateau", "Schedule", "StepDecay"],
     "convae.training.step": ["TrainingStep"],

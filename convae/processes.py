@@ -69,7 +69,18 @@ class Group:
         return self.rank == 0
 
     def share(self, whole: int) -> Share:
-        """Return this process's share of a batch; those of all have equal sizes, or nearly so."""
+        """Return this process's share of a batch; those of all have equal sizes, or nearly so.
+
+        Parameters
+        ----------
+        whole : int
+            Examples of the batch.
+
+        Returns
+        -------
+        Share
+            Which of them are this process's.
+        """
         first, end = (part * whole // self.size for part in (self.rank, self.rank + 1))
         return Share(first, end - first, whole)
 

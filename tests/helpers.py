@@ -323,6 +323,7 @@ OPTIONS = [
 
 NAMED = {
     "dataset=torchvision": ["dataset.name=Flowers102"],
+    "dataset=webdataset": ["dataset.root=shards.tar"],
     "dataset=custom": ["dataset.name=my_module.MyDataset"],
 }
 """What options cannot do without."""

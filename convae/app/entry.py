@@ -48,6 +48,7 @@ from convae.configuration import Config, from_plain
 from convae.errors import UserError
 from convae.files import write_bytes
 from convae.processes import ALONE, Group, PeerError
+from convae.training.joining import join
 from convae.training.pretraining import STAGES
 from convae.training.signals import Interrupted, interrupt, is_stop_requested, request_stop
 from convae.training.state import has_state, read_state
@@ -84,7 +85,7 @@ def train(
     Interrupted
         If SIGINT, SIGTERM, SIGHUP or SIGUSR1 was received; the state is saved.
     """
-    group = launch.join()
+    group = join()
     named = any(word.startswith(launch.RUN) for word in overrides)
     group.agree(overrides=json.dumps(list(overrides)))
     given = group.broadcast(launch.settle(overrides) if group.is_first else None)
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        group = launch.join()
+        group = join()
         words = ordered(given)
         group.agree(arguments=json.dumps(words))
         given = group.broadcast(launch.settle(words) if group.is_first else None)

@@ -1,9 +1,8 @@
-"""How a run begins: alone or with the other processes of torchrun, anew or where it was."""
+"""How a run begins, anew or where it was, and how it ends where several processes do it."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from convae.app.arguments import divide
 from convae.errors import UserError
 from convae.keys import override
-from convae.processes import ALONE, Group, PeerError
+from convae.processes import Group, PeerError
 from convae.training.state import has_state, is_used, used_folder
 
 log = logging.getLogger("convae")
@@ -25,15 +24,6 @@ RUN = "run="
 
 SILENT = ("hydra.output_subdir=null", "hydra/job_logging=silent")
 """Overrides of processes that leave files and messages to the first."""
-
-
-def join() -> Group:
-    """Join the processes that torchrun has started; this one alone, if it has started none."""
-    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
-        return ALONE
-    from convae.training.distributed import join
-
-    return join()
 
 
 def settle(arguments: Sequence[str]) -> list[str]:

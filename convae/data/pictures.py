@@ -10,7 +10,7 @@ import os
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, BinaryIO, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageColor, ImageFile, ImageOps, UnidentifiedImageError
@@ -209,6 +209,8 @@ class Preprocessing:
         if isinstance(image, ImageFile.ImageFile):
             image.filename = ""  # else Pillow maps the file into memory, which garbles turned TIFFs
         done = Conversions()
+        if self.size is not None:  # a JPEG is decoded no larger than twice what is needed
+            image.draft(None, (2 * max(self.size),) * 2)
         if _loses_bits(image):
             done.counts[UPPER_BITS] += 1
         with warnings.catch_warnings(record=True) as warned:
@@ -346,7 +348,7 @@ def read_image(path: str | os.PathLike[str], model: TakesPictures) -> Array:
     return to_floats(pixels[None], model.backend, model.dtype)
 
 
-def open_picture(path: str | os.PathLike[str]) -> Image.Image:
+def open_picture(path: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     """Open a picture file; what Pillow has to say of its size is no news to a user."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -32,6 +32,7 @@ from convae.data.folders import (
 )
 from convae.data.picture_tables import Row, read_table
 from convae.data.reading import Dataset, broken_error, read_dataset, skipped
+from convae.data.shards import read_shards
 from convae.data.splits import InMemory, of_pictures
 from convae.data.synthetic import SYNTHETIC, synthetic
 from convae.errors import UserError, counted
@@ -87,6 +88,8 @@ def read_parts(config: DatasetConfig) -> Dataset:
         return read_arrays(config)
     if config.name == "ImageFolder":
         return _image_folder(config)
+    if config.name == "WebDataset":
+        return read_shards(config)
     if config.test is not None and config.train == config.test:
         raise UserError(
             f"dataset.train, dataset.test: both select the same images, {config.train}; set "

@@ -114,8 +114,19 @@ def own_batches(
 
 
 def shuffled(split: Split, rng: np.random.Generator) -> Order:
-    """Draw an order of a split's images."""
-    return rng.permutation(len(split))
+    """Draw an order of a split's images.
+
+    Those that are read from shards come from a few of these at a time, which are drawn first.
+    """
+    shards = getattr(split, "shards", None)
+    if shards is None:
+        return rng.permutation(len(split))
+    turn = rng.permutation(shards.max() + 1)[shards] // TOGETHER
+    return np.lexsort((rng.random(len(split)), turn))
+
+
+TOGETHER = 8
+"""Shards from which images come in random order."""
 
 
 def sample(split: Split, images: int) -> Split:
@@ -237,6 +248,12 @@ class Streamed:
         return np.array([str(samples[int(index)][0]) for index in self.indices])
 
     @property
+    def shards(self) -> Labels | None:
+        """The numbers of the shards that images are read from, where they are in shards."""
+        shards = getattr(self.dataset, "shards", None)
+        return None if shards is None else shards[self.indices]
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, rows and columns of one image."""
         (first,) = _pixels([self[0]])
@@ -260,6 +277,8 @@ class Streamed:
 
     def name(self, index: int) -> str:
         """Name an item of the dataset by its file, or by its number."""
+        if (own := getattr(self.dataset, "name", None)) is not None:
+            return str(own(index))
         samples = getattr(self.dataset, "samples", None)
         return str(samples[index][0]) if samples else f"number {index}"
 
@@ -271,6 +290,8 @@ class Streamed:
     def fingerprint(self) -> str:
         """See `Split`; of files their names, sizes and ends, since reading them takes long."""
         files = self.files
+        if (own := getattr(self.dataset, "fingerprint", None)) is not None:
+            return digest(str(self.how), own(), self.indices.tobytes())
         if files is None:
             return digest(f"{len(self.dataset)} {self.how}", self.indices.tobytes())
         signatures = [part for path in files for part in signature(Path(path))]

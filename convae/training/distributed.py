@@ -219,19 +219,8 @@ def _add_up(array: Array) -> None:
 _joined: Processes | None = None
 
 
-def join() -> Processes:
-    """Join the processes that torchrun has started, once.
-
-    Returns
-    -------
-    Processes
-        They.
-
-    Raises
-    ------
-    UserError
-        If they cannot be found: what torchrun's environment says is wrong, or somebody is missing.
-    """
+def join_others() -> Processes:
+    """Join the processes that torchrun has started, once; see `convae.join`."""
     global _joined
     if _joined is None:
         _joined = _join()

@@ -81,9 +81,7 @@ def train(model: Any, group: Group) -> dict[str, np.ndarray[Any, Any]]:
 
 def main(out: Path) -> None:
     """Train all cases with the processes that there are, and keep what the first finds."""
-    from convae.training.distributed import join
-
-    group = join()
+    group = convae.join()
     for name, build in CASES.items():
         found = train(build(), group)
         group.agree(parameters=found["parameters"].tobytes().hex())

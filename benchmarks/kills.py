@@ -1,115 +1,187 @@
-"""Processes that are killed at random under torchrun: whether runs end, and with the same bits.
+"""Runs killed again and again, beside one left alone: python -m benchmarks.kills [--kills 100].
 
-``python -m benchmarks.kills``: runs of three processes, each with some of its processes killed at
-random times, beside a run that nobody disturbs.
+Runs on digits are killed by SIGKILL at random moments, from the start of their processes on, and
+resumed after each; in the end their files are compared bit by bit with an uninterrupted run's.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from tqdm import tqdm
 
-import convae
-from benchmarks.measure import keep, table
-from convae.models.loading import LAST
+from convae.app.summary import SUMMARY, Summary
+from convae.files import TEMPORARY
+from convae.models import checkpoint
+from convae.models.loading import BEST, LAST
+from convae.training.state import StateFolder, has_state
+from convae.training.trainer import Trainer
 
-PROCESSES = 3
+REPOSITORY = Path(__file__).parents[1]
+
+KILLS = 100
+"""Kills for the table that is kept."""
 
 RUN = (
-    *("dataset=digits", "model=conv", "trainer.epochs=40", "trainer.batch_size=50"),
-    *("augmentation=auto", "corruption=gaussian", "trainer.ema=0.99", "trainer.panels_every=1000"),
-    *("trainer.patience=null", "trainer.checkpoint_minutes=0.005", "trainer.embeddings=0"),
+    "device=cpu",
+    "schedule=cosine",
+    "trainer.ema=0.99",
+    "trainer.epochs=10",
+    "trainer.batch_size=8",
+    "trainer.checkpoint_minutes=0.0005",
+    "trainer.embeddings=100",
 )
-"""A run that leaves nothing to be chosen, and saves its state every third of a second."""
 
-LIMIT = 600
-"""Seconds after which a run counts as one that hangs."""
+PHASES: dict[str, tuple[str, Any, str]] = {
+    "s": ("within an epoch", Trainer, "_train_batch"),
+    "v": ("at an epoch's end: validation, models", Trainer, "_end_epoch"),
+    "w": ("while writing a state", StateFolder, "save"),
+    "a": ("after training: summary", Summary, "write"),
+}
+"""What a letter of the journal stands for, and the function whose calls it marks."""
+
+STARTING = "-"
+"""The letter that a process begins with."""
 
 
-def start(folder: Path, restarts: int) -> subprocess.Popen[bytes]:
-    """Start a run by torchrun."""
-    words = ["--standalone", f"--nproc-per-node={PROCESSES}", f"--max-restarts={restarts}"]
-    script = [str(Path(__file__).parents[1] / "train.py"), *RUN, f"run={folder}"]
+def life(journal: Path, arguments: list[str]) -> None:
+    """Do what ``python train.py`` does, and keep a journal: a letter whenever a phase begins."""
+    from convae.app.entry import main
+
+    handle = os.open(journal, os.O_WRONLY | os.O_APPEND)
+    for letter, (_, owner, name) in PHASES.items():
+        setattr(owner, name, _marked(getattr(owner, name), handle, letter.encode()))
+    main(arguments)
+
+
+def _marked(function: Callable[..., Any], handle: int, letter: bytes) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        os.write(handle, letter)
+        return function(*arguments)
+
+    return call
+
+
+def start(journal: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    """Start a process that does a run, or resumes it."""
+    with journal.open("a") as file:
+        file.write(STARTING)
+    command = [sys.executable, "-m", "benchmarks.kills", "--journal", str(journal), *arguments]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *words, *script],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
 
 
-def children(parent: int) -> list[int]:
-    """List the processes that torchrun has started."""
-    done = subprocess.run(
-        ["pgrep", "-P", str(parent), "-f", "train.py"], capture_output=True, text=True
-    )
-    return [int(word) for word in done.stdout.split()]
+def finish(process: subprocess.Popen[str], seconds: float | None = None) -> bool:
+    """Wait for a process to end by itself; False if it had to be killed after so many seconds."""
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return False
+    if process.returncode:
+        sys.exit(f"error: a run ended with status {process.returncode}:\n{errors}")
+    return True
 
 
-def disturbed(folder: Path, kills: int, draw: random.Random) -> int:
-    """Do a run of which processes are killed, and return how many were.
+def killed_again_and_again(
+    folder: Path, journal: Path, draw: random.Random, longest: float, kills: int
+) -> Counter[str]:
+    """Kill a run until it ends, so many times at most; return how often each phase was hit.
 
-    The time between two kills is drawn, from an instant to somewhat longer than processes take to
-    begin with training.
+    Each process lives for a random time of so many seconds at the longest.
     """
-    running, killed = start(folder, restarts=kills), 0
-    ends = time.monotonic() + LIMIT
-    pause = draw.uniform(0, 12)
-    since = time.monotonic()
-    while running.poll() is None:
-        if time.monotonic() > ends:
-            running.kill()
-            raise TimeoutError(f"{folder}: the run hangs after {killed} kills")
-        if killed < kills and time.monotonic() - since > pause:
-            alive = children(running.pid)
-            if alive:
-                os.kill(draw.choice(alive), signal.SIGKILL)
-                killed += 1
-                pause, since = draw.uniform(0, 12), time.monotonic()
-        time.sleep(0.02)
-    if running.returncode:
-        raise RuntimeError(f"{folder}: torchrun ended with {running.returncode}")
-    return killed
+    hits: Counter[str] = Counter()
+    while True:
+        is_first = not has_state(folder)
+        overrides = [*RUN, f"hydra.run.dir={folder}"] if is_first else [f"resume={folder}"]
+        seconds = draw.uniform(0, longest) if hits.total() < kills else None
+        if finish(start(journal, overrides), seconds):
+            return hits
+        phase = journal.read_text()[-1]
+        if phase == STARTING:
+            hits["before the first state" if is_first else "while starting again"] += 1
+        else:
+            hits[PHASES[phase][0]] += 1
 
 
-def parameters(folder: Path) -> np.ndarray:
-    """Return the parameters of a run's last model."""
-    model = convae.load(folder / LAST)
-    return np.array(model.flat_parameters)
+def differences(whole: Path, killed: Path) -> list[str]:
+    """Name the files of two runs that are not the same, and temporary files left."""
+    found = [
+        name
+        for name in (BEST, LAST, SUMMARY)
+        if (whole / name).read_bytes() != (killed / name).read_bytes()
+    ]
+    if final_state(whole) != final_state(killed):
+        found.append("the final state")
+    return found + [str(path) for path in killed.rglob(f"*{TEMPORARY}")]
+
+
+def final_state(folder: Path) -> tuple[dict[str, bytes], str]:
+    """Read the last state of a run, without the folder that it resumed."""
+    arrays, description = checkpoint.read(max(folder.glob("state-*")))
+    del description["configuration"]["resume"]
+    content = {name: array.tobytes() for name, array in arrays.items()}
+    return content, json.dumps(description)
 
 
 def main() -> None:
-    """Kill, compare, and write the table."""
+    """Kill runs, compare them with one left alone, and save the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    draw, total = random.Random(given.seed), 0
-    rows: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        undisturbed = start(Path(scratch) / "undisturbed", restarts=0)
-        assert undisturbed.wait(LIMIT) == 0
-        expected = parameters(Path(scratch) / "undisturbed")
-        while total < given.kills:
-            folder, began = Path(scratch) / str(len(rows)), time.monotonic()
-            killed = disturbed(folder, min(10, given.kills - total), draw)
-            same = (parameters(folder) == expected).all()
-            seconds = f"{time.monotonic() - began:.0f}"
-            rows.append([str(len(rows) + 1), str(killed), seconds, "yes" if same else "no"])
-            print(f"run {', '.join(rows[-1])}", flush=True)
-            total += killed
-    header = ["run", "processes killed", "seconds", "the undisturbed run's bits"]
-    command = f"python -m benchmarks.kills --kills {given.kills} --seed {given.seed}"
-    keep("kills", command, f"{PROCESSES} processes; {total} were killed.\n\n{table(header, rows)}")
+    parser.add_argument("--kills", type=int, default=KILLS, help="how many in all")
+    parser.add_argument("--journal", type=Path, help=argparse.SUPPRESS)
+    given, overrides = parser.parse_known_args()
+    if given.journal:
+        life(given.journal, overrides)
+        return
+    from benchmarks.measure import keep, table  # not above: a life should start as train.py does
+
+    with tempfile.TemporaryDirectory() as temporary:
+        place, draw = Path(temporary), random.Random(1)
+        whole, alone, killed = place / "whole", place / "alone.journal", place / "killed.journal"
+        begin = time.perf_counter()
+        finish(start(alone, [*RUN, f"hydra.run.dir={whole}"]))
+        longest = (time.perf_counter() - begin) / 2  # so that half of them get beyond the imports
+        hits: Counter[str] = Counter()
+        different: list[str] = []
+        runs = 0
+        with tqdm(total=given.kills, unit=" kills", disable=None) as bar:
+            while hits.total() < given.kills:
+                folder = place / f"killed-{runs}"
+                left = given.kills - hits.total()
+                hits += killed_again_and_again(folder, killed, draw, longest, left)
+                different += differences(whole, folder)
+                runs += 1
+                bar.update(hits.total() - bar.n)
+        steps, all_steps = (journal.read_text().count("s") for journal in (alone, killed))
+        processes = killed.read_text().count(STARTING)
+    rows = [[f"killed {phase}", str(count)] for phase, count in hits.most_common()]
+    rows += [
+        ["runs", str(runs)],
+        ["processes, to the end of all runs", str(processes)],
+        ["steps of all runs", f"{runs * steps:,}"],
+        ["steps done again", f"{all_steps - runs * steps:,}"],
+        ["files and final states equal, no temporary files", "no" if different else "yes"],
+    ]
+    text = table(["what", "count"], rows)
+    if given.kills == KILLS:
+        keep("kills", "python -m benchmarks.kills", text)
+    else:
+        print(text)
+    if different:
+        sys.exit(f"error: not as in the run left alone: {', '.join(different)}")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from convae.configuration import (
     OptimizerConfig,
     TrainerConfig,
     from_plain,
-    unknown_key,
 )
 from convae.errors import UserError
+from convae.keys import unknown_key
 from tests.helpers import CONFIGS, GROUPS, NAMED, OPTIONS, compose
 
 

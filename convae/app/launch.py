@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,11 +46,18 @@ def settle(arguments: Sequence[str]) -> list[str]:
         raise UserError(f"run: {folder!r} is no folder; quote a name that reads as a number")
     if has_state(Path(folder)):
         begun = Path(folder) / ".hydra" / "overrides.yaml"
-        known = list(map(str, OmegaConf.load(begun))) if begun.is_file() else []
-        return [*flags, override("resume", folder), *(w for w in others if w not in known)]
+        known = _by_key(map(str, OmegaConf.load(begun))) if begun.is_file() else {}
+        said = _by_key(others)
+        new = [word for key, word in said.items() if known.get(key) != word]
+        return [*flags, override("resume", folder), *new]
     if is_used(Path(folder)):
         raise UserError(used_folder(folder))
     return [*flags, override("hydra.run.dir", folder), *others]
+
+
+def _by_key(words: Iterable[str]) -> dict[str, str]:
+    """Return overrides by their keys; of several of one key the last counts."""
+    return {word.partition("=")[0]: word for word in words}
 
 
 def fail(message: str, group: Group) -> NoReturn:

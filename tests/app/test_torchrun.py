@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import convae
-from benchmarks import kills
+from benchmarks import lost_processes
 from convae.models.loading import BEST, LAST
 from convae.training.state import _states, read_state
 from tests.helpers import REPOSITORY
@@ -108,11 +108,13 @@ def test_one_that_is_asked_to_stop_saves_one_state_for_all(alone, tmp_path) -> N
 
 
 def test_killed_processes_begin_again(tmp_path) -> None:
-    """Four of them; benchmarks/kills.py does it fifty times."""
-    whole = kills.start(tmp_path / "whole", restarts=0)
-    assert whole.wait(kills.LIMIT) == 0
-    assert kills.disturbed(tmp_path / "run", 4, random.Random(1)) > 0
-    assert (kills.parameters(tmp_path / "run") == kills.parameters(tmp_path / "whole")).all()
+    """Four of them; benchmarks/lost_processes.py does it fifty times."""
+    whole = lost_processes.start(tmp_path / "whole", restarts=0)
+    assert whole.wait(lost_processes.LIMIT) == 0
+    assert lost_processes.disturbed(tmp_path / "run", 4, random.Random(1)) > 0
+    assert (
+        lost_processes.parameters(tmp_path / "run") == lost_processes.parameters(tmp_path / "whole")
+    ).all()
 
 
 def test_the_learning_rate_finder_finds_the_same(tmp_path) -> None:

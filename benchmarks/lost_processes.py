@@ -1,7 +1,7 @@
 """Processes that are killed at random under torchrun: whether runs end, and with the same bits.
 
-``python -m benchmarks.lost_processes``: runs of three processes, each with some of its processes killed at
-random times, beside a run that nobody disturbs.
+``python -m benchmarks.lost_processes``: runs of three processes, each with some of its processes
+killed at random times, beside a run that nobody disturbs.
 """
 
 from __future__ import annotations

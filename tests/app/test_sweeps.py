@@ -100,6 +100,21 @@ def test_jobs_at_the_same_time(tmp_path) -> None:
     assert "Best: python train.py " in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
+def test_jobs_on_a_cluster(tmp_path, launcher: str) -> None:
+    plugin = f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"
+    if importlib.util.find_spec(plugin) is None:
+        pytest.skip(f"{plugin} is not installed")
+    words = ("-m", f"hydra/launcher={launcher}", *ONE, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    done = run_train(*words, "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    check_table(tmp_path / "sweep", done.stdout, 2)
+    done = run_train(*words, "seed=1,2,3")
+    assert "2 of 3 runs have ended already" in done.stdout
+    check_table(tmp_path / "sweep", done.stdout, 3)
+
+
 def failed_runs(folder: Path, caught: pytest.ExceptionInfo[SystemExit], key: str) -> list[str]:
     """The values of a key in the runs that failed, after a sweep that ended with exit status 1."""
     assert isinstance(caught.value.code, str)  # printed, and the exit status is 1

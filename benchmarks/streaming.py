@@ -1,9 +1,10 @@
 """Pictures read from disk, beside a plain DataLoader: python -m benchmarks.streaming FOLDER.
 
 Reads all pictures of a folder of classes, shuffled, in batches, as a run that streams does
-(`convae.data.splits.Streamed`), from files and from shards, and with torchvision's ImageFolder, Resize and PILToTensor in
-PyTorch's DataLoader, in turns, with 0, 1 and 2 workers. Saves a table of images per second and of
-how much memory the process gained after the first batches in benchmarks/results.
+(`convae.data.splits.Streamed`), from files and from shards, and with torchvision's ImageFolder,
+Resize and PILToTensor in PyTorch's DataLoader, in turns, with 0, 1 and 2 workers. Saves a table of
+images per second and of how much memory the process gained after the first batches in
+benchmarks/results.
 """
 
 from __future__ import annotations

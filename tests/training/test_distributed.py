@@ -28,7 +28,7 @@ def torchrun(processes: int, *words: object, **environment: str) -> subprocess.C
     )
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def together(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("together")
     done = torchrun(request.param, REPOSITORY / "tests/training/parallel_steps.py", folder)

@@ -110,7 +110,7 @@ def test_resumed_runs_end_with_the_same_bits(runs, tmp_path, name: str) -> None:
 
 def test_a_resumed_run_cannot_become_another_kind(runs, tmp_path) -> None:
     train(tmp_path / "run", "model=rbm", "trainer.epochs=1")
-    with pytest.raises(UserError, match=r"model\.steps: is for model.kind=rbm|do not change"):
+    with pytest.raises(UserError, match=r"model.kind: a resumed run keeps its model"):
         convae.train([f"resume={tmp_path / 'run'}", "model.kind=autoencoder"])
 
 
@@ -255,7 +255,7 @@ def test_the_others_encode_score_and_reconstruct(runs, tmp_path, name: str) -> N
     assert codes.shape[1:] == convae.load(runs[name]).code_shape
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "classifier", "rbm", "sparse_coding"])
+@pytest.mark.parametrize("name", ["autoencoder", "rbm", "sparse_coding"])
 def test_show_measures_the_layers(runs, name: str) -> None:
     done = call("show", runs[name])
     assert done.exit_code == 0, done.output

@@ -422,8 +422,8 @@ def test_windows_at_random_train_a_smaller_model(tmp_path, main, monkeypatch) ->
     seen = set()
     change = Augmentation.__call__
 
-    def recorded(self: Augmentation, images: np.ndarray, step: int) -> np.ndarray:
-        changed = change(self, images, step)
+    def recorded(self: Augmentation, images: np.ndarray, *how: object) -> np.ndarray:
+        changed = change(self, images, *how)
         seen.add((images.shape[2:], changed.shape[2:]))
         return changed
 

@@ -102,7 +102,7 @@ def test_arguments_that_name_nothing_are_refused(
 
 def test_ten_times_the_pictures_take_the_same_memory(tmp_path) -> None:
     peaks = []
-    for count in (30, 300):
+    for count in (100, 1000):
         folder = tmp_path / str(count)
         folder.mkdir()
         for index in range(count):

@@ -176,13 +176,18 @@ def test_copies_share_the_backend() -> None:
     assert copy.deepcopy(model).backend is model.backend
 
 
-@pytest.mark.parametrize("wrong", [255.0, -1.0, np.nan])
-def test_reconstruct_warns_of_images_outside_the_range(wrong: float) -> None:
+OUTSIDE = "x: values range .* only ranges from 0 to 1"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"), [(255.0, OUTSIDE), (-1.0, OUTSIDE), (np.nan, r"x: has values .* \(NaN\)")]
+)
+def test_reconstruct_warns_of_images_outside_the_range(wrong: float, says: str) -> None:
     model = convae.Autoencoder((1, 6, 6), [convae.Layer(filters=2, kernel=3)])
     x = np.full((2, 1, 6, 6), 0.5, "float32")
     model.reconstruct(x)
     x[1, 0, 2, 3] = wrong
-    with pytest.warns(UserWarning, match=r"x: values range .* only ranges from 0 to 1"):
+    with pytest.warns(UserWarning, match=says):
         model.reconstruct(x)
 
 

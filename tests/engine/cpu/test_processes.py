@@ -42,7 +42,7 @@ def test_forked_children_compute() -> None:
 
 
 def blas_threads() -> list[int]:
-    return [each["get_num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+    return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
 
 
 def run_all(functions: list) -> None:

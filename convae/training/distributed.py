@@ -39,6 +39,9 @@ PATIENCE = timedelta(hours=1)
 ALIGNMENT = 64
 """Bytes at a multiple of which arrays begin in a file."""
 
+SHOWN = 80
+"""Characters of a value that are shown, at most."""
+
 ERROR = "error"
 """The store's key of the first process's message that fails."""
 
@@ -132,10 +135,11 @@ class Processes(Group):
         for name, own in found[0].items():
             for rank, others in enumerate(found):
                 if others[name] != own:
+                    theirs, ours = _shown(others[name], own), _shown(own, others[name])
                     raise UserError(
-                        f"{name}: differs between the processes, {_shown(others[name])} in "
-                        f"number {rank} and {_shown(own)} in number 0; start all of them with the "
-                        "same command, the same version of convae and the same data"
+                        f"{name}: differs between the processes, {theirs} in number {rank} and "
+                        f"{ours} in number 0; start all of them with the same command, the same "
+                        "version of convae and the same data"
                     )
 
     def read(self, load: Callable[[], Value]) -> Value:
@@ -196,9 +200,13 @@ def _map(path: Path) -> Any:
     return pickle.loads(content, buffers=arrays)
 
 
-def _shown(text: str) -> str:
-    """Shorten a value for a message."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _shown(text: str, other: str) -> str:
+    """Shorten a value for a message to where it differs from another."""
+    pairs = enumerate(zip(text, other, strict=False))
+    differs = next((n for n, (a, b) in pairs if a != b), min(len(text), len(other)))
+    start = max(0, differs - SHOWN // 2)
+    part = text[start : start + SHOWN]
+    return f"{'...' if start else ''}{part}{'...' if len(text) > start + SHOWN else ''}"
 
 
 def _add_up(array: Array) -> None:
@@ -236,6 +244,8 @@ def _code() -> str:
 
 
 def _join() -> Processes:
+    if dist.is_initialized():  # by the script itself
+        return Processes(PrefixStore("convae", dist.distributed_c10d._get_default_store()))
     rank, size, port = (_number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     host = os.environ.get("MASTER_ADDR", "")
     if not 0 <= rank < size:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,14 @@ def start(folder: Path, restarts: int) -> subprocess.Popen[bytes]:
 
 
 def children(parent: int) -> list[int]:
-    """List the processes that torchrun has started."""
-    done = subprocess.run(
-        ["pgrep", "-P", str(parent), "-f", "train.py"], capture_output=True, text=True
-    )
-    return [int(word) for word in done.stdout.split()]
+    """List the processes that torchrun has started, on Linux."""
+    found = []
+    for listed in Path(f"/proc/{parent}/task").glob("*/children"):
+        for word in listed.read_text().split():
+            with suppress(OSError):  # it has just ended
+                if b"train.py" in Path(f"/proc/{word}/cmdline").read_bytes():
+                    found.append(int(word))
+    return found
 
 
 def disturbed(folder: Path, kills: int, draw: random.Random) -> int:

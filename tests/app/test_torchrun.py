@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def test_one_that_is_asked_to_stop_saves_one_state_for_all(alone, tmp_path) -> N
     assert_alike(run, alone)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found in /proc")
 def test_killed_processes_begin_again(tmp_path) -> None:
     """Four of them; benchmarks/lost_processes.py does it fifty times."""
     whole = lost_processes.start(tmp_path / "whole", restarts=0)

@@ -31,8 +31,8 @@ from convae.engine.updates import Moments
 Result = TypeVar("Result")
 
 NARROW, MANY_FILTERS = 8, 32
-"""Examples times channels, and filters, of which a product of matrices makes h faster: vectors of
-few channels are mostly empty, and there are no examples to fill them."""
+"""Examples times channels, and filters, of which a product of matrices makes h of stride 1 faster:
+vectors of few channels are mostly empty, and there are no examples to fill them."""
 
 COLUMN_BYTES = 128 << 20
 """Memory for such a product's columns, at most."""
@@ -75,7 +75,8 @@ class NumpyBackend(ArrayBackend):
         kernel = _kernel(K, geometry)
         channels = kernel.shape[-2]
         columns = 4 * len(G) * channels * prod(geometry.kernel) * prod(geometry.output)
-        is_narrow = len(G) * channels < NARROW and len(K) >= MANY_FILTERS
+        is_narrow = len(G) * channels < NARROW and 1 in (len(G), channels)
+        is_narrow = is_narrow and len(K) >= MANY_FILTERS and {*geometry.stride} == {1}
         if not compiles() or (is_narrow and geometry.groups == 1 and columns <= COLUMN_BYTES):
             return super().h(K, G, geometry)
         V = empty((len(G), *geometry.size, kernel.shape[-2] * geometry.groups), G.dtype)

@@ -12,6 +12,12 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 
+def part(whole: int, number: int, count: int) -> slice:
+    """Return one of parts of equal sizes, or nearly so, that follow each other, from 0 on."""
+    first, end = (place * whole // count for place in (number, number + 1))
+    return slice(first, end)
+
+
 class PeerError(Exception):
     """Another process has ended, or cannot be reached any more; it says why, not this one."""
 
@@ -81,8 +87,8 @@ class Group:
         Share
             Which of them are this process's.
         """
-        first, end = (part * whole // self.size for part in (self.rank, self.rank + 1))
-        return Share(first, end - first, whole)
+        own = part(whole, self.rank, self.size)
+        return Share(own.start, own.stop - own.start, whole)
 
     def combine(self, gradients: Any, loss: Any) -> Any:
         """Replace gradients (M,) by the mean over the batch, and return that of the loss."""
@@ -100,10 +106,9 @@ class Group:
         """Put the lists of processes that have a weight one behind the other."""
         return values
 
-    def broadcast(self, value: Value | None) -> Value:
-        """Give all processes the first one's value; that of others is not read."""
-        assert value is not None
-        return value
+    def of_first(self, compute: Callable[[], Value]) -> Value:
+        """Return, in all processes, what the first one computes."""
+        return compute()
 
     def read(self, load: Callable[[], Value]) -> Value:
         """Return what `load` does, which one process of each machine calls."""

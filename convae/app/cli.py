@@ -26,7 +26,7 @@ from convae.data.named_files import Shard
 from convae.data.sources import named
 from convae.engine import backend_for, to_numpy
 from convae.errors import UserError, check_range
-from convae.export.formats import EXPORTERS, export, to_torch
+from convae.export.formats import EXPORTERS, export, form_of
 from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.checks import STORAGES
@@ -338,8 +338,8 @@ def export_model(run: Path, device: str, target: Path, overwrite: bool) -> None:
     if not overwrite and target.suffix in EXPORTERS:
         refuse_foreign(target)
     error = export(model, target)
-    module = to_torch(model)
-    what = f"{module.takes} to {' and '.join(module.names)}"
+    form = form_of(model)
+    what = f"{form.takes} to {' and '.join(form.names)}"
     click.echo(f"{target}: {what}; results differ from the model's by {error:.1e} at most")
 
 

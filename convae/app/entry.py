@@ -88,7 +88,7 @@ def train(
     group = join()
     named = any(word.startswith(launch.RUN) for word in overrides)
     group.agree(overrides=json.dumps(list(overrides)))
-    given = group.broadcast(launch.settle(overrides) if group.is_first else None)
+    given = group.of_first(lambda: launch.settle(overrides))
     if message := mistake(given):
         raise UserError(message)
     _fresh_folders.clear()
@@ -114,7 +114,7 @@ def train(
             raise UserError(culprit(given, error) or message_of(error)) from error
     is_chosen = composed.resume is not None or str(wanted) in _fresh_folders.values()
     if not is_chosen and not named:
-        wanted = group.broadcast(new_folder(wanted) if group.is_first else None)
+        wanted = group.of_first(lambda: new_folder(wanted))
     if not group.is_first:
         with _logging_nothing():
             return _run_composed(composed, wanted, hydra_node, group)
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         group = join()
         words = ordered(given)
         group.agree(arguments=json.dumps(words))
-        given = group.broadcast(launch.settle(words) if group.is_first else None)
+        given = group.of_first(lambda: launch.settle(words))
         sys.argv[1:] = given if group.is_first else ordered([*given, *launch.SILENT])
         # Hydra takes sweepers from its own package of plugins only: theirs are names in it
         sweepers: dict[str, type[Plugin]] = {sweeps.GRID: sweeps.Grid, search.SEARCH: search.Search}
@@ -241,9 +241,7 @@ def _run_composed(
     """Turn a composed configuration, or that of the run to resume, into objects, and run it."""
     overrides = hydra_node.overrides.task
     if composed.resume is not None:
-        composed = group.broadcast(
-            _saved_configuration(directory, overrides) if group.is_first else None
-        )
+        composed = group.of_first(lambda: _saved_configuration(directory, overrides))
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     shown = _hyperparameters(hydra_node.runtime.choices, overrides)
@@ -305,8 +303,7 @@ def _run_directory(resume: str | None, fresh: str) -> str:
     if resume is None:
         key = fresh if _group.size == 1 else ""  # which has the time, others in other processes
         if key not in _fresh_folders:  # Hydra asks several times
-            made = str(new_folder(Path(fresh))) if _group.is_first else None
-            _fresh_folders[key] = _group.broadcast(made)
+            _fresh_folders[key] = _group.of_first(lambda: str(new_folder(Path(fresh))))
         return _fresh_folders[key]
     if not resume or not has_state(Path(resume)):
         raise FileNotFoundError(

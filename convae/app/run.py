@@ -119,7 +119,7 @@ def _run(
         raise UserError("model.kind: 'rbm' draws its samples in one process; start no others")
     data = group.read(lambda: load_dataset(config.dataset, config.seed))
     data = cropped(data, config.augmentation.window)
-    chosen = group.broadcast(choose(config, data) if group.is_first else None)
+    chosen = group.of_first(lambda: choose(config, data))
     config = chosen.config
     parts = build_parts(config)
     classes = classes_of(data) if config.task == "classify" else 0
@@ -131,7 +131,7 @@ def _run(
         if group.is_first:
             start(model, config, data)
         if group.size > 1:
-            begun = group.broadcast(to_numpy(model.flat_parameters) if group.is_first else None)
+            begun = group.of_first(lambda: to_numpy(model.flat_parameters))
             model.flat_parameters[...] = model.xp.asarray(begun)
     if config.trainer.self_check and group.is_first:
         assert config.trainer.batch_size is not None
@@ -141,7 +141,7 @@ def _run(
     configuration = dataclasses.asdict(config)
     states = StateFolder(directory, configuration, config.trainer.keep_states)
     if config.resume is not None:
-        saved = group.broadcast(read_state(directory) if group.is_first else None)
+        saved = group.of_first(lambda: read_state(directory))
         progress = restore(*saved, model, parts.optimizer)
         check_resumable(progress, data, model.objective)
         assert config.trainer.epochs is not None  # chosen, if it was not given
@@ -150,7 +150,7 @@ def _run(
         log.info(f"resuming after step {progress.step}, {where}")
     else:
         progress = begin(configuration, data, model.objective)
-    group.agree(images=json.dumps(data.fingerprints() if group.size > 1 else None))
+    group.agree(images=json.dumps(progress.data))
     model.metadata = {"run": progress.run, "classes": list(data.classes)}
     if data.how is not None:
         model.metadata |= {data.how.KEY: data.how.plain()}
@@ -173,9 +173,7 @@ def _run(
             if progress.step == 0:
                 _show_start(trainer, parts.corruption, baselines)
         trainer.fit()
-        best = group.broadcast(
-            load(directory / BEST, backend=model.backend) if group.is_first else None
-        )
+        best = group.of_first(lambda: load(directory / BEST, backend=model.backend))
         figures: dict[str, float] = {}
         if not isinstance(best, Classifier):
             size = trainer.batch_size
@@ -198,7 +196,7 @@ def _run(
             figures = summary.write(directory, board)
     if config.trainer.drop_states and group.is_first:
         states.drop()
-    return Result(directory, best, group.broadcast(figures if group.is_first else None))
+    return Result(directory, best, group.of_first(lambda: figures))
 
 
 def _announce(config: Config, model: Model, data: Splits, reasons: Sequence[str]) -> None:

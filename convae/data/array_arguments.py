@@ -61,13 +61,13 @@ class ArrayArguments(Arguments):
 
     def units(self, source: Source) -> int:
         """See `Arguments`."""
-        return len(source) if isinstance(source, list) else 1
+        return 1 if isinstance(source, OfDataset) else super().units(source)
 
     def part(self, source: Source, first: int, last: int) -> Source:
         """See `Arguments`."""
-        if isinstance(source, list):
-            return source[first:last]
-        return source if first < last else []
+        if isinstance(source, OfDataset):
+            return source if first < last else []
+        return super().part(source, first, last)
 
     @property
     def endings(self) -> Collection[str]:

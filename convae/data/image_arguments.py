@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from convae.data.datasets import load_dataset
 from convae.data.folders import endings
-from convae.data.named_files import NO_FILE, WHOLE, Arguments, Shard, is_file
+from convae.data.named_files import NO_FILE, WHOLE, Arguments, Shard
 from convae.data.pictures import Conversions, Pixels, Preprocessing, open_picture, reason
 from convae.data.reading_ahead import in_threads
 from convae.data.sources import named
@@ -90,7 +91,7 @@ class ImageArguments(Arguments):
 
     def _read(self, path: Path) -> tuple[Pixels, Conversions] | str:
         """Read a picture, or say why it cannot be read."""
-        if not is_file(path):
+        if not os.path.isfile(path):
             return NO_FILE
         try:
             with open_picture(path) as image:

@@ -18,6 +18,7 @@ import numpy as np
 from convae.data.folders import find_files, is_by_product
 from convae.data.pictures import Conversions, reason
 from convae.errors import UserError
+from convae.processes import part
 
 
 class OfDataset(NamedTuple):
@@ -47,8 +48,7 @@ class Shard:
 
     def of(self, units: int) -> slice:
         """Return where it is among so many units."""
-        first, end = ((self.number + n) * units // self.count for n in (-1, 0))
-        return slice(first, end)
+        return part(units, self.number - 1, self.count)
 
 
 WHOLE = Shard()
@@ -163,7 +163,7 @@ class Arguments(ABC):
     def existing(self, paths: Iterable[Path]) -> Iterator[Path]:
         """Iterate over paths that are files; others are unreadable."""
         for path in paths:
-            if is_file(path):
+            if os.path.isfile(path):
                 yield path
             else:
                 self.unreadable.append((str(path), NO_FILE))
@@ -177,12 +177,7 @@ class Arguments(ABC):
 
 
 NO_FILE = "not a file"
-"""Why a path cannot be read that is none."""
-
-
-def is_file(path: Path) -> bool:
-    """Tell whether a path is one of a file: a pipe would be waited for."""
-    return os.path.isfile(path)
+"""Why a path cannot be read that is none: a pipe would be waited for."""
 
 
 def _files(argument: str) -> list[Path]:

@@ -138,21 +138,21 @@ def read_shards(config: DatasetConfig) -> Dataset:
     return read_dataset(datasets, config, [], notes)
 
 
-def expand(pattern: str) -> list[str]:
+def expand(pattern: str, key: str = "dataset.root") -> list[str]:
     """List what a name with braces stands for: ``a-{08..10}.tar`` is of three files."""
     parts = BRACES.split(pattern)
-    choices = [_choices(part) if n % 2 else [part] for n, part in enumerate(parts)]
+    choices = [_choices(part, key) if n % 2 else [part] for n, part in enumerate(parts)]
     return ["".join(words) for words in itertools.product(*choices)]
 
 
-def _choices(text: str) -> list[str]:
+def _choices(text: str, key: str) -> list[str]:
     """List the alternatives of one pair of braces."""
     ends = re.fullmatch(r"(\d+)\.\.(\d+)", text)
     if ends is None:
         return text.split(",")
     first, last = int(ends[1]), int(ends[2])
     if last < first:
-        raise UserError(f"dataset.root: {{{text}}} counts downwards; expected {{{last}..{first}}}")
+        raise UserError(f"{key}: {{{text}}} counts downwards; expected {{{last}..{first}}}")
     return [f"{number:0{len(ends[1])}d}" for number in range(first, last + 1)]
 
 
@@ -163,7 +163,7 @@ def find_shards(pattern: str, key: str = "dataset.root") -> Shards:
             f"{key}: {pattern!r} is an address; shards are read from where files are, so mount "
             "them, or copy them first"
         )
-    paths = [Path(name) for name in expand(pattern)]
+    paths = [Path(name) for name in expand(pattern, key)]
     if any("*" in path.name for path in paths):
         paths = sorted(found for path in paths for found in path.parent.glob(path.name))
     elif len(paths) == 1 and paths[0].is_dir():

@@ -122,17 +122,22 @@ def to_torch(model: Model) -> TorchAutoencoder:
     UserTypeError
         If it is something else.
     """
-    from convae.export import torch_module
-
     if not isinstance(model, Model):
         raise UserTypeError(f"model: {model!r} is not a model of convae")
+    return form_of(model)(model)
+
+
+def form_of(model: Model) -> type[TorchAutoencoder]:
+    """Choose the module of a model, which says what it takes and returns; see `to_torch`."""
+    from convae.export import torch_module
+
     if isinstance(model, Classifier):
-        return torch_module.TorchClassifier(model)
+        return torch_module.TorchClassifier
     if isinstance(model, SparseCoding):
-        return torch_module.TorchDecoder(model)
+        return torch_module.TorchDecoder
     if model.pools or (isinstance(model, Autoencoder) and model.winners):
-        return torch_module.TorchEncoder(model)
-    return torch_module.TorchAutoencoder(model)
+        return torch_module.TorchEncoder
+    return torch_module.TorchAutoencoder
 
 
 def difference(results: Sequence[Floats], expected: Sequence[Floats]) -> float:
@@ -143,13 +148,13 @@ def difference(results: Sequence[Floats], expected: Sequence[Floats]) -> float:
 
 def _expected(model: Model, x: Floats) -> list[Floats]:
     """Compute what a file should return for its input."""
-    module, given = to_torch(model), model.xp.asarray(x)
+    form, given = form_of(model), model.xp.asarray(x)
     if isinstance(model, Classifier):
         return [to_numpy(model.probabilities(given))]
-    if module.takes == "code":
+    if form.takes == "code":
         return [to_numpy(model.decode(given))]
     H = model.encode(given)
-    both = [H] if module.names == ("code",) else [H, model.decode(H)]
+    both = [H] if form.names == ("code",) else [H, model.decode(H)]
     return [to_numpy(array) for array in both]
 
 
@@ -172,7 +177,7 @@ def _metadata(model: Model, error: float) -> dict[str, str]:
 
 def _given_shape(model: Model) -> tuple[int, ...]:
     """Shape of one example of what a file is given."""
-    return model.code_shape if to_torch(model).takes == "code" else model.input_shape
+    return model.code_shape if form_of(model).takes == "code" else model.input_shape
 
 
 def _program(model: Model) -> Any:
@@ -199,8 +204,8 @@ def _onnx(model: Model, x: Floats) -> Exported:
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    module = to_torch(model)
-    given, names = module.takes, list(module.names)
+    form = form_of(model)
+    given, names = form.takes, list(form.names)
     exported = torch.onnx.export(
         _program(_in_float32(model)),  # ONNX Runtime's CPU has no other convolution
         input_names=[given],

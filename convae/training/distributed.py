@@ -117,13 +117,11 @@ class Processes(Group):
         dist.all_gather_object(found, values if self.weight else [])
         return [value for some in found for value in some]
 
-    @_of_peers
-    def broadcast(self, value: Value | None) -> Value:
+    def of_first(self, compute: Callable[[], Value]) -> Value:
         """See `Group`."""
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        (received,) = values
-        assert received is not None
+        values: list[Any] = [compute() if self.is_first else None]
+        _of_peers(dist.broadcast_object_list)(values, src=0)
+        received: Value = values[0]
         return received
 
     def agree(self, **values: str) -> None:

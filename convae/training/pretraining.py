@@ -138,8 +138,8 @@ def _fit_stage(
     """Train one stage, or resume it; returns its best parameters."""
     parts = build_parts(config)
     configuration = dataclasses.asdict(config)
-    if group.broadcast(has_state(folder) if group.is_first else None):
-        saved = group.broadcast(read_state(folder) if group.is_first else None)
+    if group.of_first(lambda: has_state(folder)):
+        saved = group.of_first(lambda: read_state(folder))
         progress = restore(*saved, stage, parts.optimizer)
         check_resumable(progress, data, stage.loss.name)
     else:

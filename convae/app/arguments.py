@@ -22,6 +22,10 @@ OF_SWEEPS = ("hydra.sweep", "hydra/sweep", "hydra.launcher", "hydra/launcher", "
 """How overrides begin that say nothing to a single run."""
 
 
+MULTIRUN = frozenset(("-m", "--multirun"))
+"""Hydra's flags that make a sweep of a command."""
+
+
 def divide(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Divide a command line into Hydra's flags, with their values, and overrides."""
     flags: list[str] = []
@@ -60,7 +64,7 @@ def command(words: Iterable[str] = ()) -> str:
 def run_command(overrides: Iterable[str], folder: str | os.PathLike[str]) -> str:
     """Name the command that does a sweep's job on its own, in a folder."""
     flags, given = divide(sys.argv[1:])
-    flags = [flag for flag in flags if flag not in ("-m", "--multirun")]
+    flags = [flag for flag in flags if flag not in MULTIRUN]
     hydras = [word for word in given if word.startswith("hydra") and not word.startswith(OF_SWEEPS)]
     return command([*flags, *hydras, *overrides, override("hydra.run.dir", folder)])
 

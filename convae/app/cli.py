@@ -153,6 +153,17 @@ def with_images(command: Command) -> Command:
     return with_model(command)
 
 
+def to_table(name: str) -> Callable[[Command], Command]:
+    """Add the option for where a table goes."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        default=Path("-"),
+        help=f"{name}; standard output by default.",
+    )
+
+
 @main.command()
 @with_images
 @click.option(
@@ -214,13 +225,7 @@ def reconstruct(output: Path, **how: Any) -> None:
 
 @main.command()
 @with_images
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("-"),
-    help="scores.csv; standard output by default.",
-)
+@to_table("scores.csv")
 @click.option(
     "--maps",
     type=click.Path(path_type=Path, file_okay=False),
@@ -288,13 +293,7 @@ def score(
 
 @main.command("classify")
 @with_images
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("-"),
-    help="classes.csv; standard output by default.",
-)
+@to_table("classes.csv")
 def classify_images(output: Path, **how: Any) -> None:
     """Write the class of each image, by a model that was trained with task=classify.
 

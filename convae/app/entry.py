@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from convae.app import launch, search, sweeps, workers
-from convae.app.arguments import ordered, resume_command
+from convae.app.arguments import MULTIRUN, ordered, resume_command
 from convae.app.overrides import (
     CONFIGS,
     check_composition,
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Plugins.instance().class_name_to_class.update(sweepers)  # imports all plugins
         if message := mistake(given) or names_used_folder(given) or resumes_sweep(given):
             launch.fail(f"error: {message}", group)
-        if group.size > 1 and {"-m", "--multirun"} & set(given):
+        if group.size > 1 and MULTIRUN & set(given):
             raise UserError("-m: each run of a sweep has processes of its own; start it without")
         check_composition(given)
         with _folders_of(group):

@@ -11,7 +11,7 @@ from typing import NoReturn
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from convae.app.arguments import divide
+from convae.app.arguments import MULTIRUN, divide
 from convae.errors import UserError
 from convae.keys import override
 from convae.processes import Group, PeerError
@@ -38,7 +38,7 @@ def settle(arguments: Sequence[str]) -> list[str]:
     others = [word for word in overrides if not word.startswith(RUN)]
     if len(named) > 1 or any(word.startswith(("resume=", "hydra.run.dir=")) for word in others):
         raise UserError("run: one folder is named once, and without resume or hydra.run.dir")
-    if {"-m", "--multirun"} & set(flags):
+    if MULTIRUN & set(flags):
         raise UserError("run: is for a single run; a sweep's folder is hydra.sweep.dir")
     (parsed,) = OverridesParser.create().parse_overrides(named)
     folder = parsed.value()

@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from convae.app.arguments import divide
+from convae.app.arguments import MULTIRUN, divide
 from convae.keys import GROUPS, is_switch, override, unknown_key
 from convae.training.state import is_used, used_folder
 
@@ -128,7 +128,7 @@ def culprit(arguments: Sequence[str], original: Exception) -> str | None:
     it is the first job that is composed.
     """
     flags, given = divide(arguments)
-    if set(flags) - {"-m", "--multirun"}:
+    if set(flags) - MULTIRUN:
         return None
     overrides = [*map(_first_value, given)] if flags else given
     error = _error_of(overrides)
@@ -219,7 +219,7 @@ def _resolved_folder(arguments: Sequence[str]) -> Path:
 
 def resumes_sweep(arguments: Sequence[str]) -> str | None:
     """Refuse to resume with -m."""
-    is_sweep = any(argument in ("-m", "--multirun") for argument in arguments)
+    is_sweep = MULTIRUN & set(arguments)
     if is_sweep and any(argument.startswith("resume=") for argument in arguments):
         return "resume: one run resumes at a time; omit -m"
     return None

@@ -129,7 +129,7 @@ class DatasetConfig:
     transposed: bool = False  # rows and columns are exchanged in the files, as in EMNIST
     image_size: Any = None  # a number, for a square, or [rows, columns]; as images are if not given
     fit: str = "crop"  # what happens to others: crop at the sides, pad with the background, stretch
-    tile: Any = None  # cut pictures of any size into tiles: a number, or [rows, columns]
+    tile: Any = None  # cut examples of any size into tiles: a number, or one for each axis
     overlap: int = 0  # positions that neighbouring tiles share
     channels: int | None = None  # 1: grey, 3: colour; as the images are if not given
     background: str = "white"  # what shows through transparent pictures
@@ -195,15 +195,20 @@ class DatasetConfig:
 
     def _check_tiles(self) -> None:
         """Check the tiles."""
-        tile = self.tile_size
-        if tile is None:
+        if self.tile is None:
             if self.overlap:
                 raise UserError(f"dataset.overlap: {self.overlap} needs dataset.tile")
             return
-        _check_pair("dataset.tile", self.tile, at_least=2)
-        check_range("dataset.overlap", self.overlap, at_least=0, below=min(tile), integer=True)
-        if self.name in (*BUILT_IN, "arrays"):
-            raise UserError(f"dataset.tile: is for pictures; {self.name!r} has none of any size")
+        if self.name == "arrays":  # of as many axes as their layout says
+            sides = self.tile if isinstance(self.tile, list) and self.tile else [self.tile]
+            for side in sides:
+                check_range("dataset.tile", side, at_least=2, integer=True)
+        else:
+            _check_pair("dataset.tile", self.tile, at_least=2)
+            sides = [*(self.tile_size or ())]
+        check_range("dataset.overlap", self.overlap, at_least=0, below=min(sides), integer=True)
+        if self.name in BUILT_IN:
+            raise UserError(f"dataset.tile: {self.name!r} has a fixed form; leave this out")
         if not self.check:
             raise UserError("dataset.check: pictures are read once in any case to cut them")
 

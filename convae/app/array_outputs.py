@@ -16,8 +16,6 @@ from convae.app.work import Work
 from convae.data.array_arguments import ArrayArguments
 from convae.data.array_files import ENDINGS, Stack, arrow
 from convae.data.layouts import Values
-from convae.data.pictures import to_floats
-from convae.engine import to_numpy
 from convae.errors import UserError
 from convae.files import atomic
 
@@ -64,12 +62,12 @@ def _write(work: Work, target: Path, ending: str, stacks: list[Stack]) -> None:
 
 def _parts(work: Work, stack: Stack) -> Iterator[Values]:
     """Reconstruct an array part by part, in its own units and layout."""
-    images, model = work.images, work.model
+    images = work.images
     assert isinstance(images, ArrayArguments)
-    for chunk in images.chunks(stack, work.batch_size):
-        R = np.full((chunk.examples, *model.input_shape), np.nan, np.float32)
+    for chunk in images.chunks(stack, 1 if work.tiling else work.batch_size):
+        R = np.full((chunk.examples, *chunk.x.shape[1:]), np.nan, np.float32)
         if len(chunk.numbers):
-            found = to_numpy(model.reconstruct(to_floats(chunk.x, model.backend, model.dtype)))
+            found = work.reconstruct(chunk.x)
             if not np.isfinite(found).all():
                 raise UserError(
                     f"{stack.name}: a reconstruction is not finite; the model has diverged"

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from convae.app.outputs import Targets
 from convae.data.array_arguments import ArrayArguments
+from convae.data.arrays import named_window
 from convae.data.image_arguments import ImageArguments
 from convae.data.layouts import Values
 from convae.data.named_files import Shard
@@ -26,7 +27,7 @@ from convae.files import printable
 from convae.models.classifier import Classifier
 from convae.models.loading import BEST, load
 from convae.models.model import Model
-from convae.report.anomaly import Detector
+from convae.report.anomaly import WITHOUT_NORMAL, Detector
 from convae.report.scores import SCORES
 from convae.report.whole import Whole
 
@@ -83,6 +84,7 @@ class Work:
         if Scaling.KEY in self.model.metadata:
             scaling = Scaling.of_model(self.model)
             self.images = ArrayArguments(images, scaling, self.model.input_shape, root, shard)
+            self.tiling = scaling.tiling
         else:
             how = Preprocessing.of_model(self.model)
             self.images, self.tiling = ImageArguments(images, how, root, shard), how.tiling
@@ -117,12 +119,15 @@ class Work:
         tiles = self.tiling.cut(self.tiling.at_least(pixels))
         for start in range(0, len(tiles), self.batch_size):
             some = slice(start, start + self.batch_size)
-            names = [f"{name}@{','.join(map(str, place))}" for place in places[some]]
+            names = [named_window(name, place) for place in places[some]]
             yield names, to_floats(tiles[some], self.model.backend, self.model.dtype)
 
     def passed(self, detector: Detector, score: str, with_maps: bool) -> Iterator[Passed]:
-        """Pass the examples through the model, whole pictures tile by tile, with a bar."""
-        if self.tiling is not None:
+        """Pass the examples through the model, whole pictures tile by tile, with a bar.
+
+        Of recordings each window is an example.
+        """
+        if self.tiling is not None and isinstance(self.images, ImageArguments):
             whole = Whole(detector, self.tiling, score, self.batch_size)
             with self.bar:
                 for (name,), (pixels,) in self.images.batches(1):
@@ -136,6 +141,14 @@ class Work:
             maps = to_numpy(SCORES[score].map(seen)) if with_maps else [None] * len(x)
             for each in zip(names, to_numpy(x), to_numpy(seen.R), maps, values, strict=True):
                 yield Passed(*each)
+
+    def reconstruct(self, x: Values) -> Values:
+        """Reconstruct arrays (N, C, *size), which are scaled; recordings window by window."""
+        if self.tiling is None:
+            given = to_floats(x, self.model.backend, self.model.dtype)
+            return to_numpy(self.model.reconstruct(given))
+        whole = Whole(Detector(self.model), self.tiling, WITHOUT_NORMAL, self.batch_size)
+        return np.stack([whole.see(each)[0] for each in x])
 
     def advance(self, examples: int) -> None:
         """Count examples that are done."""

@@ -14,7 +14,7 @@ from convae.data.named_files import WHOLE, Arguments, OfDataset, Shard, Source
 from convae.data.pictures import reason
 from convae.data.scaling import Scaling
 from convae.data.sources import named, read_parts
-from convae.errors import UserError
+from convae.errors import UserError, counted
 
 
 class Chunk(NamedTuple):
@@ -132,11 +132,19 @@ class ArrayArguments(Arguments):
         """Refuse an array whose examples the model does not take."""
         check_numbers(stack)
         layout = self.layout_of(stack)
-        if layout.axes != len(stack.shape) or layout.shape_of(stack.shape) != self._shape:
+        if layout.axes == len(stack.shape):
+            shape = layout.shape_of(stack.shape)
+            if shape == self._shape or (self.scaling.tile and shape[0] == self._shape[0]):
+                return
+        if self.scaling.tile:
             raise UserError(
-                f"its shape {stack.shape} is not that of examples {self._shape} (channels, "
-                f"*positions) in the layout {self.scaling.layout}"
+                f"its shape {stack.shape} is not that of recordings of "
+                f"{counted(self._shape[0], 'channel')} in the layout {self.scaling.layout}"
             )
+        raise UserError(
+            f"its shape {stack.shape} is not that of examples {self._shape} (channels, "
+            f"*positions) in the layout {self.scaling.layout}"
+        )
 
     def chunks(self, stack: Stack, size: int) -> Iterator[Chunk]:
         """Iterate over an array's examples, scaled, in their order, at most `size` at a time."""

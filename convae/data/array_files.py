@@ -23,7 +23,7 @@ ENDINGS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
 """Endings of files that may hold arrays."""
 
 LABELS = ("label", "labels", "target", "targets", "class", "classes", "y")
-"""Words by which an array, or a column, is known to hold classes."""
+"""Words by which an array, or a column, is known to hold classes; the first of several."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _chosen(
         label = _column("dataset.labels", labels, names)
     elif has_header and columns is None:
         known = [n for n, name in enumerate(names) if name.lower() in LABELS]
-        label = known[0] if known else None
+        label = min(known, key=lambda n: LABELS.index(names[n].lower()), default=None)
     if columns is not None and not has_header and len(columns) == len(names):
         chosen = [*range(len(names))]  # a table like the training examples', without their classes
     elif columns is not None:

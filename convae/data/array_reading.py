@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,12 +13,13 @@ from tqdm import tqdm
 
 from convae.configuration import DatasetConfig
 from convae.data.array_files import ENDINGS, Stack, check_numbers, read_stacks, role
-from convae.data.arrays import CHUNK_BYTES, Arrays, Statistics, count, place
+from convae.data.arrays import Arrays, Statistics, count, pieces
 from convae.data.folders import class_of, find_files, part_folders
-from convae.data.layouts import MEANING, Layout, possible
+from convae.data.layouts import MEANING, Layout, Values, possible
 from convae.data.reading import Dataset, broken_error
 from convae.data.splits import Labels
-from convae.errors import UserError, counted
+from convae.data.tiling import Tiling
+from convae.errors import UserError, counted, prefixed
 from convae.files import printable
 
 MOST_LISTED = 20
@@ -47,7 +49,7 @@ def read_arrays(config: DatasetConfig) -> Dataset:
         )
     if _labels_are_a_file(config):
         parts["train"] = _labelled(parts["train"], Path(config.labels))
-    return dataset_of(parts, config.layout, config.strict, notes)
+    return dataset_of(parts, config.layout, config.strict, notes, config.tile, config.overlap)
 
 
 def dataset_of(
@@ -55,15 +57,25 @@ def dataset_of(
     given_layout: str | None = None,
     strict: bool = False,
     notes: Sequence[str] = (),
+    tile: Any = None,
+    overlap: int = 0,
 ) -> Dataset:
-    """Make a dataset of arrays, unscaled, from its parts; what cannot be used is left out."""
+    """Make a dataset of arrays, unscaled, from its parts; what cannot be used is left out.
+
+    With a `tile`, examples of any size are cut into windows.
+    """
     stacks = [stack for part in parts.values() for stack, _ in part]
     for stack in stacks:
         check_numbers(stack)
-    layout = _layout(stacks, given_layout)
+    layout, tiling = _layout(stacks, given_layout, tile is not None), None
+    if tile is not None:
+        with prefixed("dataset."):
+            tiling = Tiling.along(layout.positions, tile, overlap)
     shapes = {layout.shape_of(stack.shape): stack for stack in stacks}
-    if len(shapes) > 1:
-        (one, first), (other, second), *_ = shapes.items()
+    kinds = {shape[0] if tiling else shape: shape for shape in shapes}
+    if len(kinds) > 1:
+        one, other, *_ = kinds.values()
+        first, second = shapes[one], shapes[other]
         raise UserError(
             f"dataset: examples differ in shape (channels, *positions): {one} in "
             f"{printable(first.name)!r}, {other} in {printable(second.name)!r}; bring them to one"
@@ -77,15 +89,16 @@ def dataset_of(
     classes = sorted(names, key=lambda name: (isinstance(name, str), name))
     splits: dict[str, Any] = {}
     broken: list[tuple[str, str]] = []
+    common = Counter(label for part in parts.values() for _, of in part for label in of or ())
     for part, found in parts.items():
-        splits[part], bad = _split(found, layout, classes)
+        splits[part], bad = _split(found, layout, tiling, classes, common)
         broken += bad
     if broken and strict:
         raise broken_error(broken, "example", "used")
     return Dataset(
         **splits,
         classes=[str(name) for name in classes],
-        notes=[*notes, *_describe(stacks, layout), *_listed(broken)],
+        notes=[*notes, *_describe(stacks, layout, tiling, splits), *_listed(broken)],
     )
 
 
@@ -202,7 +215,7 @@ def _classes_of_folder(stack: Stack, folder: Path, is_flat: bool) -> list[Any] |
     return _classes_beside(stack) if is_flat else [class_of(stack.path, folder)]
 
 
-def _layout(stacks: Sequence[Stack], given: str | None) -> Layout:
+def _layout(stacks: Sequence[Stack], given: str | None, are_cut: bool) -> Layout:
     """Take the order of axes that was given, or the only one that there can be."""
     axes = {len(stack.shape): stack for stack in stacks}
     first = stacks[0]
@@ -214,11 +227,11 @@ def _layout(stacks: Sequence[Stack], given: str | None) -> Layout:
         )
     letters = given.upper() if given is not None else first.layout
     if letters is None:
-        letters = {1: "L", 2: "NL" if len(stacks) == 1 or first.columns else None}.get(
-            len(first.shape)
-        )
+        are_rows = (len(stacks) == 1 or first.columns) and not are_cut
+        letters = {1: "L", 2: "NL" if are_rows else None}.get(len(first.shape))
+    with_examples = len(stacks) == 1 and not are_cut
     if letters is None:
-        choices = ", ".join(possible(len(first.shape), len(stacks) == 1))
+        choices = ", ".join(possible(len(first.shape), with_examples))
         raise UserError(
             f"dataset.layout: {printable(first.name)!r} is {first.shape}, and its axes could be "
             f"{choices or 'of no known order'} ({MEANING}); say which, as in "
@@ -229,7 +242,7 @@ def _layout(stacks: Sequence[Stack], given: str | None) -> Layout:
     except UserError as error:
         raise UserError(f"dataset.{error}") from None
     if layout.axes != len(first.shape):
-        choices = ", ".join(possible(len(first.shape), len(stacks) == 1))
+        choices = ", ".join(possible(len(first.shape), with_examples))
         raise UserError(
             f"dataset.layout: {letters} has {layout.axes} axes, and {printable(first.name)!r} is "
             f"{first.shape}; expected {choices or 'arrays of 1 to 5 axes'}"
@@ -238,64 +251,109 @@ def _layout(stacks: Sequence[Stack], given: str | None) -> Layout:
 
 
 def _split(
-    found: Labelled, layout: Layout, classes: Sequence[Any]
+    found: Labelled,
+    layout: Layout,
+    tiling: Tiling | None,
+    classes: Sequence[Any],
+    common: Mapping[Any, int],
 ) -> tuple[Arrays, list[tuple[str, str]]]:
     """Look at all examples once: those with values that are not finite are left out."""
     stacks = [stack for stack, _ in found]
     counts = [count(stack, layout) for stack in stacks]
-    labels = _numbers(found, counts, classes)
-    measured, intact, broken, start = [], [], [], 0
+    parts: list[tuple[Values, Any, Labels, Statistics]] = []
+    broken: list[tuple[str, str]] = []
+    start = 0
     with tqdm(
         total=sum(counts), desc="looking at arrays", unit=" examples", disable=None, leave=False
     ) as bar:
-        for stack, number in zip(stacks, counts, strict=True):
-            size = max(1, CHUNK_BYTES // (8 * prod(layout.shape_of(stack.shape))))
-            values = layout.examples(stack.open())
-            for first in range(0, number, size):
-                examples = np.asarray(values[first : first + size])
-                finite = np.isfinite(examples).reshape(len(examples), -1).all(axis=1)
-                measured.append(Statistics.measured(examples[finite]))
-                intact.append(start + first + np.flatnonzero(finite))
-                broken += [
-                    (place(stack, first + int(n), layout), "values that are not finite")
-                    for n in np.flatnonzero(~finite)
-                ]
-                bar.update(len(examples))
+        for (stack, labels), number in zip(found, counts, strict=True):
+            classes_of = _classifier(stack, labels, number, layout, tiling, classes, common)
+            try:
+                for piece in pieces(stack, layout, tiling):
+                    finite = np.isfinite(piece.examples).reshape(len(piece.numbers), -1).all(axis=1)
+                    bad = piece.names(stack, layout, np.flatnonzero(~finite))
+                    broken += [(name, "values that are not finite") for name in bad]
+                    numbers = piece.numbers[finite]
+                    places = None if piece.places is None else piece.places[finite]
+                    measured = Statistics.measured(piece.examples[finite])
+                    parts.append((start + numbers, places, classes_of(numbers, places), measured))
+                    bar.update(len(np.unique(piece.numbers)))
+            except UserError as error:  # too small to be cut
+                broken.append((stack.name, str(error)))
             start += number
-    indices = np.concatenate(intact)
-    labels = None if labels is None else labels[indices]
-    return Arrays(stacks, layout, indices, None, labels, Statistics.joined(measured)), broken
+    if not parts:
+        name, why = broken[0]
+        raise UserError(f"dataset.tile: nothing can be cut: {printable(name)!r}: {why}")
+    has_labels = all(labels is not None for _, labels in found)
+    split = Arrays(
+        stacks,
+        layout,
+        np.concatenate([indices for indices, *_ in parts]),
+        None,
+        np.concatenate([labels for _, _, labels, _ in parts]) if has_labels else None,
+        Statistics.joined([measured for *_, measured in parts]),
+        tiling,
+        None if tiling is None else np.concatenate([places for _, places, *_ in parts]),
+    )
+    return split, broken
 
 
-def _numbers(found: Labelled, counts: Sequence[int], classes: Sequence[Any]) -> Labels | None:
-    """Return the numbers of all examples' classes; None unless all have one."""
-    numbers: list[int] = []
+def _classifier(
+    stack: Stack,
+    labels: Sequence[Any] | None,
+    number: int,
+    layout: Layout,
+    tiling: Tiling | None,
+    classes: Sequence[Any],
+    common: Mapping[Any, int],
+) -> Callable[[Values, Any], Labels]:
+    """Return what tells the classes of an array's examples, or of their windows at some places.
+
+    Where every position along the first axis has a class, a window has the rarest that it meets.
+    """
+    if labels is None:
+        return lambda numbers, places: np.zeros(len(numbers), np.int64)
     known = {name: number for number, name in enumerate(classes)}
-    for (stack, labels), number in zip(found, counts, strict=True):
-        if labels is None:
-            return None
-        if len(labels) not in (1, number):
-            raise UserError(
-                f"dataset: {printable(stack.name)!r} has {number:,} examples and {len(labels):,} "
-                "classes"
-            )
-        each = [known[label] for label in labels]
-        numbers += each * number if len(each) == 1 else each
-    return np.array(numbers, np.int64)
+    each = np.array([known[label] for label in labels], np.int64)
+    if len(each) in (1, number):
+        return lambda numbers, places: np.broadcast_to(each, number)[numbers]
+    positions = layout.shape_of(stack.shape)[1]
+    if tiling is None or number != 1 or len(each) != positions:
+        raise UserError(
+            f"dataset: {printable(stack.name)!r} has {counted(number, 'example')} and "
+            f"{len(labels):,} classes"
+        )
+    by_rarity = np.array(sorted(range(len(classes)), key=lambda n: (-common[classes[n]], n)))
+    rarity = np.argsort(by_rarity)[each]
+    side = tiling.tile[0]
+
+    def of_windows(numbers: Values, places: Any) -> Labels:
+        rarest = [rarity[at : at + side].max() for at in places[:, 0].tolist()]
+        return by_rarity[np.array(rarest, np.int64)]
+
+    return of_windows
 
 
-def _describe(stacks: Sequence[Stack], layout: Layout) -> list[str]:
+def _describe(
+    stacks: Sequence[Stack], layout: Layout, tiling: Tiling | None, splits: Mapping[str, Arrays]
+) -> list[str]:
     """Say what was found, and how it is understood."""
     first = stacks[0]
     files = {stack.path for stack in stacks}
     size = sum(prod(stack.shape) * stack.dtype.itemsize for stack in stacks)
     channels, *positions = layout.shape_of(first.shape)
-    sizes = "x".join(map(str, positions))
+    sizes = "x".join(map(str, positions)) + " values"
+    if len({layout.shape_of(stack.shape) for stack in stacks}) > 1:
+        sizes = "various sizes"
     lines = [
         f"{counted(sum(count(stack, layout) for stack in stacks), 'example')} in "
         f"{counted(len(files), 'file')} of {size / 1e6:,.1f} MB, {first.dtype}: layout "
-        f"{layout.letters}, {counted(channels, 'channel')} of {sizes} values"
+        f"{layout.letters}, {counted(channels, 'channel')} of {sizes}"
     ]
+    if tiling is not None:
+        number = sum(map(len, splits.values()))
+        sides = "x".join(map(str, tiling.tile))
+        lines.append(f"cut into windows of {sides} values: {number:,}")
     return [*lines, *dict.fromkeys(note for stack in stacks for note in stack.notes)]
 
 

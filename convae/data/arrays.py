@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from convae.data.array_files import Stack
 from convae.data.layouts import Layout, Values
 from convae.data.scaling import Scaling
 from convae.data.splits import InMemory, Labels, Order, Split, digest, signature
+from convae.data.tiling import Tiling
 
 CHUNK_BYTES = 2**24
 """Memory for the arrays that are looked at together."""
@@ -79,6 +80,10 @@ class Arrays:
         Their classes.
     statistics : Statistics, optional
         Of these examples.
+    tiling : Tiling, optional
+        The windows that examples of any size are cut into; `indices` then has an entry for each.
+    places : (N, axes) ndarray of int, optional
+        Where the windows begin.
     """
 
     stacks: Sequence[Stack]
@@ -87,6 +92,8 @@ class Arrays:
     scaling: Scaling | None = None
     labels: Labels | None = None
     statistics: Statistics | None = None
+    tiling: Tiling | None = None
+    places: Values | None = None
 
     @property
     def files(self) -> None:
@@ -95,7 +102,13 @@ class Arrays:
     @property
     def shape(self) -> tuple[int, ...]:
         """See `Split`."""
-        return self.layout.shape_of(self.stacks[0].shape)
+        channels, *size = self.layout.shape_of(self.stacks[0].shape)
+        return (channels, *(size if self.tiling is None else self.tiling.tile))
+
+    @property
+    def recordings(self) -> Labels | None:
+        """The example that each window is of, numbered; None where examples are whole."""
+        return None if self.tiling is None else np.unique(self.indices, return_inverse=True)[1]
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -108,11 +121,28 @@ class Arrays:
             indices=self.indices[indices],
             labels=None if self.labels is None else self.labels[indices],
             statistics=None if self.statistics is None else self.statistics.of(indices),
+            places=None if self.places is None else self.places[indices],
         )
+
+    def ends(self, fraction: float) -> tuple[Arrays, Arrays]:
+        """Divide the windows of every example by time, or their first axis: all but its end, it.
+
+        Windows on both sides are in neither.
+        """
+        assert self.tiling is not None
+        assert self.places is not None
+        starts, side = self.places[:, 0], self.tiling.tile[0]
+        last = np.zeros(self.indices.max() + 1, np.int64)
+        np.maximum.at(last, self.indices, starts + side)
+        limits = np.round(last * (1 - fraction)).astype(np.int64)[self.indices]
+        before, behind = np.flatnonzero(starts + side <= limits), np.flatnonzero(starts >= limits)
+        return self.select(before), self.select(behind)
 
     def fingerprint(self) -> str:
         """See `Split`; of mapped files their names, sizes and ends, since reading takes long."""
         parts: list[Any] = [str(self.scaling), self.indices.tobytes()]
+        if self.places is not None:
+            parts += [str(self.tiling), self.places.tobytes()]
         for stack in self.stacks:
             mapped = stack.values is None
             parts += signature(stack.path) if mapped else [np.ascontiguousarray(stack.values).data]
@@ -137,8 +167,15 @@ class Arrays:
         parts = []
         order = np.argsort(wanted, kind="stable")  # files are read from their beginnings
         for number in np.unique(which):
-            rows = wanted[order][which[order] == number] - starts[number]
-            examples = self.layout.examples(self.stacks[number].open())[rows]
+            chosen = order[which[order] == number]
+            rows = wanted[chosen] - starts[number]
+            values = self.layout.examples(np.asarray(self.stacks[number].open()))
+            if self.tiling is None or self.places is None:
+                examples = values[rows]
+            else:
+                places = self.places[positions[chosen]].tolist()
+                cut = zip(rows, places, strict=True)
+                examples = np.stack([self.tiling.take(values[row], at) for row, at in cut])
             parts.append(examples if self.scaling is None else self.scaling.scaled(examples))
         read = np.concatenate(parts)
         back = np.empty_like(order)
@@ -174,6 +211,8 @@ def scale(
     assert train.statistics is not None
     columns = train.stacks[0].columns
     scaling = train.statistics.scaling(train.layout.letters, kind or "range", columns)
+    if train.tiling is not None:
+        scaling = replace(scaling, tile=train.tiling.tile, overlap=train.tiling.overlap)
     splits = [part.scaled(scaling, memory_mb * 2**20) for part in parts]
     names = ("0", "1") if scaling.kind == "range" else ("mean 0", "deviation 1")
     shown = [
@@ -194,3 +233,46 @@ def scale(
 def place(stack: Stack, number: int, layout: Layout) -> str:
     """Name an example: by its file, and its number where this has several."""
     return f"{stack.name}/{number:05d}" if layout.has_examples else stack.name
+
+
+def pieces(stack: Stack, layout: Layout, tiling: Tiling | None) -> Iterator[Piece]:
+    """Iterate over an array's examples, or their windows, in parts of `CHUNK_BYTES`.
+
+    Raises `UserError` if its examples are smaller than a window.
+    """
+    values, number = layout.examples(np.asarray(stack.open())), count(stack, layout)
+    shape = layout.shape_of(stack.shape)
+    if tiling is None:
+        size = max(1, CHUNK_BYTES // (8 * prod(shape)))
+        for first in range(0, number, size):
+            examples = values[first : first + size]
+            yield Piece(first + np.arange(len(examples)), None, examples)
+        return
+    places = np.array(list(tiling.places(shape[1:])))
+    size = max(1, CHUNK_BYTES // (8 * shape[0] * prod(tiling.tile)))
+    for one in range(number):
+        for first in range(0, len(places), size):
+            some = places[first : first + size]
+            windows = np.stack([tiling.take(values[one], at) for at in some.tolist()])
+            yield Piece(np.full(len(some), one), some, windows)
+
+
+class Piece(NamedTuple):
+    """Some examples (M, C, *size) of an array: their numbers (M,), and places (M, axes)."""
+
+    numbers: Values
+    places: Values | None
+    examples: Values
+
+    def names(self, stack: Stack, layout: Layout, which: Values) -> list[str]:
+        """Name some of them; windows by where they begin, too."""
+        found = []
+        for n in which.tolist():
+            name = place(stack, int(self.numbers[n]), layout)
+            found.append(name if self.places is None else named_window(name, self.places[n]))
+        return found
+
+
+def named_window(name: str, at: Iterable[int]) -> str:
+    """Name a window, or a tile, by what it is of and where it begins."""
+    return f"{name}@{','.join(str(int(n)) for n in at)}"

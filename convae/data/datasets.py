@@ -33,8 +33,9 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
         if part is not None and not len(part):
             raise UserError(f"dataset: none of the {name} examples can be read")
     rng = np.random.default_rng([seed, 1])
-    train, test = _divide(train, test, config.holdout, "testing", rng)
-    train, validation = _divide(train, validation, config.holdout, "validation", rng)
+    cut: list[str] = []
+    train, test = _divide(train, test, config.holdout, "testing", rng, cut)
+    train, validation = _divide(train, validation, config.holdout, "validation", rng, cut)
     normal = None
     if config.normal is not None:
         # a folder called 03, or the class 3 of an array, is not class number 3
@@ -59,7 +60,7 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
             )
     anomalous = None if normal is None else _anomalous(test, normal, config)
     classes = tuple(parts.classes)
-    notes = [*parts.notes]
+    notes = [*parts.notes, *cut]
     how: Preprocessing | Scaling
     if isinstance(train, Arrays):
         arrays = [part for part in (train, validation, test) if isinstance(part, Arrays)]
@@ -107,15 +108,32 @@ def _masks(
 
 
 def _divide(
-    whole: Split, part: Split | None, fraction: float, purpose: str, rng: np.random.Generator
+    whole: Split,
+    part: Split | None,
+    fraction: float,
+    purpose: str,
+    rng: np.random.Generator,
+    notes: list[str],
 ) -> tuple[Split, Split]:
-    """Set a random part of a split aside, unless the part exists already; no picture is divided."""
+    """Set a random part of a split aside, unless the part exists already; no picture is divided.
+
+    Few long recordings, of which none can be spared, are divided by time; a note says so.
+    """
     if part is not None:
         return whole, part
-    groups = groups_of(whole)
+    groups = whole.recordings if isinstance(whole, Arrays) else groups_of(whole)
     pictures = np.arange(len(whole)) if groups is None else np.unique(groups)
     order = rng.permutation(pictures)
     count = round(fraction * len(pictures))
+    if count == 0 and isinstance(whole, Arrays) and groups is not None:
+        before, end = whole.ends(fraction)
+        if len(before) and len(end):
+            across = len(whole) - len(before) - len(end)
+            notes.append(
+                f"the last {fraction:.0%} of {counted(len(pictures), 'recording')} are for "
+                f"{purpose}; windows that reach across are left out: {across:,}"
+            )
+            return before, end
     if count == 0:
         raise UserError(
             f"dataset.holdout: {fraction:g} of {len(pictures):,} images leaves none for {purpose}; "

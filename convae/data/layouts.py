@@ -53,6 +53,11 @@ class Layout:
         return self.letters.lstrip("N").replace("C", "")
 
     @property
+    def positions(self) -> int:
+        """Axes of positions."""
+        return len(self._positions)
+
+    @property
     def has_examples(self) -> bool:
         """Whether an array holds many examples, not one."""
         return self.letters.startswith("N")

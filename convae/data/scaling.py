@@ -14,6 +14,7 @@ import numpy as np
 from convae.configuration import SCALINGS
 from convae.data.layouts import Layout, Values
 from convae.data.pictures import ARRAYS
+from convae.data.tiling import Tiling
 from convae.errors import UserError, check_choice, check_range
 
 
@@ -39,6 +40,10 @@ class Scaling:
         For each channel what is subtracted, and what the rest is divided by, in the arrays' units.
     columns : sequence of str
         Of tables, the names of the columns with values; their numbers where there is no header.
+    tile : tuple of int, optional
+        Positions, along each axis, of the windows that examples of any size are cut into.
+    overlap : int
+        Positions that neighbouring windows share.
 
     Raises
     ------
@@ -62,10 +67,15 @@ class Scaling:
     offset: tuple[float, ...]
     spread: tuple[float, ...]
     columns: tuple[str, ...] = ()
+    tile: tuple[int, ...] | None = None
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         """Check the values, which may come from a file."""
-        Layout(self.layout)
+        layout = Layout(self.layout)
+        if self.tile is not None:
+            tile = Tiling.along(layout.positions, self.tile, self.overlap).tile
+            object.__setattr__(self, "tile", tile)
         check_choice("kind", self.kind, SCALINGS)
         for name in ("offset", "spread"):
             values = getattr(self, name)
@@ -80,6 +90,11 @@ class Scaling:
                 f"offset, spread: {len(self.offset)} and {len(self.spread)} numbers; expected as "
                 "many as there are channels"
             )
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The windows that examples are cut into, if they are."""
+        return None if self.tile is None else Tiling(self.tile, self.overlap)
 
     def plain(self) -> dict[str, Any]:
         """Describe it in plain values, ready for JSON."""
@@ -112,9 +127,10 @@ class Scaling:
             channels, *size = shape = model.input_shape
             if len(scaling.offset) != channels:
                 raise UserError(f"{len(scaling.offset)} channels, and the model has {channels}")
-            letters = scaling.layout.replace("N", "").replace("C", "")
-            if len(letters) != len(size):
+            if Layout(scaling.layout).positions != len(size):
                 raise UserError(f"layout {scaling.layout}, and the model's input is {shape}")
+            if scaling.tile not in (None, tuple(size)):
+                raise UserError(f"windows of {scaling.tile}, and the model's input is {shape}")
         except (TypeError, UserError) as error:
             raise UserError(f"the model's file describes its arrays wrongly: {error}") from None
         return scaling

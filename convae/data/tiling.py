@@ -1,4 +1,4 @@
-"""Pictures of any size as tiles of one size, in a grid that covers them."""
+"""Pictures, and arrays, of any size as tiles of one size, in a grid that covers them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ class Tiling:
             check_range("tile", side, at_least=1, integer=True)
         check_range("overlap", self.overlap, at_least=0, below=min(self.tile), integer=True)
         object.__setattr__(self, "tile", tuple(self.tile))
+
+    @classmethod
+    def along(cls, axes: int, tile: Any, overlap: int) -> Tiling:
+        """Return tiles of so many axes, whose sides are a number or a list of as many."""
+        sides = list(tile) if isinstance(tile, list | tuple) else [tile] * axes
+        if len(sides) != axes:
+            raise UserError(f"tile: {sides} has {len(sides)} numbers; expected {axes}, or one")
+        return cls(tuple(sides), overlap)
 
     def starts(self, size: tuple[int, ...]) -> list[list[int]]:
         """List where tiles begin along each axis; the last one ends with the picture."""

@@ -1,4 +1,4 @@
-"""Pictures of any size through a model of tiles: blended reconstructions and maps.
+"""Pictures, and recordings, of any size through a model of tiles: what they give is blended.
 
 Tiles overlap. Near a tile's edges a convolution meets padding where the picture goes on; how far
 that reaches is known from the layers (`margins`). Where the overlap has room for it, these
@@ -133,19 +133,22 @@ class Whole:
             if layer.spec.kernel != "input":
                 units = [u * s for u, s in zip(units, layer.geometry.stride, strict=True)]
         known = margins(model) or [(0, 0)] * len(units)
-        size = pixels.shape[1:]
-        lines = [
-            line(n, tile, self.tiling.overlap, min(unit, tile), margin)
-            for n, tile, unit, margin in zip(size, self.tiling.tile, units, known, strict=True)
-        ]
-        first, *others = lines
         tile = self.tiling.tile
+        lines = [
+            line(n, side, self.tiling.overlap, min(unit, side), margin)
+            for n, side, unit, margin in zip(pixels.shape[1:], tile, units, known, strict=True)
+        ]
+        if len(lines) == 1:  # a signal is a single row, whose windows pass together
+            pixels, tile = pixels[:, None], (1, *tile)
+            lines.insert(0, line(1, 1, 0, 1, (0, 0)))
+        size = pixels.shape[1:]
+        first, *others = lines
         widths = [n + along.beyond for n, along in zip(size[1:], others, strict=True)]
         R = np.zeros((len(pixels), tile[0], *widths), np.float32)
         unusual = np.zeros((tile[0], *widths), np.float32)
         inside = tuple(slice(0, n) for n in size[1:])
         for number, start in enumerate(first.starts):
-            scores = self._row(pixels, number, lines, R, unusual)
+            scores = self._row(pixels, number, tile, lines, R, unusual)
             is_last = number == len(first.starts) - 1
             end = size[0] if is_last else first.starts[number + 1]
             done = end - start
@@ -160,11 +163,17 @@ class Whole:
                 moved[tile[0] - done :] = 0
 
     def _row(
-        self, pixels: Floats, number: int, lines: list[Line], R: Floats, unusual: Floats
+        self,
+        pixels: Floats,
+        number: int,
+        tile: tuple[int, ...],
+        lines: list[Line],
+        R: Floats,
+        unusual: Floats,
     ) -> list[float]:
         """Add the tiles of one row to the band; returns their scores."""
         first, *others = lines
-        model, tile = self.detector.model, self.tiling.tile
+        model = self.detector.model
         size = pixels.shape[1:]
         top = first.starts[number]
         rows = _continued(pixels[:, top : top + tile[0]], 1, tile[0])
@@ -182,12 +191,12 @@ class Whole:
                 for numbers in some
             ]
             tiles = np.stack([rows[(slice(None), slice(None), *at)] for at in where])
-            seen = self.detector.see(to_floats(tiles, model.backend, model.dtype))
+            x = to_floats(tiles.reshape(-1, *model.input_shape), model.backend, model.dtype)
+            seen = self.detector.see(x)
             scores += SCORES[self.score].function(seen).tolist()
-            maps = to_numpy(SCORES[self.score].map(seen))
-            for numbers, at, R_tile, map_tile in zip(
-                some, where, to_numpy(seen.R), maps, strict=True
-            ):
+            maps = to_numpy(SCORES[self.score].map(seen)).reshape(-1, *tile)
+            results = to_numpy(seen.R).reshape(tiles.shape)
+            for numbers, at, R_tile, map_tile in zip(some, where, results, maps, strict=True):
                 weight = first.weights[number].reshape(-1, *(1,) * len(others))
                 for axis, (n, along) in enumerate(zip(numbers, others, strict=True), start=1):
                     shape = [1] * len(tile)
@@ -201,8 +210,9 @@ class Whole:
         """Reconstruct a whole picture (C, *size), and map and score it."""
         bands = list(self.bands(pixels))
         scores = [score for band in bands for score in band.scores]
-        R = np.concatenate([band.R for band in bands], axis=1)
-        return R, np.concatenate([band.unusual for band in bands]), float(np.max(scores))
+        R = np.concatenate([band.R for band in bands], axis=1).reshape(pixels.shape)
+        unusual = np.concatenate([band.unusual for band in bands]).reshape(pixels.shape[1:])
+        return R, unusual, float(np.max(scores))
 
 
 def _continued(pixels: Floats, axis: int, length: int) -> Floats:

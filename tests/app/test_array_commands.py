@@ -273,3 +273,55 @@ def test_a_run_on_mapped_arrays_is_that_in_memory_and_resumes(signals, tmp_path)
 def test_standard_scaling_excludes_what_presumes_0_to_1(main, wrong, message) -> None:
     with pytest.raises(SystemExit, match=message):
         main("dataset=synthetic_beats", "dataset.scaling=standard", wrong)
+
+
+def test_recordings_are_scored_by_window_and_reconstructed_whole(tmp_path) -> None:
+    """Of any length, in files of their own; a window that looks different has a high score."""
+    rng = np.random.default_rng(0)
+    for n in range(12):
+        t = np.arange(300 + 10 * n)
+        values = 50 + 10 * np.sin(t / 4 + n)[:, None] * [1, 3] + rng.normal(0, 0.2, (len(t), 2))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        np.save(tmp_path / "in" / f"{n}.npy", values)
+    how = ("dataset=arrays", f"dataset.root={tmp_path / 'in'}", "dataset.layout=LC", "code=6")
+    run = tmp_path / "run"
+    said = trained(run, *how, "dataset.tile=32", "dataset.overlap=8")
+    assert "cut into windows of 32 values: " in said
+    long = np.load(tmp_path / "in" / "3.npy")
+    long[100:110] += rng.normal(0, 15, (10, 2))
+    np.save(tmp_path / "long.npy", long)
+    files = tmp_path / "long.npy", tmp_path / "in" / "0.npy"
+
+    done = use("score", run, *files, "-o", tmp_path / "s.csv", "--maps", tmp_path / "maps")
+    assert done.exit_code == 0, done.stderr
+    rows = list(csv.reader((tmp_path / "s.csv").read_text().splitlines()))[1:]
+    starts = [[*range(0, n - 32 + 1, 24), n - 32] for n in (330, 300)]
+    assert [row[0] for row in rows] == [
+        f"{file}@{at}" for file, of in zip(files, starts, strict=True) for at in dict.fromkeys(of)
+    ]
+    highest = max(rows, key=lambda row: float(row[1]))[0]
+    assert highest in {f"{files[0]}@{at}" for at in (72, 96)}
+    assert len(list((tmp_path / "maps").rglob("*.png"))) == len(rows)
+
+    done = use("reconstruct", run, *files, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    for file in files:
+        (clean,) = (tmp_path / "out").rglob(file.name)
+        assert np.load(clean).shape == np.load(file).shape
+    (clean,) = (tmp_path / "out").rglob("0.npy")
+    error = np.abs(np.load(clean) - np.load(files[1])).mean(axis=0)
+    assert (error < [4, 12]).all()  # of amplitudes of 10 and 30
+
+    done = use("encode", run, files[1], "-o", tmp_path / "codes.npy")
+    assert done.exit_code == 0, done.stderr
+    scaling = convae.Scaling.of_model(convae.load(run))
+    assert scaling.tiling is not None
+    windows = scaling.tiling.cut(scaling(np.load(files[1]))[0])
+    expected = convae.load(run).encode(windows)
+    np.testing.assert_allclose(np.load(tmp_path / "codes.npy"), expected, atol=1e-5)
+
+    wrong = tmp_path / "wrong.npy"
+    np.save(wrong, np.zeros((100, 3)))
+    done = use("score", run, wrong)
+    assert done.exit_code == 1
+    assert "(100, 3) is not that of recordings of 2 channels in the layout LC" in done.stderr

@@ -67,6 +67,22 @@ def test_tiles_give_what_the_whole_picture_gives(rng, name: str, tile, size, ove
     assert score >= errors.mean() * 0.5
 
 
+@pytest.mark.parametrize("batch", [1, 5, 100])
+def test_windows_give_what_the_whole_recording_gives(rng, batch: int) -> None:
+    layers = [Layer(6, 4, 2, "same"), Layer(8, 4, 2, "same", activation="identity")]
+    small, large = (convae.Autoencoder((3, n), layers, "identity", seed=1) for n in (64, 1000))
+    large.flat_parameters[...] = small.flat_parameters
+    signal = rng.standard_normal((3, 1000)).astype("float32")
+    R, unusual, _ = whole(small, (64,), 10, batch).see(signal)
+    expected = large.reconstruct(signal[None])[0]
+    ((left, right),) = margins(small) or ((0, 0),)
+    inside = slice(left, 1000 - right - 4)
+    assert R.shape == (3, 1000)
+    np.testing.assert_allclose(R[:, inside], expected[:, inside], atol=1e-5)
+    errors = ((signal - expected) ** 2).mean(axis=0)
+    np.testing.assert_allclose(unusual[inside], errors[inside], atol=1e-5)
+
+
 @pytest.mark.parametrize("name", STACKS)
 def test_margins_are_as_far_as_padding_reaches(rng, name: str) -> None:
     """Values beyond an edge change what is within the margin, and nothing else."""

@@ -158,6 +158,8 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if not isinstance(self.root, str) or not self.root:
+            raise UserError(f"dataset.root: {self.root!r} is not a folder or file")
         check_range("dataset.holdout", self.holdout, over=0, below=0.5)
         check_range("dataset.workers", self.workers, at_least=0, integer=True)
         check_range("dataset.memory_mb", self.memory_mb, at_least=0, integer=True)

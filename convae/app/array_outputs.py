@@ -6,16 +6,17 @@ import csv
 import io
 import zipfile
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from convae.app.outputs import free
 from convae.app.work import Work
 from convae.data.array_arguments import ArrayArguments
-from convae.data.array_files import ENDINGS, Stack, arrow
+from convae.data.array_files import ENDINGS, Stack
 from convae.data.layouts import Values
+from convae.data.tables import arrow
 from convae.errors import UserError
 from convae.files import atomic
 
@@ -33,14 +34,24 @@ def reconstruct_arrays(work: Work, output: Path) -> None:
             f"-o {output}: a file is for the arrays of one file, and there are "
             f"{len(work.images.inputs)}; name a folder"
         )
+    if not is_file:
+        work.targets.check_folder(output, _array)
+    taken: set[str] = set()
     with work.bar:
-        for path, stacks in groupby(work.images.stacks(), key=lambda stack: stack.path):
-            ending = path.suffix.lower() or ".npy"
-            if is_file and output.suffix.lower() != ending:
-                raise UserError(f"-o {output}: the arrays come from a {ending} file; write another")
-            name = work.images.place(str(path))
-            target = output if is_file else output / name.with_name(f"{name.stem}{ending}")
-            _write(work, work.targets.check(target), ending, list(stacks))
+        for stacks in work.images.files():
+            path = stacks[0].path
+            name = _array(work.images.place(str(path)))
+            if is_file and output.suffix.lower() != name.suffix:
+                raise UserError(
+                    f"-o {output}: the arrays come from a {name.suffix} file; write another"
+                )
+            target = output if is_file else free(output / name, taken)
+            _write(work, work.targets.check(target), name.suffix, stacks)
+
+
+def _array(place: Path) -> Path:
+    """Name the file that is made from a file of arrays."""
+    return place.with_suffix(place.suffix.lower() or ".npy")
 
 
 def _write(work: Work, target: Path, ending: str, stacks: list[Stack]) -> None:
@@ -65,7 +76,7 @@ def _parts(work: Work, stack: Stack) -> Iterator[Values]:
     images = work.images
     assert isinstance(images, ArrayArguments)
     for chunk in images.chunks(stack, 1 if work.tiling else work.batch_size):
-        R = np.full((chunk.examples, *chunk.x.shape[1:]), np.nan, np.float32)
+        R = np.full((chunk.examples, *chunk.x.shape[1:]), np.nan, images.scaling.dtype)
         if len(chunk.numbers):
             found = work.reconstruct(chunk.x)
             if not np.isfinite(found).all():
@@ -79,10 +90,12 @@ def _parts(work: Work, stack: Stack) -> Iterator[Values]:
 
 
 def _write_npy(file: IO[bytes], work: Work, stack: Stack) -> None:
-    header = {"descr": "<f4", "fortran_order": False, "shape": stack.shape}
+    assert isinstance(work.images, ArrayArguments)
+    dtype = work.images.scaling.dtype.newbyteorder("<")
+    header = {"descr": dtype.str, "fortran_order": False, "shape": stack.shape}
     np.lib.format.write_array_header_1_0(file, header)
     for part in _parts(work, stack):
-        file.write(np.ascontiguousarray(part, "<f4").data)
+        file.write(np.ascontiguousarray(part, dtype).data)
 
 
 def _write_csv(file: IO[bytes], values: Values, stack: Stack) -> None:
@@ -93,7 +106,7 @@ def _write_csv(file: IO[bytes], values: Values, stack: Stack) -> None:
         csv.writer(line, delimiter=delimiter, lineterminator="").writerow(stack.columns)
         header = line.getvalue()
     how = {"header": header, "comments": "", "encoding": "utf-8"}
-    np.savetxt(file, values, "%.8g", delimiter, **how)
+    np.savetxt(file, values, "%.8g" if values.dtype == np.float32 else "%.16g", delimiter, **how)
 
 
 def _write_parquet(file: IO[bytes], values: Values, stack: Stack) -> None:

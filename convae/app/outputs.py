@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -19,12 +19,13 @@ import numpy as np
 from PIL import Image
 
 from convae.configuration import SCORES
-from convae.data.array_files import arrow
 from convae.data.named_files import Arguments
 from convae.data.splits import KINDS
-from convae.errors import UserError
+from convae.data.tables import arrow
+from convae.errors import MissingPackageError, UserError
 from convae.export.formats import EXPORTERS
 from convae.files import atomic, printable, write_bytes
+from convae.report.page import GENERATOR
 from convae.report.pictures import SOFTWARE, png
 
 CLASS = "class"
@@ -96,7 +97,8 @@ class _Parquet:
         numbers = pyarrow.float32() if dtype == "float32" else pyarrow.float64()
         self._size = prod(shape)
         code = pyarrow.list_(numbers, self._size)
-        self._schema = pyarrow.schema([(kind, pyarrow.string()), ("code", code)])
+        columns = [(kind, pyarrow.string()), ("code", code)]
+        self._schema = pyarrow.schema(columns, {"Software": SOFTWARE})
         self._writer = pyarrow.parquet.ParquetWriter(file, self._schema)
 
     def __enter__(self) -> _Parquet:
@@ -156,22 +158,42 @@ class Targets:
                     refuse_foreign(names)
         return path
 
+    def check_folder(self, folder: Path, target: Callable[[Path], Path]) -> None:
+        """Refuse a folder that is a file, or has files of others where inputs' targets are.
+
+        So nothing is written before that is known.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; expected a folder")
+        if folder.is_dir():
+            for source in self.images.sources:
+                for path in source if isinstance(source, list) else ():
+                    self.check(folder / target(self.images.place(str(path))))
+
 
 def refuse_foreign(path: Path) -> None:
     """Refuse to replace a file that convae did not write."""
     if path.is_file() and not _is_ours(path):
         raise UserError(
-            f"{path} exists, and convae did not write it; choose another output, or replace it "
-            "with --overwrite"
+            f"{path} exists, and nothing in it says that convae wrote it; choose another output, "
+            "or replace it with --overwrite"
         )
 
 
 def _is_ours(path: Path) -> bool:
     """Tell whether convae wrote a file of pictures, codes or scores, or exported it."""
     if path.suffix == ".npy":
-        return any(names.is_file() for names in _names_beside(path))
-    if path.suffix in (*EXPORTERS, ".html", ".htm"):
+        return any(_names(file, path) for file in _names_beside(path))
+    if path.suffix in EXPORTERS:
         return b"convae" in path.read_bytes()
+    if path.suffix in (".html", ".htm"):
+        return GENERATOR.encode() in path.read_bytes()
+    if path.suffix == ".parquet":
+        try:
+            metadata = arrow().parquet.read_schema(path).metadata or {}
+        except (MissingPackageError, OSError, ValueError):
+            return False
+        return metadata.get(b"Software") == SOFTWARE.encode()
     if path.suffix == ".png":
         try:
             with Image.open(path) as image:
@@ -179,9 +201,21 @@ def _is_ours(path: Path) -> bool:
         except OSError:
             return False
     with path.open("rb") as file:
-        begins = file.read(64)
-    headers = (f"{kind},{score}" for kind in KINDS.values() for score in (*SCORES, CLASS))
-    return begins.startswith((b"PAR1", *(header.encode() for header in headers)))
+        first = file.readline(80).decode("utf-8", "replace").rstrip("\r\n")
+    behind = [*SCORES, *(f"{score},anomaly" for score in SCORES), f"{CLASS},probability"]
+    return first in {f"{kind},{columns}" for kind in KINDS.values() for columns in behind}
+
+
+def _names(file: Path, codes: Path) -> bool:
+    """Tell whether a file lists what the codes in another are of, line by line."""
+    if not file.is_file():
+        return False
+    try:
+        rows = len(np.load(codes, mmap_mode="r", allow_pickle=False))
+    except (OSError, TypeError, ValueError):
+        return False
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines) == rows
 
 
 def _names_beside(path: Path) -> list[Path]:
@@ -209,19 +243,31 @@ class PictureFolder:
         sources = targets.images.folder
         if sources is not None and folder.resolve() == sources.resolve():
             raise UserError(f"{folder} is the folder of the images themselves; choose another one")
+        targets.check_folder(folder, _picture)
         self._folder, self._targets = folder, targets
         self._taken: set[str] = set()
 
     def add(self, name: str, picture: np.ndarray[Any, Any]) -> None:
         """Write a picture as PNG; a name that is taken gets a number."""
-        place = self._targets.images.place(name)
-        stem = _short(place.stem if place.suffix == ".png" else place.name)
-        path, number = self._folder / place.with_name(f"{stem}.png"), 1
-        while str(path).lower() in self._taken:  # some file systems ignore case
-            number += 1
-            path = self._folder / place.with_name(f"{stem}_{number}.png")
-        self._taken.add(str(path).lower())
+        place = _picture(self._targets.images.place(name))
+        path = free(self._folder / place, self._taken)
         write_bytes(self._targets.check(path), png(picture))
+
+
+def _picture(place: Path) -> Path:
+    """Name the picture that is made from a file."""
+    stem = _short(place.stem if place.suffix == ".png" else place.name)
+    return place.with_name(f"{stem}.png")
+
+
+def free(wanted: Path, taken: set[str]) -> Path:
+    """Name a file as no other one of this command is called, by a number if need be."""
+    path, number = wanted, 1
+    while str(path).lower() in taken:  # some file systems ignore case
+        number += 1
+        path = wanted.with_name(f"{wanted.stem}_{number}{wanted.suffix}")
+    taken.add(str(path).lower())
+    return path
 
 
 def _short(stem: str) -> str:

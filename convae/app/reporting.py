@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from omegaconf import OmegaConf
 
 from convae.app.arguments import command
-from convae.app.summary import read_figures
+from convae.app.summary import DATA, read_figures
 from convae.configuration import Config, from_plain
 from convae.data.augmentation import cropped
 from convae.data.datasets import load_dataset
@@ -73,12 +74,29 @@ def report(run: Path, model: Model, score: str | None) -> str:
         Section("Model", preformatted=describe(model)),
         _figures(run),
     ]
+    changed = _changed(model, data)
     about = [
         f"{data.name}: {len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test {noun(data.test)}s; convae {__version__}",
         _trained_with(run),
+        *changed,
     ]
     return render(f"Run {run.resolve().name}", about, [s for s in sections if s is not None])
+
+
+def _changed(model: Model, data: Splits) -> list[str]:
+    """Say, here and on the page, if the data are no longer those that the run had."""
+    known = model.metadata.get(DATA) or {}
+    found = data.fingerprints()
+    parts = [name for name, digest in found.items() if known.get(name, digest) != digest]
+    if not parts:
+        return []
+    said = (
+        f"The {' and '.join(parts)} examples are not those that the run had: files have changed or "
+        "moved since. Figures of scores here are of those that there are now."
+    )
+    click.echo(f"warning: {said}", err=True)
+    return [said]
 
 
 def _configuration(run: Path) -> Config:

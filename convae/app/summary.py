@@ -42,6 +42,9 @@ log = logging.getLogger("convae")
 SUMMARY = "summary.json"
 """Name of the figures' file in a run's folder."""
 
+DATA = "data"
+"""Key of a model's metadata with digests of the data that its run had."""
+
 UNSPOILT = (
     "No epoch was better than the start, which is what is kept; try a lower "
     "optimizer.learning_rate, or more epochs"
@@ -112,7 +115,8 @@ class Summary:
             figures["pruned"] = float(self.progress.epoch)
         quantile = self.trainer.threshold_quantile
         thresholds = {name: detector.threshold(name, quantile) for name in SCORES}
-        self.model.metadata |= {"score": self.score, "thresholds": thresholds}
+        known = {"score": self.score, "thresholds": thresholds, DATA: self.progress.data}
+        self.model.metadata |= known
         self.model.extras = detector.extras()
         self.model.save(directory / BEST)
         fixed = FixedImages(self.data.test, self.trainer.probe, self.corruption)

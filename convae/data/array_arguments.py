@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convae.data.array_files import ENDINGS, Stack, check_numbers, read_stacks, role
+from convae.data.array_files import ENDINGS, TABLES, Stack, check_numbers, read_stacks, role
 from convae.data.arrays import Arrays, count, place
 from convae.data.layouts import Layout, Values
 from convae.data.named_files import WHOLE, Arguments, OfDataset, Shard, Source
@@ -96,19 +96,27 @@ class ArrayArguments(Arguments):
                 start += chunk.examples
 
     def stacks(self) -> Iterator[Stack]:
-        """Iterate over all arrays that fit the model, file by file; others are unreadable."""
+        """Iterate over all arrays that fit the model; others are unreadable."""
+        for stacks in self.files():
+            yield from stacks
+
+    def files(self) -> Iterator[list[Stack]]:
+        """Iterate over the files, or datasets, that have arrays which fit the model."""
         for source in self.sources:
             for name, stacks in self._read(source):
+                fitting = []
                 for stack in stacks:
-                    if role(stack.key or stack.path.stem)[1]:
-                        self.left_out.append(f"{name}: the classes in {stack.key or 'it'}")
-                        continue
                     try:
                         self._check(stack)
                     except UserError as error:
-                        self.unreadable.append((name, reason(error)))
+                        if role(stack.key or stack.path.stem)[1]:
+                            self.left_out.append(f"{name}: the classes in {stack.key or 'it'}")
+                        else:
+                            self.unreadable.append((name, reason(error)))
                         continue
-                    yield stack
+                    fitting.append(stack)
+                if fitting:
+                    yield fitting
 
     def _read(self, source: Source) -> Iterator[tuple[str, Sequence[Stack]]]:
         """Read the arrays of files, one by one, or those of a dataset."""
@@ -116,10 +124,14 @@ class ArrayArguments(Arguments):
             yield source.name, source.examples.stacks
             return
         for path in self.existing(source):
+            is_table = path.suffix.lower() in TABLES
             try:
                 stacks = read_stacks(path, columns=self.scaling.columns or None)
             except (OSError, UserError) as error:
-                self.unreadable.append((str(path), reason(error)))
+                if is_table and role(path.stem)[1]:
+                    self.left_out.append(f"{path}: the classes in it")
+                else:
+                    self.unreadable.append((str(path), reason(error)))
                 continue
             yield str(path), stacks
 
@@ -155,5 +167,5 @@ class ArrayArguments(Arguments):
             finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
             for number in np.flatnonzero(~finite):
                 name = place(stack, start + int(number), layout)
-                self.unreadable.append((name, "values that are not finite"))
+                self.unreadable.append((name, "values that are not finite, or far too large"))
             yield Chunk(x[finite], np.flatnonzero(finite), len(x))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,22 @@ import numpy as np
 
 from convae.data.folders import PART_OF
 from convae.data.layouts import Values
+from convae.data.tables import (
+    LABELS,
+    Table,
+    delimiter_of,
+    plain_labels,
+    read_csv,
+    read_parquet,
+)
 from convae.errors import MissingPackageError, UserError
 from convae.files import printable
 
 ENDINGS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
 """Endings of files that may hold arrays."""
 
-LABELS = ("label", "labels", "target", "targets", "class", "classes", "y")
-"""Words by which an array, or a column, is known to hold classes; the first of several."""
+TABLES = (".csv", ".tsv", ".parquet")
+"""Those of tables."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,11 @@ class Stack:
     columns: tuple[str, ...] = ()
     layout: str | None = None
 
+    @classmethod
+    def of(cls, path: Path, values: Values, key: str = "") -> Stack:
+        """Return an array that has been read."""
+        return cls(path, values.shape, values.dtype, key, values)
+
     @property
     def name(self) -> str:
         """The file's path, and the array's name in it."""
@@ -71,7 +85,10 @@ class Stack:
         """Return the array, mapped into memory or in it."""
         if self.values is not None:
             return self.values
-        mapped: Values = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        try:
+            mapped: Values = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (EOFError, OSError, ValueError) as error:
+            raise UserError(f"{str(self.path)!r} cannot be read any more: {error}") from None
         if (mapped.shape, mapped.dtype) != (self.shape, self.dtype):
             raise UserError(f"{str(self.path)!r} has changed while it was in use")
         return mapped
@@ -93,10 +110,13 @@ def read_stacks(
         if ending == ".npy":
             return [_npy(path)]
         if ending == ".npz":
+            if not zipfile.is_zipfile(path):
+                raise UserError("it is no archive")
             with np.load(path, allow_pickle=False) as file:
-                return [_stack(path, file[key], key) for key in file.files]
-        read = _read_parquet if ending == ".parquet" else _read_csv
-        return [read(path, labels, columns)]
+                return [Stack.of(path, file[key], key) for key in file.files]
+        read = read_parquet if ending == ".parquet" else read_csv
+        table = read(path, labels, columns)
+        return [_of_table(path, table)]
     except (MissingPackageError, OSError):
         raise
     except UserError as error:
@@ -121,8 +141,38 @@ def _npy(path: Path) -> Stack:
     return Stack(path, shape, dtype)
 
 
-def _stack(path: Path, values: Values, key: str = "") -> Stack:
-    return Stack(path, values.shape, values.dtype, key, values)
+def _of_table(path: Path, table: Table) -> Stack:
+    return replace(
+        Stack.of(path, table.values),
+        labels=table.labels,
+        notes=table.notes,
+        columns=table.columns,
+        layout=table.layout,
+    )
+
+
+def read_classes(path: Path) -> Values:
+    """Read a file of classes: its only array, or a table's only column, or that of classes.
+
+    Raises `UserError` if there are several.
+    """
+    if path.suffix.lower() in (".csv", ".tsv"):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            rows = [row for row in csv.reader(file, delimiter=delimiter_of(first)) if row]
+        if rows and {len(row) for row in rows} == {1}:
+            cells = [row[0].strip() for row in rows]
+            return plain_labels(cells[1:] if cells[0].lower() in LABELS else cells)
+    stacks = read_stacks(path)
+    if len(stacks) > 1:
+        stacks = [stack for stack in stacks if role(stack.key)[1]]
+    if len(stacks) != 1:
+        raise UserError(
+            f"{printable(str(path))!r} has several arrays; expected one of classes, such as y"
+        )
+    (stack,) = stacks
+    return np.asarray(stack.open() if stack.labels is None else stack.labels)
 
 
 def check_numbers(stack: Stack) -> None:
@@ -146,154 +196,3 @@ def role(name: str) -> tuple[str | None, bool]:
     words = re.split(r"[^a-z]+", name.lower())
     parts = [PART_OF[word] for word in words if word in PART_OF]
     return (parts[0] if parts else None), any(word in LABELS for word in words)
-
-
-def _read_csv(path: Path, labels: Any, columns: Sequence[Any] | None) -> Stack:
-    """Read a table of text: rows of numbers, with or without a header."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        first = file.readline()
-        delimiter = delimiter_of(first)
-        header = next(csv.reader([first], delimiter=delimiter), [])
-    if not header:
-        raise UserError("is empty")
-    has_header = _is_header(header)
-    names = [name.strip() for name in header] if has_header else [*map(str, range(len(header)))]
-    label, chosen = _chosen(names, has_header, labels, columns)
-    how: dict[str, Any] = {
-        "delimiter": delimiter, "skiprows": int(has_header), "comments": None, "ndmin": 2,
-        "encoding": "utf-8-sig", "quotechar": '"',
-    }  # fmt: skip
-    values = np.loadtxt(path, np.float64, usecols=chosen, **how)
-    classes = None
-    if label is not None:
-        classes = np.loadtxt(path, np.str_, usecols=[label], **how)[:, 0]
-        classes = _plain_labels(classes)
-    kept = tuple(names[n] for n in chosen)
-    return replace(
-        _stack(path, values),
-        labels=classes,
-        notes=_notes(names, label, columns),
-        columns=kept,
-    )
-
-
-def _notes(names: Sequence[str], label: int | None, columns: Any) -> tuple[str, ...]:
-    """Say which columns are not taken for values."""
-    notes = [] if label is None else [f"column {names[label]!r} holds the classes"]
-    if "" in names and columns is None:
-        notes.append("a column without a name is left out")
-    return tuple(notes)
-
-
-def delimiter_of(line: str) -> str:
-    """Guess what separates the cells of a table from a line of it."""
-    return max("\t;,", key=line.count) if any(map(line.count, "\t;,")) else ","
-
-
-def _is_header(row: Sequence[str]) -> bool:
-    """Tell whether the first row of a table names its columns, be it by 0, 1, 2 and so on."""
-    is_counted = len(row) > 2 and list(row) == [*map(str, range(len(row)))]
-    return is_counted or not all(map(_is_number, row))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _plain_labels(classes: Values) -> Values:
-    """Make classes numbers where all of them are whole ones."""
-    try:
-        numbers = classes.astype(np.float64)
-    except ValueError:
-        return classes
-    return numbers.astype(np.int64) if (numbers == np.floor(numbers)).all() else classes
-
-
-def _chosen(
-    names: Sequence[str], has_header: bool, labels: Any, columns: Sequence[Any] | None
-) -> tuple[int | None, list[int]]:
-    """Find the column of classes, if there is one, and those of values."""
-    label = None
-    if labels is not None:
-        label = _column("dataset.labels", labels, names)
-    elif has_header and columns is None:
-        known = [n for n, name in enumerate(names) if name.lower() in LABELS]
-        label = min(known, key=lambda n: LABELS.index(names[n].lower()), default=None)
-    if columns is not None and not has_header and len(columns) == len(names):
-        chosen = [*range(len(names))]  # a table like the training examples', without their classes
-    elif columns is not None:
-        chosen = [_column("dataset.columns", column, names) for column in columns]
-    else:
-        chosen = [n for n, name in enumerate(names) if n != label and name]
-    if not chosen:
-        raise UserError("has no columns of values")
-    return label, chosen
-
-
-def _column(argument: str, which: Any, names: Sequence[str]) -> int:
-    """Find a column by its name, or its number from 0, or from -1 backwards."""
-    if str(which) in names:
-        return names.index(str(which))
-    if isinstance(which, int) and -len(names) <= which < len(names):
-        return which % len(names)
-    shown = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
-    raise UserError(f"{argument}: there is no column {which!r} among {len(names)}: {shown}")
-
-
-def _read_parquet(path: Path, labels: Any, columns: Sequence[Any] | None) -> Stack:
-    """Read a table of columns: numbers, or lists of numbers, each the channel of a signal."""
-    pyarrow = arrow()
-    table = pyarrow.parquet.read_table(path)
-    names = table.column_names
-    label, chosen = _chosen(names, True, labels, columns)
-    types = [table.schema.field(n).type for n in chosen]
-    are_lists = [pyarrow.types.is_list(t) or pyarrow.types.is_fixed_size_list(t) for t in types]
-    kept = tuple(names[n] for n in chosen)
-    if any(are_lists) and not all(are_lists):
-        raise UserError(
-            f"some of the columns {', '.join(kept)} hold lists and others numbers; choose with "
-            "dataset.columns=[...]"
-        )
-    arrays = [_of_arrow(table.column(n), names[n], are_lists[0]) for n in chosen]
-    if are_lists[0] and len({array.shape for array in arrays}) > 1:
-        raise UserError("the lists of its columns differ in length")
-    values = np.stack(arrays, axis=1)  # (N, columns[, length])
-    classes = None
-    if label is not None:
-        classes = _plain_labels(np.array(table.column(label).to_pylist()).astype(np.str_))
-    return replace(
-        _stack(path, values),
-        labels=classes,
-        notes=_notes(names, label, columns),
-        columns=kept,
-        layout="NCL" if are_lists[0] else None,
-    )
-
-
-def arrow() -> Any:
-    """Import pyarrow and its Parquet, or say that they are missing."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise MissingPackageError(
-            "Parquet needs the package pyarrow: pip install -e '.[parquet]'"
-        ) from None
-    return pyarrow
-
-
-def _of_arrow(column: Any, name: str, is_list: bool) -> Values:
-    """Turn a column into an array, (N,) or (N, length)."""
-    if column.null_count:
-        raise UserError(f"column {name!r} has {column.null_count:,} rows without a value")
-    if not is_list:
-        return np.asarray(column.to_numpy())
-    rows = column.combine_chunks()
-    lengths = set(rows.value_lengths().to_pylist())
-    if len(lengths) != 1:
-        raise UserError(f"the lists of column {name!r} differ in length; expected one length")
-    return np.asarray(rows.flatten().to_numpy(zero_copy_only=False)).reshape(len(rows), -1)

@@ -12,9 +12,17 @@ import numpy as np
 from tqdm import tqdm
 
 from convae.configuration import DatasetConfig
-from convae.data.array_files import ENDINGS, Stack, check_numbers, read_stacks, role
+from convae.data.array_files import (
+    ENDINGS,
+    TABLES,
+    Stack,
+    check_numbers,
+    read_classes,
+    read_stacks,
+    role,
+)
 from convae.data.arrays import Arrays, Statistics, count, pieces
-from convae.data.folders import class_of, find_files, part_folders
+from convae.data.folders import class_of, find_files, part_folders, refuse_shared
 from convae.data.layouts import MEANING, Layout, Values, possible
 from convae.data.reading import Dataset, broken_error
 from convae.data.splits import Labels
@@ -109,7 +117,12 @@ def _named(stacks: Sequence[Stack]) -> list[tuple[str, Stack]]:
 def _by_role(named: Sequence[tuple[str, Stack]]) -> dict[str, Labelled]:
     """Divide arrays by their names: into parts, and into examples and classes."""
     if len(named) == 1:
-        ((_, only),) = named
+        ((name, only),) = named
+        if only.key and role(name) not in ((None, False), ("train", False)):
+            raise UserError(
+                f"dataset.root: {printable(only.name)!r} is the only array; expected examples to "
+                "train on, such as x or x_train"
+            )
         return {"train": [(only, _classes_beside(only))]}
     examples: dict[str, Stack] = {}
     classes: dict[str, Stack] = {}
@@ -140,12 +153,20 @@ def _classes_beside(stack: Stack) -> list[Any] | None:
 
 def _classes(stack: Stack, examples: Stack) -> list[Any]:
     """Read the classes of examples from an array."""
-    values = np.asarray(stack.open())
+    values = stack.open() if stack.labels is None else stack.labels
+    return _plain_classes(np.asarray(values), stack.name, examples)
+
+
+def _plain_classes(values: Values, name: str, examples: Stack) -> list[Any]:
+    """List classes, whole numbers or names, one for each example."""
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
+    if values.dtype.kind == "f" and (np.abs(values) < 2**53).all():
+        whole = values.astype(np.int64)
+        values = whole if (whole == values).all() else values
     if values.ndim != 1 or values.dtype.kind not in "biuUS" or len(values) != examples.shape[0]:
         raise UserError(
-            f"{printable(stack.name)!r} is {values.dtype} {values.shape}; expected the classes of "
+            f"{printable(name)!r} is {values.dtype} {values.shape}; expected the classes of "
             f"{examples.shape[0]:,} examples, whole numbers or names"
         )
     return list(values.astype(np.str_).tolist() if values.dtype.kind == "S" else values.tolist())
@@ -161,8 +182,7 @@ def _labelled(part: Labelled, path: Path) -> Labelled:
     if not path.is_file():
         raise FileNotFoundError(f"dataset.labels: there is no file {str(path)!r}")
     ((stack, _),) = part
-    (classes,) = read_stacks(path)
-    return [(stack, _classes(classes, stack))]
+    return [(stack, _plain_classes(read_classes(path), str(path), stack))]
 
 
 def _folder(root: Path, config: DatasetConfig) -> tuple[dict[str, Labelled], list[str]]:
@@ -196,13 +216,25 @@ def _folder(root: Path, config: DatasetConfig) -> tuple[dict[str, Labelled], lis
             (parts[part],) = by_role.values()
         else:
             parts[part] = [(stack, _classes_of_folder(stack, folder, is_flat)) for stack in stacks]
+    files = {part: [stack.path for stack, _ in found] for part, found in parts.items()}
+    refuse_shared(files, "file")
     return parts, notes
 
 
 def _read(path: Path, config: DatasetConfig) -> list[Stack]:
     """Read the arrays of a file, as the configuration says."""
     labels = None if _labels_are_a_file(config) else config.labels
-    return read_stacks(path, labels, config.columns)
+    if path.suffix.lower() in TABLES:
+        if role(path.stem)[1] and path != Path(config.root):  # named like classes
+            return [Stack.of(path, read_classes(path))]
+        return read_stacks(path, labels, config.columns)
+    for name, value in (("labels", labels), ("columns", config.columns)):
+        if value is not None:
+            raise UserError(
+                f"dataset.{name}: {value!r} names columns of tables ({', '.join(TABLES)}), and "
+                f"{printable(str(path))!r} is none"
+            )
+    return read_stacks(path)
 
 
 def _labels_are_a_file(config: DatasetConfig) -> bool:
@@ -211,8 +243,10 @@ def _labels_are_a_file(config: DatasetConfig) -> bool:
 
 
 def _classes_of_folder(stack: Stack, folder: Path, is_flat: bool) -> list[Any] | None:
-    """Take the name of the subfolder for the class, unless there are none."""
-    return _classes_beside(stack) if is_flat else [class_of(stack.path, folder)]
+    """Take a column of classes, or else the name of the subfolder, unless there are none."""
+    if is_flat or stack.labels is not None:
+        return _classes_beside(stack)
+    return [class_of(stack.path, folder)]
 
 
 def _layout(stacks: Sequence[Stack], given: str | None, are_cut: bool) -> Layout:

@@ -15,6 +15,7 @@ from convae.data.layouts import Layout, Values
 from convae.data.scaling import Scaling
 from convae.data.splits import InMemory, Labels, Order, Split, digest, signature
 from convae.data.tiling import Tiling
+from convae.errors import UserError
 
 CHUNK_BYTES = 2**24
 """Memory for the arrays that are looked at together."""
@@ -59,6 +60,11 @@ class Statistics:
             offset = self.mean.mean(axis=0)
             spread = np.sqrt(self.variance.mean(axis=0) + self.mean.var(axis=0))
         spread = np.where(spread > 0, spread, 1.0)
+        for channel in np.flatnonzero(~(np.isfinite(spread) & np.isfinite(offset))):
+            raise UserError(
+                f"dataset: channel {channel} has values from {self.low[:, channel].min():.4g} to "
+                f"{self.high[:, channel].max():.4g}, too far apart to be scaled; remove outliers"
+            )
         return Scaling(layout, kind, offset.tolist(), spread.tolist(), tuple(columns))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,15 @@ class Items:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.classes = getattr(dataset, "classes", None) or ()
-        self.targets = _targets(dataset)
+        names = getattr(dataset, "classes", None)
+        if not isinstance(names, list | tuple | None):
+            raise UserError(f"dataset: its classes are {names!r}; expected a list of names")
+        self.targets, found = _targets(dataset)
+        self.classes = names or found
+        if self.targets is not None and names and self.targets.max() >= len(names):
+            raise UserError(
+                f"dataset: class {self.targets.max()} has no name among its {len(names)} classes"
+            )
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -60,6 +68,8 @@ def is_custom(name: str) -> bool:
 
 def open_custom(config: DatasetConfig, arguments: dict[str, Any]) -> Items:
     """Import what `dataset.name` names, from the current folder too, and call it."""
+    if not all(part.isidentifier() for part in config.name.split(".")):
+        raise UserError(f"dataset.name: {config.name!r} is not of the form module.Class")
     module_name, _, name = config.name.rpartition(".")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -72,6 +82,10 @@ def open_custom(config: DatasetConfig, arguments: dict[str, Any]) -> Items:
             f"dataset.name: there is no module {module_name!r}, neither installed nor in "
             f"{os.getcwd()!r}; expected module.Class"
         ) from None
+    except Exception as error:  # of that module
+        raise UserError(
+            f"dataset.name: {module_name!r} cannot be imported: {_said(error)}"
+        ) from error
     build = getattr(module, name, None)
     if not callable(build):
         raise UserError(f"dataset.name: {module_name!r} has no class or function {name!r}")
@@ -82,12 +96,36 @@ def open_custom(config: DatasetConfig, arguments: dict[str, Any]) -> Items:
             f"dataset: {config.name} rejects the arguments {arguments} ({error}); set "
             "dataset.train, and dataset.test, to what it takes"
         ) from error
+    except Exception as error:  # of its own
+        raise UserError(f"dataset: {config.name} with {arguments}: {_said(error)}") from error
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise UserError(f"dataset.name: {config.name} has no length, or no items by number")
-    if not len(dataset):
+    try:
+        is_empty = not len(dataset)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"dataset: the length of {config.name}: {error}") from error
+    if is_empty:
         raise UserError(f"dataset: {config.name} is empty with the arguments {arguments}")
-    to_picture(_image_of(dataset[0]))  # what is no picture at all is said before all are read
+    to_picture(_image_of(_first(dataset)))  # what is no picture is said before all are read
     return Items(dataset)
+
+
+def _first(dataset: Any) -> Any:
+    """Return the first item that can be read."""
+    first = None
+    for index in range(len(dataset)):
+        try:
+            return dataset[index]
+        except MemoryError:
+            raise
+        except Exception as error:  # of the dataset's own
+            first = first or error
+    raise UserError(f"dataset: no item can be read; the first: {_said(first)}") from first
+
+
+def _said(error: BaseException | None) -> str:
+    """Name an error of other people's code, and what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def to_picture(image: Any) -> Image.Image:
@@ -95,6 +133,9 @@ def to_picture(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         image.load()  # its file may be closed afterwards, and the dataset may keep it
         return image
+    if hasattr(image, "detach"):  # a tensor, perhaps of a type that NumPy does not have
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
     values = np.asarray(image)
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3):
         values = values.transpose(1, 2, 0)
@@ -117,24 +158,53 @@ def _image_of(item: Any) -> Any:
     return item[0] if isinstance(item, tuple | list) and item else item
 
 
-def _targets(dataset: Any) -> Labels | None:
-    """Return the classes that a dataset has for all items, or that its items have."""
+def _targets(dataset: Any) -> tuple[Labels | None, Sequence[str]]:
+    """Return the classes that a dataset has for all items, or that its items have, and names.
+
+    An item that cannot be read is of class -1 until it is left out.
+    """
     if (known := labels_of(dataset)) is not None:
-        return known
-    if _label_of(dataset[0]) is None:
-        return None
-    numbers = tqdm(
+        return known, ()
+    if _label_of(_first(dataset)) is None:
+        return None, ()
+    each: list[int | str | None] = []
+    kind: type | None = None
+    for index in tqdm(
         range(len(dataset)), desc="reading labels", unit=" items", disable=None, leave=False
-    )
-    each = [_label_of(dataset[index]) for index in numbers]
-    if None in each:
-        raise UserError(f"dataset: item {each.index(None)} has no class, and the first has one")
-    return np.array(each, np.int64)
+    ):
+        try:
+            item = dataset[index]
+        except MemoryError:
+            raise
+        except Exception:  # of the dataset's own: it is named when pictures are read
+            each.append(None)
+            continue
+        label = _label_of(item)
+        if label is None:
+            raise UserError(f"dataset: item {index} has no class, and the first has one")
+        kind = kind or type(label)
+        if type(label) is not kind:
+            of = "numbers" if kind is int else "names"
+            raise UserError(f"dataset: item {index} has the class {label!r}, and others {of}")
+        each.append(label)
+    if kind is int:
+        return np.array([-1 if label is None else label for label in each], np.int64), ()
+    names = sorted({str(label) for label in each if label is not None})
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers.get(str(label), -1) for label in each], np.int64), names
 
 
-def _label_of(item: Any) -> int | None:
-    """Return the class of an item, if it is a pair with a whole number."""
-    if not isinstance(item, tuple | list) or len(item) < 2:
+def _label_of(item: Any) -> int | str | None:
+    """Return the class of an item, a whole number or a name, if it is a pair with one."""
+    if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
         return None
     label = np.asarray(item[1])
-    return int(label) if label.ndim == 0 and np.issubdtype(label.dtype, np.integer) else None
+    if label.ndim > 0:
+        return None  # a mask, a box or the like
+    if label.dtype.kind in "iub":
+        return int(label)
+    if label.dtype.kind == "U":
+        return str(label)
+    raise UserError(
+        f"dataset: an item has the class {item[1]!r}; expected a whole number, a name or none"
+    )

@@ -12,13 +12,16 @@ import numpy as np
 from convae.configuration import DatasetConfig
 from convae.data.arrays import Arrays, scale
 from convae.data.folders import part_folders
-from convae.data.masks import find_masks
+from convae.data.masks import check_masks, find_masks
 from convae.data.pictures import Preprocessing
 from convae.data.scaling import Scaling
 from convae.data.sources import read_parts
 from convae.data.splits import Split, Splits, groups_of, of_pictures
 from convae.errors import UserError, counted, prefixed
 from convae.files import printable
+
+MOST_REASONS = 3
+"""Notes that an error repeats, at most."""
 
 
 def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
@@ -31,11 +34,16 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     train, validation, test = parts.train, parts.validation, parts.test
     for name, part in (("training", train), ("validation", validation), ("test", test)):
         if part is not None and not len(part):
-            raise UserError(f"dataset: none of the {name} examples can be read")
+            raise UserError(
+                f"dataset: none of the {name} examples can be read{_reasons(parts.notes)}"
+            )
     rng = np.random.default_rng([seed, 1])
     cut: list[str] = []
-    train, test = _divide(train, test, config.holdout, "testing", rng, cut)
-    train, validation = _divide(train, validation, config.holdout, "validation", rng, cut)
+    try:
+        train, test = _divide(train, test, config.holdout, "testing", rng, cut)
+        train, validation = _divide(train, validation, config.holdout, "validation", rng, cut)
+    except UserError as error:
+        raise UserError(f"{error}{_reasons(parts.notes)}") from None
     normal = None
     if config.normal is not None:
         # a folder called 03, or the class 3 of an array, is not class number 3
@@ -45,7 +53,8 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
         if not len(train) or not len(validation):
             raise UserError(
                 f"dataset.normal: {config.normal} leaves {len(train)} training and "
-                f"{len(validation)} validation images; add images, or raise dataset.holdout"
+                f"{len(validation)} validation images; add images of these classes"
+                f"{' or raise dataset.holdout' if parts.validation is None else ''}"
             )
     if config.limit is not None:
         train = _sample(train, config.limit, rng)
@@ -95,6 +104,12 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     )
 
 
+def _reasons(notes: Sequence[str]) -> str:
+    """Repeat the first notes on what was skipped."""
+    skipped = [printable(note) for note in notes if note.startswith("skipped")]
+    return "".join(f"\n  {note}" for note in skipped[:MOST_REASONS])
+
+
 def _masks(
     config: DatasetConfig, test: Split, anomalous: np.ndarray[Any, Any]
 ) -> list[Path | None] | None:
@@ -104,7 +119,10 @@ def _masks(
     if folder is None or test.files is None:
         return None
     files = of_pictures(test, test.files).tolist()
-    return find_masks(root, folder, files, (~anomalous).tolist())
+    masks = find_masks(root, folder, files, (~anomalous).tolist())
+    if masks is not None:
+        check_masks(files, masks)
+    return masks
 
 
 def _divide(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from convae.data.pictures import open_picture
-from convae.errors import UserError
+from convae.errors import UserError, counted
 
 BY_PRODUCTS = ("__MACOSX", "@eaDir")
 """Folders with copies that macOS and network storage make."""
@@ -268,3 +268,17 @@ def class_of(path: Path, folder: Path) -> str:
     """Name the subfolder that contains a picture; "." for the folder itself."""
     first, *rest = path.relative_to(folder).parts
     return first if rest else "."
+
+
+def refuse_shared(files: Mapping[str, Sequence[Path]], what: str) -> None:
+    """Refuse files that links put into two parts of a dataset."""
+    of_part = {part: {os.path.realpath(path) for path in paths} for part, paths in files.items()}
+    parts = list(of_part)
+    for n, first in enumerate(parts):
+        for second in parts[n + 1 :]:
+            if shared := of_part[first] & of_part[second]:
+                raise UserError(
+                    f"dataset.root: links put {counted(len(shared), what)}, such as "
+                    f"{min(shared)!r}, among the {first} and the {second} examples; remove them "
+                    "from one of these"
+                )

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from convae.data.folders import endings, is_masks
 from convae.data.pictures import Preprocessing, open_picture, reason
@@ -21,7 +23,10 @@ from convae.files import printable
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 MARKED = 127
-"""What is brighter is anomalous."""
+"""What is brighter is anomalous, if anything is; else what is not black, as numbers of classes."""
+
+ALIKE = 0.02
+"""How far a mask's ratio of sides may be from its picture's, relatively."""
 
 
 def find_masks(
@@ -72,7 +77,7 @@ def read_mask(path: Path | None, how: Preprocessing, shape: tuple[int, ...]) -> 
     how = replace(how, channels=1, background="black")
     try:
         with open_picture(path) as image:
-            pixels, _ = how(image)
+            pixels, _ = how(_marks(image))
     except MemoryError:
         raise
     except Exception as error:  # of a decoder
@@ -84,3 +89,49 @@ def read_mask(path: Path | None, how: Preprocessing, shape: tuple[int, ...]) -> 
         )
     marked: Mask = pixels[0] > MARKED
     return marked
+
+
+def _marks(image: Image.Image) -> Image.Image:
+    """Make a mask, of whatever mode and values, black and white."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"):
+        black = Image.new("RGBA", upright.size, "black")
+        upright = Image.alpha_composite(black, upright.convert("RGBA")).convert("L")
+    levels = np.asarray(upright).astype(np.float64)  # of a palette the numbers of its colours
+    highest = levels.max()
+    limit = MARKED if MARKED < highest < 256 else (highest / 2 if highest >= 256 else 0)
+    return Image.fromarray(np.where(levels > limit, 255, 0).astype(np.uint8))
+
+
+def check_masks(files: Sequence[str], masks: Sequence[Path | None]) -> None:
+    """Refuse masks that mark nothing, or that are of other shapes than their pictures.
+
+    Raises `UserError` with the mask's name.
+    """
+    with tqdm(masks, desc="looking at masks", unit=" masks", disable=None, leave=False) as bar:
+        for file, mask in zip(files, bar, strict=True):
+            if mask is None:
+                continue
+            try:
+                with open_picture(mask) as image:
+                    marks = _marks(image)
+                with open_picture(file) as picture:
+                    size = ImageOps.exif_transpose(picture).size
+            except MemoryError:
+                raise
+            except Exception as error:  # of a decoder
+                raise UserError(
+                    f"dataset: mask {printable(str(mask))!r}: {reason(error)}"
+                ) from error
+            if not marks.getextrema()[1]:
+                raise UserError(
+                    f"dataset: mask {printable(str(mask))!r} marks nothing: all of it is black; "
+                    "mark what is anomalous, or move its picture to the normal ones"
+                )
+            ratio = marks.width / marks.height * size[1] / size[0]
+            if abs(ratio - 1) > ALIKE:
+                raise UserError(
+                    f"dataset: mask {printable(str(mask))!r} is {marks.width}x{marks.height}, and "
+                    f"its picture, as it is stored or turned, {size[0]}x{size[1]}; bring the mask "
+                    "to the picture's shape"
+                )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from convae.data.array_files import LABELS, delimiter_of
 from convae.data.folders import PART_OF
+from convae.data.tables import LABELS, delimiter_of
 from convae.errors import UserError
 from convae.files import printable
 
@@ -32,10 +32,15 @@ def read_table(file: Path) -> list[Row]:
 
     Without a header the columns are paths, and classes if there is a second one.
     """
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        first = opened.readline()
-        opened.seek(0)
-        rows = [row for row in csv.reader(opened, delimiter=delimiter_of(first)) if row]
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            first = opened.readline()
+            opened.seek(0)
+            rows = [row for row in csv.reader(opened, delimiter=delimiter_of(first)) if row]
+    except (UnicodeError, csv.Error) as error:
+        raise UserError(
+            f"dataset.root: {printable(str(file))!r} cannot be read as a table in UTF-8: {error}"
+        ) from None
     if not rows:
         raise UserError(f"dataset.root: {str(file)!r} is empty")
     path, label, part = _columns(file, [name.strip().lower() for name in rows[0]])
@@ -55,6 +60,9 @@ def read_table(file: Path) -> list[Row]:
                 f"{printable(row[part])!r}; expected one of {', '.join(PART_OF)}"
             )
         name = None if label is None else row[label].strip()
+        if name == "" or "\0" in row[path]:
+            what = "no class; give all pictures one, or none" if name == "" else "no path"
+            raise UserError(f"dataset.root: line {number} of {str(file)!r} has {what}")
         found.append(Row(file.parent / row[path].strip(), name, which))
     return found
 

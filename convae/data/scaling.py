@@ -17,6 +17,9 @@ from convae.data.pictures import ARRAYS
 from convae.data.tiling import Tiling
 from convae.errors import UserError, check_choice, check_range
 
+MOST_OFFSET = 1e3
+"""Distance from zero, in spreads, up to which float32 resolves them to a part in 10,000."""
+
 
 class TakesArrays(Protocol):
     """What has to be known of a model to read arrays for it; see `Autoencoder`."""
@@ -199,11 +202,20 @@ class Scaling:
 
         Returns
         -------
-        ndarray of float32
-            In the order of axes that `layout` says, with N in front.
+        ndarray of float32, or float64
+            In the order of axes that `layout` says, with N in front; `dtype` says which.
         """
         offset, spread = self._factors(x)
-        return Layout(self.layout).back((x * spread + offset).astype(np.float32))
+        return Layout(self.layout).back((x * spread + offset).astype(self.dtype))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of arrays in their own units: float64 where float32 has too few digits."""
+        needs = any(
+            abs(offset) > MOST_OFFSET * spread
+            for offset, spread in zip(self.offset, self.spread, strict=True)
+        )
+        return np.dtype(np.float64 if needs else np.float32)
 
     def _factors(self, x: Values) -> tuple[Values, Values]:
         """Return offset and spread, (C, 1, ...) of float64, beside examples."""

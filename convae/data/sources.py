@@ -29,6 +29,7 @@ from convae.data.folders import (
     is_masks,
     part_folders,
     problem_of,
+    refuse_shared,
 )
 from convae.data.picture_tables import Row, read_table
 from convae.data.reading import Dataset, broken_error, read_dataset, skipped
@@ -196,7 +197,7 @@ def _image_folder(config: DatasetConfig) -> Dataset:
         raise FileNotFoundError(f"dataset.root: there is no folder {config.root!r}")
     folders = part_folders(root)
     found = {part: _find(folder, config) for part, folder in folders.items()}
-    _refuse_shared({part: each.files for part, each in found.items()})
+    refuse_shared({part: each.files for part, each in found.items()}, "picture")
     names = {
         part: [class_of(path, folders[part]) for path in each.files] for part, each in found.items()
     }
@@ -273,20 +274,6 @@ def _find(folder: Path, config: DatasetConfig) -> Found:
             f"{' '.join(sorted(endings()))}{f'; it holds {left_out}' if left_out else ''}"
         )
     return found
-
-
-def _refuse_shared(files: dict[str, list[Path]]) -> None:
-    """Refuse pictures that links put into two halves of a dataset."""
-    of_part = {part: {os.path.realpath(path) for path in paths} for part, paths in files.items()}
-    parts = list(of_part)
-    for n, first in enumerate(parts):
-        for second in parts[n + 1 :]:
-            if shared := of_part[first] & of_part[second]:
-                raise UserError(
-                    f"dataset.root: links put {counted(len(shared), 'picture')}, such as "
-                    f"{min(shared)!r}, among the {first} and the {second} images; remove them from "
-                    "one of these"
-                )
 
 
 def _shown(counts: Counter[str]) -> str:

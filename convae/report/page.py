@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from convae.report.pictures import figure_png
+from convae.report.pictures import SOFTWARE, figure_png
+
+GENERATOR = f"{SOFTWARE}: a page about a run"
+"""What a page says that it was made by."""
 
 BINS = 60
 """Bars of a histogram of scores."""
@@ -71,7 +74,7 @@ def render(title: str, about: Sequence[str], sections: Sequence[Section]) -> str
 
     source = resources.files("convae.report").joinpath("page.html.jinja").read_text("utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(source)
-    return template.render(title=title, about=about, sections=sections)
+    return template.render(title=title, about=about, sections=sections, generator=GENERATOR)
 
 
 def loss_curves(curves: dict[str, tuple[Sequence[int], Sequence[float]]]) -> bytes:

@@ -6,7 +6,8 @@ What is not given is chosen from the data as a run chooses it (`convae.training.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import inf, prod
 from typing import Any, TypeAlias
 
@@ -48,6 +49,9 @@ Floats: TypeAlias = np.ndarray[Any, Any]
 BATCH = 256
 """Examples that are encoded or reconstructed at a time."""
 
+FARTHEST = 1e9
+"""Distance from the training data, in their range, at which values could overflow."""
+
 ROUNDING = 1e-5
 """Part of a score, or of 1, by which another order of sums may change it."""
 
@@ -79,12 +83,27 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.verbose = verbose
         self.random_state = random_state
 
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Leave everything as it was if fitting fails, or is interrupted."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
     def _fit(self, X: Any) -> tuple[InMemory, InMemory]:
         """Fit a model; returns what it was trained on and what was held out, as it takes them."""
         check_range("validation", self.validation, over=0, below=1)
         for name in ("epochs", "batch_size", "learning_rate"):
             if (value := getattr(self, name)) is not None:
                 check_range(name, value, over=0, integer=name != "learning_rate")
+        if not isinstance(self.device, str):
+            raise UserTypeError(f"device: {self.device!r} is not 'cpu', 'gpu' or 'auto'")
+        if self.layers is not None and not (isinstance(self.layers, Sequence) and self.layers):
+            raise UserTypeError(f"layers: {self.layers!r} is not a list of convae Layers, or None")
         for layer in self.layers or ():
             if not isinstance(layer, Layer):
                 raise UserTypeError(f"layers: {layer!r} is not a convae Layer")
@@ -154,8 +173,10 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if is_first:
             shape = X.shape[1:] if X.ndim > 2 else (1, *X.shape[1:])
             if self.shape is not None:
-                axes = len(self.shape) if isinstance(self.shape, Sequence) else 1
-                shape = per_axis("shape", self.shape, axes)
+                given = np.asarray(self.shape).tolist()
+                if not given:
+                    raise UserError("shape: is empty; expected (channels, *positions)")
+                shape = per_axis("shape", given, len(given) if isinstance(given, list) else 1)
             if prod(shape) != prod(X.shape[1:]):
                 raise UserError(
                     f"shape: {shape} has {counted(prod(shape), 'number')}, and an example of X "
@@ -169,8 +190,14 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def _scaled(self, X: Floats) -> Floats:
         """Scale by the range of the training data, to [0, 1] within it."""
-        scaled: Floats = ((X - self.low_) / self.range_).astype(np.float32)
-        return scaled
+        scaled: Floats = (X - self.low_) / self.range_
+        if not np.abs(scaled).max() < FARTHEST:
+            far = X.flat[int(np.abs(scaled).argmax())]
+            raise UserError(
+                f"X: the value {far:.4g} is too far from those of the training data, "
+                f"{self.low_:.4g} to {self.low_ + self.range_:.4g}, to be computed with"
+            )
+        return scaled.astype(np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle keeps: of the model its configuration and parameters."""
@@ -236,6 +263,8 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
         The model; X is scaled to [0, 1] by the training data's range for it.
     offset_ : float
         Minus the threshold on the score.
+    criterion_ : str
+        That with which it was fitted, which decides.
     low_, range_ : float
         The least value of the training data, and its distance to the largest.
     n_features_in_ : int
@@ -295,13 +324,15 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
         """
         check_range("quantile", self.quantile, over=0, at_most=1)
         check_choice("criterion", self.criterion, SCORES)
-        train, held_out = self._fit(X)
-        detector = Detector.fit(self.model_, train, held_out, BATCH)
-        self.model_.extras = detector.extras()
-        scores = _scores(detector, held_out, self.criterion)
+        with self._fitting():
+            train, held_out = self._fit(X)
+            detector = Detector.fit(self.model_, train, held_out, BATCH)
+            self.model_.extras = detector.extras()
+            scores = _scores(detector, held_out, self.criterion)
         highest = float(np.quantile(scores, self.quantile, method="higher"))
         # an example that sets the threshold is normal, in whatever batch it comes again
         self.offset_ = -(highest + ROUNDING * (1 + abs(highest)))
+        self.criterion_ = self.criterion
         return self
 
     def score_samples(self, X: Any) -> Floats:
@@ -319,7 +350,7 @@ class AnomalyDetector(OutlierMixin, _Fitted):  # type: ignore[misc]
         """
         check_is_fitted(self)
         examples = InMemory(self._scaled(self._examples(X)))
-        return -_scores(Detector.of_model(self.model_), examples, self.criterion)
+        return -_scores(Detector.of_model(self.model_), examples, self.criterion_)
 
     def decision_function(self, X: Any) -> Floats:
         """Compare the scores with the threshold.
@@ -401,7 +432,8 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         UserTypeError, UserError, ValueError
             If an argument or X is out of range, or does not fit.
         """
-        self._fit(X)
+        with self._fitting():
+            self._fit(X)
         return self
 
     def transform(self, X: Any) -> Floats:
@@ -430,7 +462,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
 
         Returns
         -------
-        (N, features) or (N, C, *size) ndarray
+        (N, features) or (N, C, *size) ndarray of float64
             Reconstructions, in the shape and range of the data that `fit` was given.
 
         Raises
@@ -449,7 +481,7 @@ class AutoencoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             for part in InMemory(codes).batches(BATCH)
         ]
         examples: Floats = np.concatenate(R).reshape(len(codes), *self.given_)
-        return examples * self.range_ + self.low_
+        return examples.astype(np.float64) * self.range_ + self.low_
 
     @property
     def _n_features_out(self) -> int:

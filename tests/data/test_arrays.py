@@ -336,7 +336,7 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
             "could hold the",
         ),
         ({"x": np.zeros((5, 4)), "y": np.zeros(4, int)}, {}, "expected the classes of 5 examples"),
-        ({"x": np.zeros((5, 4)), "y": np.zeros(5)}, {}, "expected the classes of 5 examples"),
+        ({"x": np.zeros((5, 4)), "y": np.full(5, 0.5)}, {}, "expected the classes of 5 examples"),
         ({"x_test": np.zeros((5, 4)), "y_test": np.zeros(5, int)}, {}, "none to train on"),
         ({"x": np.zeros((5, 4)), "y_test": np.zeros(5, int)}, {}, "classes of test, no examples"),
         ({"x": np.zeros((5, 4), complex)}, {}, "complex numbers"),

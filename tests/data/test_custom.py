@@ -146,7 +146,7 @@ def test_one_that_cannot_be_read_is_named(module) -> None:
         ("{}.Pairs", r"rejects the arguments {} "),
         ("{}.nothing", r"is empty"),
         ("{}.iterator", r"has no length"),
-        ("{}.Sometimes", r"item 4 has no class"),
+        ("{}.Sometimes", r"item 4 has the class 'no class', and others numbers"),
         ("{}.Numbers", r"an item is int \(\) of int64"),
         ("Nonsense", r"module.Class of your own"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from convae.configuration import DatasetConfig
@@ -67,7 +68,8 @@ def test_masks_of_anomalies_are_no_pictures(tmp_path) -> None:
     write_pictures(tmp_path / "train" / "good", 10)
     for name in ("bent", "good"):
         write_pictures(tmp_path / "test" / name, 3)
-    write_pictures(tmp_path / "ground_truth" / "bent", 3)
+    write_pictures(tmp_path / "ground_truth" / "bent", 3, mode="L")
+    Image.new("L", (12, 12), 255).save(tmp_path / "ground_truth" / "bent" / "000.png")
     config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"])
     splits = load_dataset(config)
     assert splits.anomalous.tolist() == [True] * 3 + [False] * 3

@@ -80,6 +80,8 @@ def test_a_models_file_keeps_it(model, tmp_path) -> None:
         (None, "no run has trained it on arrays"),
         ({**HOW.plain(), "offset": [0.0], "spread": [1.0]}, "wrongly: 1 channels"),
         ({**HOW.plain(), "layout": "NHWC"}, "wrongly: layout NHWC"),
+        ({**HOW.plain(), "tile": [5]}, r"wrongly: windows of \(5,\)"),
+        ({**HOW.plain(), "tile": 0}, "wrongly: tile: 0"),
         ({**HOW.plain(), "kind": 1}, "wrongly: kind"),
         ({"kind": "range"}, "wrongly"),
         ([1, 2], "wrongly"),

@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from convae.app.outputs import free
-from convae.app.work import Work
+from convae.app.work import Work, finite
 from convae.data.array_arguments import ArrayArguments
 from convae.data.array_files import ENDINGS, Stack
 from convae.data.layouts import Values
@@ -29,12 +29,9 @@ def reconstruct_arrays(work: Work, output: Path) -> None:
     """
     assert isinstance(work.images, ArrayArguments)
     is_file = output.suffix.lower() in ENDINGS
-    if is_file and len(work.images.inputs) != 1:
-        raise UserError(
-            f"-o {output}: a file is for the arrays of one file, and there are "
-            f"{len(work.images.inputs)}; name a folder"
-        )
-    if not is_file:
+    if is_file:
+        work.single(output)
+    else:
         work.targets.check_folder(output, _array)
     taken: set[str] = set()
     with work.bar:
@@ -78,12 +75,7 @@ def _parts(work: Work, stack: Stack) -> Iterator[Values]:
     for chunk in images.chunks(stack, 1 if work.tiling else work.batch_size):
         R = np.full((chunk.examples, *chunk.x.shape[1:]), np.nan, images.scaling.dtype)
         if len(chunk.numbers):
-            found = work.reconstruct(chunk.x)
-            if not np.isfinite(found).all():
-                raise UserError(
-                    f"{stack.name}: a reconstruction is not finite; the model has diverged"
-                )
-            R[chunk.numbers] = found
+            R[chunk.numbers] = finite(stack.name, work.reconstruct(chunk.x))
         work.advance(len(chunk.numbers))
         part = images.scaling.undo(R)
         yield part if images.layout_of(stack).has_examples else part[0]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
-import numpy as np
 
 from convae.app import gpu
 from convae.app.arguments import command
@@ -31,10 +30,10 @@ from convae.files import discard_unfinished, printable, write_bytes
 from convae.models.autoencoder import Autoencoder
 from convae.models.checks import STORAGES
 from convae.models.classifier import Classifier
-from convae.report.anomaly import WITHOUT_NORMAL, Detector
+from convae.report.anomaly import Detector
 from convae.report.describe import describe, settings, singular_values
 from convae.report.overlays import map_figure
-from convae.report.pictures import filter_grid, grid, png
+from convae.report.pictures import filter_grid, picture, png
 from convae.report.probe import LINEAR, compare_features
 from convae.report.scores import SCORES
 from convae.version import __version__
@@ -195,13 +194,13 @@ def encode(output: Path, **how: Any) -> None:
     "--output",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder for the results.",
+    help="Folder for the results, or a file.",
 )
 def reconstruct(output: Path, **how: Any) -> None:
     """Write reconstructions: of images PNG files, of arrays files of the same format.
 
     A model that was trained to remove noise writes clean ones. Arrays come back in their own units;
-    of a single file, -o may name the file for them.
+    of a single file, or picture, -o may name the file for them.
 
     \b
     convae reconstruct outputs/RUN noisy/*.png -o clean
@@ -214,12 +213,14 @@ def reconstruct(output: Path, **how: Any) -> None:
         reconstruct_arrays(work, output)
         work.report(f"reconstructions in {output}")
         return
-    written = PictureFolder(output, work.targets)
-    detector = Detector(work.model)
-    for name, _, R, _, _ in work.passed(detector, WITHOUT_NORMAL, with_maps=False):
-        if not np.isfinite(R).all():
-            raise UserError(f"{name}: its reconstruction is not finite; the model has diverged")
-        written.add(name, grid(R[None], columns=1, enlarge=False))
+    if output.suffix.lower() == ".png":
+        work.single(output)
+        for _, R in work.reconstructed():
+            write_bytes(work.targets.check(output), png(picture(R)))
+    else:
+        written = PictureFolder(output, work.targets)
+        for name, R in work.reconstructed():
+            written.add(name, picture(R))
     work.report(f"reconstructions in {output}")
 
 

@@ -28,6 +28,7 @@ from convae.models.classifier import Classifier
 from convae.models.loading import BEST, load
 from convae.models.model import Model
 from convae.report.anomaly import WITHOUT_NORMAL, Detector
+from convae.report.pictures import to_bytes
 from convae.report.scores import SCORES
 from convae.report.whole import Whole
 
@@ -131,8 +132,9 @@ class Work:
             whole = Whole(detector, self.tiling, score, self.batch_size)
             with self.bar:
                 for (name,), (pixels,) in self.images.batches(1):
-                    R, unusual, value = whole.see(pixels)
-                    yield Passed(name, pixels * np.float32(unit(pixels)), R, unusual, value)
+                    R, unusual = whole.see(pixels) if with_maps else (pixels, None)
+                    x = pixels * np.float32(unit(pixels)) if with_maps else pixels
+                    yield Passed(name, x, R, unusual, whole.value(pixels))
                     self.advance(1)
             return
         for names, x in self.batches():
@@ -142,6 +144,26 @@ class Work:
             for each in zip(names, to_numpy(x), to_numpy(seen.R), maps, values, strict=True):
                 yield Passed(*each)
 
+    def reconstructed(self) -> Iterator[tuple[str, Values]]:
+        """Iterate over the reconstructions of pictures, (C, H, W) of floats or bytes, with a bar.
+
+        Those of tiles are bytes, as they take less memory.
+        """
+        if self.tiling is None:
+            for names, x in self.batches():
+                for name, R in zip(names, to_numpy(self.model.reconstruct(x)), strict=True):
+                    yield name, finite(name, R)
+            return
+        whole = Whole(Detector(self.model), self.tiling, WITHOUT_NORMAL, self.batch_size)
+        with self.bar:
+            for (name,), (pixels,) in self.images.batches(1):
+                R = np.empty(pixels.shape, np.uint8)
+                for band in whole.bands(pixels):
+                    rows = slice(band.start, band.start + band.R.shape[1])
+                    R[:, rows] = to_bytes(finite(name, band.R))
+                yield name, R
+                self.advance(1)
+
     def reconstruct(self, x: Values) -> Values:
         """Reconstruct arrays (N, C, *size), which are scaled; recordings window by window."""
         if self.tiling is None:
@@ -149,6 +171,14 @@ class Work:
             return to_numpy(self.model.reconstruct(given))
         whole = Whole(Detector(self.model), self.tiling, WITHOUT_NORMAL, self.batch_size)
         return np.stack([whole.see(each)[0] for each in x])
+
+    def single(self, output: Path) -> None:
+        """Refuse a file for the results of several."""
+        if len(self.images.inputs) != 1:
+            raise UserError(
+                f"-o {output}: a file is for what comes from one file, and there are "
+                f"{len(self.images.inputs)}; name a folder"
+            )
 
     def advance(self, examples: int) -> None:
         """Count examples that are done."""
@@ -168,6 +198,13 @@ class Work:
             for name, reason in images.unreadable:
                 click.echo(f"  {printable(name)}: {reason}", err=True)
             sys.exit(1)
+
+
+def finite(name: str, R: Values) -> Values:
+    """Return a reconstruction, or refuse it."""
+    if not np.isfinite(R).all():
+        raise UserError(f"{name}: its reconstruction is not finite; the model has diverged")
+    return R
 
 
 def model_of(run: Path, device: str) -> Model:

@@ -52,7 +52,7 @@ def grid(
     Values are clipped to [0, 1]; `enlarge` says whether small images are enlarged.
     """
     factor = max(1, -(-SMALLEST_SIDE // max(images.shape[2:]))) if enlarge else 1
-    levels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    levels = to_bytes(images)
     levels = levels.repeat(factor, axis=2).repeat(factor, axis=3)
     count, _, height, width = levels.shape
     rows = -(-count // columns)
@@ -63,6 +63,18 @@ def grid(
         top, left = row * (height + gap), column * (width + gap)
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     return canvas
+
+
+def to_bytes(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Turn floats, clipped to [0, 1], into uint8."""
+    levels: np.ndarray[Any, Any] = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+def picture(image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Turn an image (1 or 3, H, W), of floats or uint8, into a picture (H, W, 3) of uint8."""
+    levels = image if image.dtype == np.uint8 else to_bytes(image)
+    return np.ascontiguousarray(np.broadcast_to(levels, (3, *levels.shape[1:])).transpose(1, 2, 0))
 
 
 def rows_of_pictures(*rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

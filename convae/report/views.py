@@ -63,6 +63,12 @@ def hot(values: Floats) -> Floats:
     return colours
 
 
+def warm(values: Floats) -> Floats:
+    """Colours from white over yellow to red, on paper: (...) of 0 to 1 -> (3, ...)."""
+    colours: Floats = np.clip(np.stack([1 + 0 * values, 2 - 2 * values, 1 - 2 * values]), 0, 1)
+    return colours
+
+
 def pictures_of(x: Floats, behind: Floats | None = None) -> Floats:
     """Show examples (N, C, *size) as pictures, (N, 1 or 3, rows, columns), of values in [0, 1].
 

@@ -96,12 +96,11 @@ def line(size: int, tile: int, overlap: int, unit: int, margin: tuple[int, int])
 
 
 class Band(NamedTuple):
-    """Rows of a picture that are done: the first one, reconstruction, map, and tiles' scores."""
+    """Rows of a picture that are done: the first one, reconstruction and map."""
 
     start: int
     R: Floats  # (C, rows, ...)
     unusual: Floats  # (rows, ...)
-    scores: list[float]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Whole:
     tiling : Tiling
         Its tiles; neighbours share at least so many positions.
     score : str
-        How unusual a tile is: a picture's score is its highest tile's.
+        How unusual a tile is.
     batch_size : int
         Tiles at a time.
     """
@@ -148,14 +147,14 @@ class Whole:
         unusual = np.zeros((tile[0], *widths), np.float32)
         inside = tuple(slice(0, n) for n in size[1:])
         for number, start in enumerate(first.starts):
-            scores = self._row(pixels, number, tile, lines, R, unusual)
+            self._row(pixels, number, tile, lines, R, unusual)
             is_last = number == len(first.starts) - 1
             end = size[0] if is_last else first.starts[number + 1]
             done = end - start
             if done > 0:
                 yield Band(
                     start, R[:, :done][(slice(None), slice(None), *inside)].copy(),
-                    unusual[:done][(slice(None), *inside)].copy(), scores,
+                    unusual[:done][(slice(None), *inside)].copy(),
                 )  # fmt: skip
             for array, axis in ((R, 1), (unusual, 0)):
                 moved = np.moveaxis(array, axis, 0)
@@ -170,8 +169,8 @@ class Whole:
         lines: list[Line],
         R: Floats,
         unusual: Floats,
-    ) -> list[float]:
-        """Add the tiles of one row to the band; returns their scores."""
+    ) -> None:
+        """Add the tiles of one row to the band."""
         first, *others = lines
         model = self.detector.model
         size = pixels.shape[1:]
@@ -180,7 +179,6 @@ class Whole:
         for axis, (n, along) in enumerate(zip(size[1:], others, strict=True), start=2):
             rows = _continued(rows, axis, n + along.beyond)
         grid = list(product(*(range(len(along.starts)) for along in others)))
-        scores: list[float] = []
         for begin in range(0, len(grid), self.batch_size):
             some = grid[begin : begin + self.batch_size]
             where = [
@@ -193,7 +191,6 @@ class Whole:
             tiles = np.stack([rows[(slice(None), slice(None), *at)] for at in where])
             x = to_floats(tiles.reshape(-1, *model.input_shape), model.backend, model.dtype)
             seen = self.detector.see(x)
-            scores += SCORES[self.score].function(seen).tolist()
             maps = to_numpy(SCORES[self.score].map(seen)).reshape(-1, *tile)
             results = to_numpy(seen.R).reshape(tiles.shape)
             for numbers, at, R_tile, map_tile in zip(some, where, results, maps, strict=True):
@@ -204,15 +201,27 @@ class Whole:
                     weight = weight * along.weights[n].reshape(shape)
                 R[(slice(None), slice(None), *at)] += (weight * R_tile).astype(np.float32)
                 unusual[(slice(None), *at)] += (weight * map_tile).astype(np.float32)
-        return scores
 
-    def see(self, pixels: Floats) -> tuple[Floats, Floats, float]:
-        """Reconstruct a whole picture (C, *size), and map and score it."""
+    def see(self, pixels: Floats) -> tuple[Floats, Floats]:
+        """Reconstruct a whole picture (C, *size), and map it."""
         bands = list(self.bands(pixels))
-        scores = [score for band in bands for score in band.scores]
         R = np.concatenate([band.R for band in bands], axis=1).reshape(pixels.shape)
-        unusual = np.concatenate([band.unusual for band in bands]).reshape(pixels.shape[1:])
-        return R, unusual, float(np.max(scores))
+        return R, np.concatenate([band.unusual for band in bands]).reshape(pixels.shape[1:])
+
+    def value(self, pixels: Floats) -> float:
+        """Score a whole picture (C, *size): the highest score of its tiles.
+
+        They are those that the run has cut, whose scores decided what is normal.
+        """
+        model, pixels = self.detector.model, self.tiling.at_least(pixels)
+        places = list(self.tiling.places(pixels.shape[1:]))
+        highest = []
+        for begin in range(0, len(places), self.batch_size):
+            some = places[begin : begin + self.batch_size]
+            tiles = np.stack([self.tiling.take(pixels, at) for at in some])
+            seen = self.detector.see(to_floats(tiles, model.backend, model.dtype))
+            highest.append(np.max(SCORES[self.score].function(seen)))
+        return float(np.max(highest))
 
 
 def _continued(pixels: Floats, axis: int, length: int) -> Floats:

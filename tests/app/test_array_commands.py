@@ -158,7 +158,7 @@ def test_one_file_may_be_written_to_one_file(signals, tmp_path) -> None:
         assert done.exit_code == 1
         assert message in done.stderr
     done = use("reconstruct", run, file, tmp_path / "clean.npy", "-o", tmp_path / "two.npy")
-    assert "a file is for the arrays of one file, and there are 2" in done.stderr
+    assert "a file is for what comes from one file, and there are 2" in done.stderr
     done = use("reconstruct", run, file, "-o", file)
     assert "is one of the input images" in done.stderr
     np.testing.assert_array_equal(np.load(file), values)

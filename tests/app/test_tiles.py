@@ -82,7 +82,7 @@ def test_whole_pictures_are_scored_and_mapped(tiled, tmp_path) -> None:
     for row in rows:
         with Image.open(row["image"]) as picture:
             pixels, _ = how(picture)
-        assert float(row["combined"]) == pytest.approx(whole.see(pixels)[2], abs=1e-3)
+        assert float(row["combined"]) == pytest.approx(whole.value(pixels), abs=1e-3)
     spots = [float(row["combined"]) for row in rows if "spot" in row["image"]]
     others = [float(row["combined"]) for row in rows if "good" in row["image"]]
     assert np.median(spots) > np.max(others)

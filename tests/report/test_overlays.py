@@ -44,4 +44,17 @@ def test_figures_of_any_kind(rng, shape) -> None:
     column = bar[:, (bar.sum(axis=2).max(axis=0) == 765).argmax()]
     assert (plain[:, -1] == BACKGROUND).all()
     assert GAP > 0
-    assert column.sum(axis=1)[0] >= column.sum(axis=1)[-1]
+    top, bottom = column[0].tolist(), column[-1].tolist()
+    on_paper = len(shape) == 2
+    assert (top, bottom) == (([255, 0, 0], [255] * 3) if on_paper else ([255] * 3, [0] * 3))
+
+
+def test_what_is_unusual_in_a_signal_stands_out(rng) -> None:
+    """On paper, which is white: the more unusual, the further from white."""
+    unusual = np.linspace(0, 2, 100)
+    figure = map_figure(np.full((1, 100), 0.5), np.full((1, 100), 0.5), unusual, 1)
+    panel = figure[10, 2 * (100 + GAP) : 3 * 100 + 2 * GAP].astype(int)
+    distance = (255 - panel).sum(axis=1)
+    assert (np.diff(distance) >= 0).all()
+    assert distance[0] < 30
+    assert distance[-1] > 400

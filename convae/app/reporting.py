@@ -190,7 +190,8 @@ def _examples(
     data: Splits, detector: Detector, scores: np.ndarray[Any, Any], name: str, most: bool
 ) -> Section:
     """Show the examples with the highest, or the lowest, scores."""
-    order = np.argsort(-scores if most else scores, kind="stable")[:SHOWN]
+    number = min(SHOWN, max(1, len(scores) // 2))  # not the same ones twice
+    order = np.argsort(-scores if most else scores, kind="stable")[:number]
     some = data.test.select(order)
     model = detector.model
     pixels = np.concatenate([to_numpy(batch) for batch in some.batches(BATCH)])
@@ -211,7 +212,8 @@ def _examples(
 def _captions(data: Splits, some: Split, order: Sequence[int]) -> list[str]:
     """Name examples by their files or numbers, and their classes."""
     files = some.files
-    captions = [f"number {index}" for index in order] if files is None else list(map(str, files))
+    name_of = data.name_of or "number {}".format
+    captions = [name_of(index) for index in order] if files is None else list(map(str, files))
     if some.labels is not None:
         known = dict(enumerate(data.classes))
         classes = (known.get(int(label), str(label)) for label in some.labels)

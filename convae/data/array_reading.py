@@ -75,7 +75,8 @@ def dataset_of(
     stacks = [stack for part in parts.values() for stack, _ in part]
     for stack in stacks:
         check_numbers(stack)
-    layout, tiling = _layout(stacks, given_layout, tile is not None), None
+    are_many = len(stacks) == len(parts) and tile is None  # an array holds a part's examples
+    layout, tiling = _layout(stacks, given_layout, are_many, tile is not None), None
     if tile is not None:
         with prefixed("dataset."):
             tiling = Tiling.along(layout.positions, tile, overlap)
@@ -249,7 +250,7 @@ def _classes_of_folder(stack: Stack, folder: Path, is_flat: bool) -> list[Any] |
     return [class_of(stack.path, folder)]
 
 
-def _layout(stacks: Sequence[Stack], given: str | None, are_cut: bool) -> Layout:
+def _layout(stacks: Sequence[Stack], given: str | None, are_many: bool, are_cut: bool) -> Layout:
     """Take the order of axes that was given, or the only one that there can be."""
     axes = {len(stack.shape): stack for stack in stacks}
     first = stacks[0]
@@ -261,11 +262,10 @@ def _layout(stacks: Sequence[Stack], given: str | None, are_cut: bool) -> Layout
         )
     letters = given.upper() if given is not None else first.layout
     if letters is None:
-        are_rows = (len(stacks) == 1 or first.columns) and not are_cut
+        are_rows = are_many or (first.columns and not are_cut)
         letters = {1: "L", 2: "NL" if are_rows else None}.get(len(first.shape))
-    with_examples = len(stacks) == 1 and not are_cut
     if letters is None:
-        choices = ", ".join(possible(len(first.shape), with_examples))
+        choices = ", ".join(possible(len(first.shape), are_many))
         raise UserError(
             f"dataset.layout: {printable(first.name)!r} is {first.shape}, and its axes could be "
             f"{choices or 'of no known order'} ({MEANING}); say which, as in "
@@ -276,7 +276,7 @@ def _layout(stacks: Sequence[Stack], given: str | None, are_cut: bool) -> Layout
     except UserError as error:
         raise UserError(f"dataset.{error}") from None
     if layout.axes != len(first.shape):
-        choices = ", ".join(possible(len(first.shape), with_examples))
+        choices = ", ".join(possible(len(first.shape), are_many))
         raise UserError(
             f"dataset.layout: {letters} has {layout.axes} axes, and {printable(first.name)!r} is "
             f"{first.shape}; expected {choices or 'arrays of 1 to 5 axes'}"

@@ -130,10 +130,10 @@ class Arrays:
             places=None if self.places is None else self.places[indices],
         )
 
-    def ends(self, fraction: float) -> tuple[Arrays, Arrays]:
+    def ends(self, fraction: float) -> tuple[Order, Order]:
         """Divide the windows of every example by time, or their first axis: all but its end, it.
 
-        Windows on both sides are in neither.
+        Returns their positions; windows on both sides are in neither.
         """
         assert self.tiling is not None
         assert self.places is not None
@@ -141,8 +141,7 @@ class Arrays:
         last = np.zeros(self.indices.max() + 1, np.int64)
         np.maximum.at(last, self.indices, starts + side)
         limits = np.round(last * (1 - fraction)).astype(np.int64)[self.indices]
-        before, behind = np.flatnonzero(starts + side <= limits), np.flatnonzero(starts >= limits)
-        return self.select(before), self.select(behind)
+        return np.flatnonzero(starts + side <= limits), np.flatnonzero(starts >= limits)
 
     def fingerprint(self) -> str:
         """See `Split`; of mapped files their names, sizes and ends, since reading takes long."""
@@ -164,6 +163,13 @@ class Arrays:
     def _starts(self) -> Values:
         """Numbers of the stacks' first examples among all."""
         return np.cumsum([0, *(count(stack, self.layout) for stack in self.stacks)])
+
+    def name(self, position: int) -> str:
+        """Name an example by its file, its number there, and where a window begins."""
+        number = int(self.indices[position])
+        which = int(np.searchsorted(self._starts, number, side="right")) - 1
+        name = place(self.stacks[which], number - int(self._starts[which]), self.layout)
+        return name if self.places is None else named_window(name, self.places[position])
 
     def take(self, positions: Values) -> Values:
         """Read some examples: -> (M, C, *size), of float32 if they are scaled."""

@@ -19,7 +19,8 @@ from convae.errors import UserError
 
 WANTED = (
     "expected a picture of Pillow, or an array or tensor (rows, columns), with 1 or 3 channels "
-    "first or last, of uint8, uint16 or floats in [0, 1]; alone, or first of a pair with its class"
+    "first or last, of uint8, uint16 or floats in [0, 1]; alone, or first of a pair with its "
+    "class; signals, volumes and other channels are read from files by dataset=arrays"
 )
 
 
@@ -146,6 +147,8 @@ def to_picture(image: Any) -> Image.Image:
         if not ((values >= 0) & (values <= 1)).all():
             raise UserError(f"dataset: an item has values that are not in [0, 1]; {WANTED}")
         values = np.rint(values * 255).astype(np.uint8)
+    if is_picture and values.dtype == np.uint16 and values.ndim == 3:
+        values = (values >> 8).astype(np.uint8)  # as of picture files in colour
     is_deep = values.dtype == np.uint16 and values.ndim == 2
     if not (is_picture and values.size and (values.dtype == np.uint8 or is_deep)):
         raise UserError(

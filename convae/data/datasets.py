@@ -16,7 +16,7 @@ from convae.data.masks import check_masks, find_masks
 from convae.data.pictures import Preprocessing
 from convae.data.scaling import Scaling
 from convae.data.sources import read_parts
-from convae.data.splits import Split, Splits, groups_of, of_pictures
+from convae.data.splits import Order, Split, Splits, groups_of, of_pictures
 from convae.errors import UserError, counted, prefixed
 from convae.files import printable
 
@@ -38,18 +38,26 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
                 f"dataset: none of the {name} examples can be read{_reasons(parts.notes)}"
             )
     rng = np.random.default_rng([seed, 1])
+    normal: list[int] | None = None
     cut: list[str] = []
-    try:
-        train, test = _divide(train, test, config.holdout, "testing", rng, cut)
-        train, validation = _divide(train, validation, config.holdout, "validation", rng, cut)
-    except UserError as error:
-        raise UserError(f"{error}{_reasons(parts.notes)}") from None
-    normal = None
     if config.normal is not None:
         # a folder called 03, or the class 3 of an array, is not class number 3
         by_position = config.name not in ("ImageFolder", "arrays")
         normal = _class_numbers(config.normal, train, parts.classes, by_position)
+    try:
+        train, test = _divide(train, test, config.holdout, "testing", rng, cut, normal)
+        train, validation = _divide(train, validation, config.holdout, "validation", rng, cut)
+    except UserError as error:
+        raise UserError(f"{error}{_reasons(parts.notes)}") from None
+    if normal is not None:
+        both = len(train), len(validation)
         train, validation = _of_classes(train, normal), _of_classes(validation, normal)
+        left = both[0] - len(train), both[1] - len(validation)
+        if any(left):
+            cut.append(
+                "left out, as they are not normal: "
+                f"{left[0]:,} training and {left[1]:,} validation examples"
+            )
         if not len(train) or not len(validation):
             raise UserError(
                 f"dataset.normal: {config.normal} leaves {len(train)} training and "
@@ -71,6 +79,7 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     classes = tuple(parts.classes)
     notes = [*parts.notes, *cut]
     how: Preprocessing | Scaling
+    name_of = test.name if isinstance(test, Arrays) else None
     if isinstance(train, Arrays):
         arrays = [part for part in (train, validation, test) if isinstance(part, Arrays)]
         how, splits, more = scale(arrays, config.scaling, config.memory_mb)
@@ -100,7 +109,7 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
             notes.append(f"masks mark what is anomalous in {counted(found, 'test image')}")
     notes = [printable(note) for note in notes]
     return Splits(
-        config.name, train, validation, test, anomalous, classes, how, masks, tuple(notes)
+        config.name, train, validation, test, anomalous, classes, how, masks, tuple(notes), name_of
     )
 
 
@@ -132,13 +141,29 @@ def _divide(
     purpose: str,
     rng: np.random.Generator,
     notes: list[str],
+    normal: list[int] | None = None,
 ) -> tuple[Split, Split]:
     """Set a random part of a split aside, unless the part exists already; no picture is divided.
 
+    If some classes are `normal`, it is a part of these, and all others.
     Few long recordings, of which none can be spared, are divided by time; a note says so.
     """
     if part is not None:
         return whole, part
+    if normal is not None and whole.labels is not None:
+        is_normal = np.isin(whole.labels, normal)
+        places, others = np.flatnonzero(is_normal), np.flatnonzero(~is_normal)
+        kept, aside = _division(whole.select(places), fraction, purpose, rng, notes)
+        aside = np.sort(np.concatenate([places[aside], others]))
+        return whole.select(places[kept]), whole.select(aside)
+    kept, aside = _division(whole, fraction, purpose, rng, notes)
+    return whole.select(kept), whole.select(aside)
+
+
+def _division(
+    whole: Split, fraction: float, purpose: str, rng: np.random.Generator, notes: list[str]
+) -> tuple[Order, Order]:
+    """Choose the positions that stay, and those that are set aside."""
     groups = whole.recordings if isinstance(whole, Arrays) else groups_of(whole)
     pictures = np.arange(len(whole)) if groups is None else np.unique(groups)
     order = rng.permutation(pictures)
@@ -158,9 +183,9 @@ def _divide(
             "raise it, or add images"
         )
     if groups is None:
-        return whole.select(np.sort(order[count:])), whole.select(np.sort(order[:count]))
+        return np.sort(order[count:]), np.sort(order[:count])
     is_aside = np.isin(groups, order[:count])
-    return whole.select(np.flatnonzero(~is_aside)), whole.select(np.flatnonzero(is_aside))
+    return np.flatnonzero(~is_aside), np.flatnonzero(is_aside)
 
 
 def _sample(split: Split, limit: int, rng: np.random.Generator) -> Split:
@@ -190,6 +215,11 @@ def _class_numbers(
     by_name |= {name: number for number, name in known.items()}  # names win over positions
     numbers = [by_name.get(str(which), -1) for which in normal]
     shown = {n for n, name in known.items() if by_position and name != str(n)}
+    if set(known.values()) == {"."} and -1 in numbers:
+        raise UserError(
+            f"dataset.normal: {normal}, and there are no folders of classes; put pictures into "
+            "some, or leave dataset.normal at null if all are normal"
+        )
     if not numbers or -1 in numbers:
         raise UserError(
             f"dataset.normal: {normal} is not a list of classes among "

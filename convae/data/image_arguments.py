@@ -11,7 +11,8 @@ from PIL import Image
 
 from convae.data.datasets import load_dataset
 from convae.data.folders import endings
-from convae.data.named_files import NO_FILE, WHOLE, Arguments, Shard
+from convae.data.named_files import NO_FILE, WHOLE, Arguments, Shard, Source
+from convae.data.picture_tables import TABLES_OF_PICTURES, read_table
 from convae.data.pictures import Conversions, Pixels, Preprocessing, open_picture, reason
 from convae.data.reading_ahead import in_threads
 from convae.data.sources import named
@@ -53,6 +54,13 @@ class ImageArguments(Arguments):
         if not isinstance(data.how, Preprocessing):
             raise UserError(f"{name!r} holds arrays, and the model takes pictures")
         return data.test
+
+    def _source(self, argument: str, root: str) -> Source:
+        """Find pictures; those that a table names are its, as of a dataset."""
+        path = Path(argument)
+        if path.is_file() and path.suffix.lower() in TABLES_OF_PICTURES:
+            return [row.path for row in read_table(path)]
+        return super()._source(argument, root)
 
     def total(self) -> int:
         """See `Arguments`."""

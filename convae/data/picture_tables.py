@@ -12,6 +12,9 @@ from convae.data.tables import LABELS, delimiter_of
 from convae.errors import UserError
 from convae.files import printable
 
+TABLES_OF_PICTURES = (".csv", ".tsv")
+"""Endings of tables of pictures."""
+
 PATHS = ("path", "paths", "file", "files", "filename", "filenames", "file_name", "image", "images")
 """Names of the column with paths."""
 
@@ -39,30 +42,29 @@ def read_table(file: Path) -> list[Row]:
             rows = [row for row in csv.reader(opened, delimiter=delimiter_of(first)) if row]
     except (UnicodeError, csv.Error) as error:
         raise UserError(
-            f"dataset.root: {printable(str(file))!r} cannot be read as a table in UTF-8: {error}"
+            f"{printable(str(file))!r} cannot be read as a table in UTF-8: {error}"
         ) from None
     if not rows:
-        raise UserError(f"dataset.root: {str(file)!r} is empty")
+        raise UserError(f"{str(file)!r} is empty")
     path, label, part = _columns(file, [name.strip().lower() for name in rows[0]])
     body = rows[1:] if part is not None or _is_header(rows[0], path) else rows
     found = []
     for number, row in enumerate(body, start=len(rows) - len(body) + 1):
         if len(row) != len(rows[0]):
             raise UserError(
-                f"dataset.root: line {number} of {str(file)!r} has {len(row)} cells; expected "
-                f"{len(rows[0])}"
+                f"line {number} of {str(file)!r} has {len(row)} cells; expected {len(rows[0])}"
             )
         which = "train" if part is None else PART_OF.get(row[part].strip().lower())
         if which is None:
             assert part is not None
             raise UserError(
-                f"dataset.root: line {number} of {str(file)!r} has the part "
+                f"line {number} of {str(file)!r} has the part "
                 f"{printable(row[part])!r}; expected one of {', '.join(PART_OF)}"
             )
         name = None if label is None else row[label].strip()
         if name == "" or "\0" in row[path]:
             what = "no class; give all pictures one, or none" if name == "" else "no path"
-            raise UserError(f"dataset.root: line {number} of {str(file)!r} has {what}")
+            raise UserError(f"line {number} of {str(file)!r} has {what}")
         found.append(Row(file.parent / row[path].strip(), name, which))
     return found
 
@@ -78,7 +80,7 @@ def _columns(file: Path, names: Sequence[str]) -> tuple[int, int | None, int | N
         return path, of(LABELS), of(PARTS)
     if len(names) > 2 or of((*LABELS, *PARTS)) is not None:
         raise UserError(
-            f"dataset.root: {str(file)!r} has the columns {', '.join(map(printable, names))}, and "
+            f"{str(file)!r} has the columns {', '.join(map(printable, names))}, and "
             f"none of paths; name it {PATHS[0]!r}"
         )
     return 0, 1 if len(names) == 2 else None, None

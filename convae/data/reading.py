@@ -62,8 +62,12 @@ def read_dataset(
     config: DatasetConfig,
     classes: Sequence[str],
     notes: Sequence[str] = (),
+    known: Sequence[tuple[str, str]] = (),
 ) -> Dataset:
-    """Keep the parts of a dataset in memory if they fit, or stream them."""
+    """Keep the parts of a dataset in memory if they fit, or stream them.
+
+    Of some files it is `known` that they cannot be read.
+    """
     raw = {part: _raw_pixels(dataset) for part, dataset in datasets.items()}
     asked = (config.image_size, config.channels)
     splits: dict[str, Any] = {}
@@ -83,8 +87,8 @@ def read_dataset(
         stream = Streamed(dataset, np.arange(len(dataset)), how, config.workers, labels_of(dataset))
         read = _read_once if how.tiling is None else _read_tiles
         splits[part] = read(stream, config, done, broken)
-    if broken and config.strict:
-        raise broken_error(broken)
+    if config.strict and (broken or known):
+        raise broken_error([*known, *broken])
     notes = [*notes, *found, *done.lines(), *skipped(broken)]
     return Dataset(classes=classes, how=how, notes=notes, **splits)
 

@@ -31,12 +31,12 @@ from convae.data.folders import (
     problem_of,
     refuse_shared,
 )
-from convae.data.picture_tables import Row, read_table
-from convae.data.reading import Dataset, broken_error, read_dataset, skipped
+from convae.data.picture_tables import TABLES_OF_PICTURES, Row, read_table
+from convae.data.reading import Dataset, read_dataset, skipped
 from convae.data.shards import read_shards
 from convae.data.splits import InMemory, of_pictures
 from convae.data.synthetic import SYNTHETIC, synthetic
-from convae.errors import UserError, counted
+from convae.errors import UserError, counted, prefixed
 from convae.files import printable
 
 EXTRA_ARGUMENTS = {"EMNIST": {"split": "balanced"}}
@@ -191,12 +191,12 @@ def _remove_empty_folders(root: Path, before: set[Path]) -> None:
 def _image_folder(config: DatasetConfig) -> Dataset:
     """Read a folder of pictures, with or without folders for training and test images inside."""
     root = Path(config.root)
-    if root.is_file() and root.suffix.lower() in (".csv", ".tsv"):
+    if root.is_file() and root.suffix.lower() in TABLES_OF_PICTURES:
         return _picture_table(root, config)
     if not root.is_dir():
         raise FileNotFoundError(f"dataset.root: there is no folder {config.root!r}")
     folders = part_folders(root)
-    found = {part: _find(folder, config) for part, folder in folders.items()}
+    found = {part: _find(folder) for part, folder in folders.items()}
     refuse_shared({part: each.files for part, each in found.items()}, "picture")
     names = {
         part: [class_of(path, folders[part]) for path in each.files] for part, each in found.items()
@@ -211,14 +211,17 @@ def _image_folder(config: DatasetConfig) -> Dataset:
     notes = [note for part in found for note in _describe(folders[part], found[part], names[part])]
     if folders["train"] != root:
         masks = (path for path in sorted(root.iterdir()) if path.is_dir() and is_masks(path))
-        notes += [f"{path.name}/ holds masks, and no images" for path in masks]
-    data = read_dataset(datasets, config, classes, notes)
+        hint = "" if config.normal else "; dataset.normal=[good] makes use of them"
+        notes += [f"{path.name}/ holds masks, and no images{hint}" for path in masks]
+    known = [each for part in found.values() for each in part.unreadable]
+    data = read_dataset(datasets, config, classes, notes, known)
     return replace(data, notes=[*data.notes, _account(list(found.values()), data, config)])
 
 
 def _picture_table(file: Path, config: DatasetConfig) -> Dataset:
     """Read the pictures that a table names, in the parts that it tells."""
-    rows = read_table(file)
+    with prefixed("dataset.root: "):
+        rows = read_table(file)
     places: dict[str, Row] = {}
     for row in rows:
         real = os.path.realpath(row.path)
@@ -226,8 +229,6 @@ def _picture_table(file: Path, config: DatasetConfig) -> Dataset:
             raise UserError(f"dataset.root: {str(file)!r} names {printable(str(row.path))!r} twice")
         places[real] = row
     broken = [(str(row.path), problem) for row in rows if (problem := problem_of(row.path))]
-    if broken and config.strict:
-        raise broken_error(broken)
     left_out = {name for name, _ in broken}
     kept = [row for row in rows if str(row.path) not in left_out]
     if not any(row.part == "train" for row in kept):
@@ -242,7 +243,7 @@ def _picture_table(file: Path, config: DatasetConfig) -> Dataset:
     }
     shown = _shown(Counter(row.label for row in kept if row.label))
     notes = [f"{file}: {counted(len(rows), 'picture')}{f': {shown}' if shown else ''}"]
-    data = read_dataset(datasets, config, classes, [*notes, *skipped(broken)])
+    data = read_dataset(datasets, config, classes, [*notes, *skipped(broken)], broken)
     found = Found([row.path for row in kept], seen=len(rows), unreadable_files=len(broken))
     return replace(data, notes=[*data.notes, _account([found], data, config)])
 
@@ -262,11 +263,9 @@ def _account(found: list[Found], data: Dataset, config: DatasetConfig) -> str:
     return f"{counted(files, 'file')}: {shown}"
 
 
-def _find(folder: Path, config: DatasetConfig) -> Found:
-    """Find the pictures of a folder; what cannot be read is skipped, or an error if told to."""
+def _find(folder: Path) -> Found:
+    """Find the pictures of a folder."""
     found = find_pictures(folder)
-    if found.unreadable and config.strict:
-        raise broken_error(found.unreadable)
     if not found.files:
         left_out = found.describe_left_out()
         raise FileNotFoundError(

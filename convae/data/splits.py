@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -389,6 +389,8 @@ class Splits:
         For each test image the file that marks what is anomalous in it, where there is one.
     notes : tuple of str
         What is worth knowing of how they were found and read.
+    name_of : callable, optional
+        Of arrays, names a test example by its position.
     """
 
     name: str
@@ -400,6 +402,7 @@ class Splits:
     how: Preprocessing | Scaling | None = None
     masks: Sequence[Path | None] | None = None
     notes: tuple[str, ...] = ()
+    name_of: Callable[[int], str] | None = None
 
     def fingerprints(self) -> dict[str, str]:
         """Return a digest of each part; see `Split.fingerprint`."""

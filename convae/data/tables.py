@@ -58,7 +58,7 @@ class Table:
 
 def read_csv(path: Path, labels: Any, columns: Sequence[Any] | None) -> Table:
     """Read a table of text: rows of numbers, with or without a header."""
-    form = _Form.of(path)
+    form = _Form.of(path, columns)
     label, chosen = _chosen(form.names, form.has_header, labels, columns)
     notes = [*form.notes, *_notes(form.names, label, chosen, columns)]
     classes = None
@@ -87,8 +87,11 @@ class _Form:
     notes: list[str]
 
     @classmethod
-    def of(cls, path: Path) -> _Form:
-        """Look at the first lines; comments before the rows are left out."""
+    def of(cls, path: Path, columns: Sequence[Any] | None) -> _Form:
+        """Look at the first lines; comments before the rows are left out.
+
+        Of tables whose `columns` have numbers, and no names, numbers in the first row are no names.
+        """
         with _opened(path) as file:
             skipped, comment, first = 0, "", ""
             for line in file:
@@ -107,8 +110,10 @@ class _Form:
         commented = _cells(comment, delimiter)
         if len(commented) == len(names) > 1 and not _is_header(names, row):
             return cls(skipped, delimiter, commas, commented, True, notes)
-        if _is_header(names, row):
-            if all(map(_is_number, names)):
+        has_numbers = all(map(_is_number, names))
+        are_known = columns is None or {*map(str, columns)} <= {*names}
+        if _is_header(names, row) and (are_known or not has_numbers):
+            if has_numbers:
                 shown = ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
                 notes.append(f"the first row is taken for the columns' names: {shown}")
             return cls(skipped + 1, delimiter, commas, names, True, notes)
@@ -141,6 +146,9 @@ class _Form:
     def numbers(self, path: Path, chosen: Sequence[int]) -> Values:
         """Read some columns; NaN where a number is missing."""
         try:
+            with _opened(path) as file:
+                if next(self.lines(file), None) is None:
+                    raise UserError("has no rows but that of names")
             with _opened(path) as file:
                 return np.loadtxt(
                     self.lines(file), np.float64, usecols=chosen, delimiter=self.delimiter,

@@ -177,6 +177,11 @@ class _Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 if not given:
                     raise UserError("shape: is empty; expected (channels, *positions)")
                 shape = per_axis("shape", given, len(given) if isinstance(given, list) else 1)
+            elif X.ndim == 4 and X.shape[3] in (1, 3) and X.shape[1] not in (1, 3):
+                raise UserError(
+                    f"X: {X.shape} looks like pictures with channels last; expected (N, C, *size). "
+                    f"Transpose it, as in X.transpose(0, 3, 1, 2), or give shape={shape}"
+                )
             if prod(shape) != prod(X.shape[1:]):
                 raise UserError(
                     f"shape: {shape} has {counted(prod(shape), 'number')}, and an example of X "

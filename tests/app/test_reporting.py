@@ -100,7 +100,7 @@ def test_the_page_of_a_run_that_finds_anomalies(parts) -> None:
     assert str(root / "test" / "a & <b>" / "3.png") in page.text  # as it is named
     first = page.text.index("Most unusual")
     assert "(a & <b>)" in page.text[first : page.text.index("Least unusual")]
-    assert len(page.pictures) == 2 + 8 + 8 + 1
+    assert len(page.pictures) == 2 + 5 + 5 + 1
     assert all(picture.std() > 5 for picture in page.pictures)
 
 

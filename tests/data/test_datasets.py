@@ -116,7 +116,7 @@ def test_a_class_of_too_few_images(tmp_path) -> None:
     write_pictures(tmp_path / "many", 30)
     write_pictures(tmp_path / "few", 2)
     config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["few"])
-    with pytest.raises(ValueError, match=r"dataset.normal: \['few'\] leaves . training and 0"):
+    with pytest.raises(ValueError, match=r"holdout: 0.1 of 2 images leaves none for testing"):
         load_dataset(config)
 
 

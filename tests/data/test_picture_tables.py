@@ -85,7 +85,7 @@ def test_missing_and_broken_pictures_are_left_out_and_listed(root) -> None:
     listed = sorted(note for note in data.notes if note.startswith("skipped"))
     assert ["3.png" in listed[0], "4.png" in listed[1], "5.png" in listed[2]] == [True] * 3
     assert "30 files: 27 read as pictures, 3 that cannot be read" in data.notes
-    with pytest.raises(UserError, match="2 images cannot be read"):
+    with pytest.raises(UserError, match="3 images cannot be read"):
         load(file, strict=True)
 
 

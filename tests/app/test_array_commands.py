@@ -325,3 +325,44 @@ def test_recordings_are_scored_by_window_and_reconstructed_whole(tmp_path) -> No
     done = use("score", run, wrong)
     assert done.exit_code == 1
     assert "(100, 3) is not that of recordings of 2 channels in the layout LC" in done.stderr
+
+
+def test_arrays_whose_names_differ_in_case_or_not_at_all(signals, tmp_path) -> None:
+    run, _, values = signals
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, part in (("a.npy", values[:3]), ("b.npy", values[3:5])):
+        np.save(folder / name, part)
+    (folder / "b.npy").rename(folder / "a.NPY")
+    done = use("reconstruct", run, folder / "a.npy", folder, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    shapes = sorted(len(np.load(path)) for path in (tmp_path / "out").iterdir())
+    assert shapes == [2, 3, 3]
+
+
+def test_files_are_not_passed_over_for_their_names(signals, tmp_path) -> None:
+    run, _, values = signals
+    np.save(tmp_path / "accel_y.npy", values[:4])
+    np.save(tmp_path / "labels.npy", np.arange(4))
+    done = use("score", run, tmp_path / "accel_y.npy", tmp_path / "labels.npy")
+    assert done.exit_code == 0, done.stderr
+    assert "4 signals" in done.stderr
+    assert "labels.npy: the classes in it" in done.stderr
+
+
+def test_reconstructions_far_from_zero(tmp_path, rng) -> None:
+    np.save(tmp_path / "x.npy", 1e8 + rng.random((60, 16)))
+    trained(tmp_path / "run", "dataset=arrays", f"dataset.root={tmp_path / 'x.npy'}", "code=4")
+    for name in ("back.npy", "back.csv"):
+        if name.endswith("csv"):
+            np.savetxt(tmp_path / "x.csv", np.load(tmp_path / "x.npy"), delimiter=",", fmt="%.10f")
+        source = tmp_path / f"x{Path(name).suffix}"
+        done = use("reconstruct", tmp_path / "run", source, "-o", tmp_path / name)
+        assert done.exit_code == 0, done.stderr
+        found = (
+            np.load(tmp_path / name)
+            if name.endswith("npy")
+            else np.loadtxt(tmp_path / name, delimiter=",")
+        )
+        assert len(np.unique(found)) > 500
+        assert np.abs(found - np.load(tmp_path / "x.npy")).max() < 2

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -172,3 +174,78 @@ def test_exports_and_filters_replace_no_files_of_others(model, pictures, tmp_pat
 def test_a_folder_is_no_table(model, pictures, tmp_path) -> None:
     done = call("score", model, pictures, "-o", tmp_path)
     assert "is a folder; expected a file" in done.output
+
+
+FOREIGN = {
+    "labels.csv": b"image,class\n00.png,good\n",
+    "scores.csv": b"image,squared_error_of_mine\n",
+    "notes.html": b"<html>my notes on convae</html>",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_that_look_like_ours_are_not_replaced(model, pictures, tmp_path, name: str) -> None:
+    (tmp_path / name).write_bytes(FOREIGN[name])
+    command = ("score", model, pictures) if name.endswith("csv") else ("report", model)
+    done = call(*command, "-o", tmp_path / name)
+    assert done.exit_code == 1
+    assert "nothing in it says that convae wrote it" in done.output
+    assert (tmp_path / name).read_bytes() == FOREIGN[name]
+
+
+def test_codes_that_look_like_ours_are_not_replaced(model, pictures, tmp_path) -> None:
+    pyarrow.parquet.write_table(
+        pyarrow.table({"image": ["a"], "code": [1.0]}), tmp_path / "c.parquet"
+    )
+    np.save(tmp_path / "c.npy", np.zeros(8))
+    (tmp_path / "c.signals.txt").write_text("mine")
+    for name in ("c.parquet", "c.npy"):
+        before = (tmp_path / name).read_bytes()
+        assert call("encode", model, pictures, "-o", tmp_path / name).exit_code == 1
+        assert (tmp_path / name).read_bytes() == before
+    for _ in range(2):
+        done = call("encode", model, pictures, "-o", tmp_path / "own.parquet")
+        assert done.exit_code == 0, done.output
+
+
+def test_nothing_is_written_beside_other_peoples_pictures(model, pictures, tmp_path) -> None:
+    """Not even what comes before them."""
+    out = tmp_path / "out"
+    out.mkdir()
+    write_pictures(tmp_path / "other", 3)
+    (tmp_path / "other" / "002.png").rename(out / "002.png")
+    before = contents(out)
+    for option in ((), ("--maps",)):
+        arguments = (
+            ("score", model, pictures, "--maps", out)
+            if option
+            else ("reconstruct", model, pictures, "-o", out)
+        )
+        done = call(*arguments)
+        assert done.exit_code == 1
+        assert "002.png exists, and nothing in it says" in done.output
+        assert contents(out) == before
+
+
+def test_one_picture_may_be_written_to_one_file(model, pictures, tmp_path) -> None:
+    target = tmp_path / "one.png"
+    assert call("reconstruct", model, pictures / "000.png", "-o", target).exit_code == 0
+    assert call("reconstruct", model, pictures, "-o", tmp_path / "all").exit_code == 0
+    assert target.read_bytes() == (tmp_path / "all" / "000.png").read_bytes()
+    done = call("reconstruct", model, pictures, "-o", target)
+    assert done.exit_code == 1
+    assert "there are 3; name a folder" in done.output
+    (tmp_path / "file").write_text("no folder")
+    done = call("reconstruct", model, pictures, "-o", tmp_path / "file")
+    assert done.exit_code == 1
+    assert "is a file; expected a folder" in done.output
+
+
+def test_pictures_by_a_table(model, pictures, tmp_path) -> None:
+    table = pictures / "all.csv"
+    table.write_text("path,label\n001.png,a\n000.png,b\nmissing.png,b\n")
+    done = call("score", model, table, "-o", tmp_path / "s.csv")
+    assert done.exit_code == 1
+    assert "missing.png: not a file" in done.output
+    rows = (tmp_path / "s.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [str(pictures / f"00{n}.png") for n in (1, 0)]

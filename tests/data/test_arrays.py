@@ -400,3 +400,68 @@ def test_synthetic_datasets_are_always_the_same(name: str, shape, classes) -> No
     means = np.array([x[labels == n].mean(axis=0) for n in range(len(classes))])
     assert (np.ptp(means, axis=0).reshape(-1).max()) > 0.1  # the classes differ
     assert len(np.unique(x.reshape(len(x), -1)[:, 0])) == len(x)
+
+
+def test_values_far_from_zero_keep_their_digits(rng) -> None:
+    values = 1e8 + rng.random((20, 9))
+    scaling = Scaling("NL", "range", [values.min()], [np.ptp(values)])
+    back = scaling.undo(scaling(values))
+    assert back.dtype == scaling.dtype == np.float64
+    np.testing.assert_allclose(back, values, atol=1e-6, rtol=0)
+    assert Scaling("NL", "range", [-1.0], [4.0]).dtype == np.float32
+
+
+def test_arrays_by_part_have_rows_of_examples(tmp_path) -> None:
+    parts = {"x_train": np.zeros((30, 8)), "y_train": np.arange(30) % 2, "x_test": np.ones((5, 8))}
+    np.savez(tmp_path / "all.npz", **parts)
+    data = load(tmp_path / "all.npz")
+    assert (data.train.shape, len(data.test)) == ((1, 8), 5)
+    assert data.name_of is not None
+    assert data.name_of(3) == f"{tmp_path / 'all.npz'}/x_test/00003"
+
+
+def test_classes_in_tables_beside_the_examples(tmp_path) -> None:
+    np.savetxt(tmp_path / "x_train.csv", np.random.default_rng(0).random((30, 8)), delimiter=",")
+    (tmp_path / "y_train.csv").write_text("\n".join(["cat", "dog"] * 15))
+    data = load(tmp_path)
+    assert data.classes == ("cat", "dog")
+    (tmp_path / "y_train.csv").rename(tmp_path.parent / "names.csv")
+    data = load(tmp_path / "x_train.csv", labels=str(tmp_path.parent / "names.csv"))
+    assert data.classes == ("cat", "dog")
+
+
+def test_a_column_of_classes_counts_more_than_folders(tmp_path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        rows = "".join(f"{n},{n % 7},{'good' if n % 2 else 'bad'}\n" for n in range(20))
+        (tmp_path / folder / "x.csv").write_text("a,b,label\n" + rows)
+    assert load(tmp_path).classes == ("bad", "good")
+
+
+def test_the_same_file_in_two_parts_is_refused(tmp_path) -> None:
+    write(tmp_path, {"train/a": np.zeros((30, 8))})
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "a.npy").symlink_to("../train/a.npy")
+    with pytest.raises(UserError, match="links put 1 file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "how", "message"),
+    [
+        ({"x": np.zeros((30, 8))}, {"labels": "kind"}, "dataset.labels: 'kind' names columns of"),
+        ({"x": np.zeros((30, 8))}, {"columns": ["a"]}, "dataset.columns: .* names columns of"),
+        ({"x": np.array([[-1.7e308, 1.7e308]] * 30)}, {}, "channel 0 has values from -1.7e.308"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(tmp_path, arrays, how, message: str) -> None:
+    write(tmp_path, arrays)
+    with pytest.raises(UserError, match=message), np.errstate(all="ignore"):
+        load(tmp_path / "x.npy", **how)
+
+
+@pytest.mark.parametrize("key", ["x_test", "y"])
+def test_an_archive_without_training_examples(tmp_path, key: str) -> None:
+    np.savez(tmp_path / "x.npz", **{key: np.zeros((30, 8))})
+    with pytest.raises(UserError, match=f"x.npz/{key}' is the only array; expected examples"):
+        load(tmp_path / "x.npz")

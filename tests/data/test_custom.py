@@ -206,3 +206,149 @@ def test_tensors_are_arrays() -> None:
 def test_other_items_are_refused(item: object) -> None:
     with pytest.raises(UserError, match="expected a picture of Pillow"):
         to_picture(item)
+
+
+LATER = """
+import numpy as np
+
+
+class Base:
+    def __init__(self, **how):
+        vars(self).update(how)
+
+    def __len__(self):
+        return 40
+
+    def picture(self, index):
+        return np.full((6, 5), index, np.uint8)
+
+    def __getitem__(self, index):
+        return self.picture(index), self.label(index)
+
+    def label(self, index):
+        return None
+
+
+class Names(Base):
+    def label(self, index):
+        return ["good", "bad"][index % 2]
+
+
+class Flags(Base):
+    def label(self, index):
+        return index % 2 == 1
+
+
+class Floats(Base):
+    def label(self, index):
+        return 0.5
+
+
+class Late(Base):
+    def label(self, index):
+        return None if index == 7 else 1
+
+
+class Failing(Names):
+    def picture(self, index):
+        if index in (0, 7):
+            raise RuntimeError("the disk has gone")
+        return super().picture(index)
+
+
+class Never(Base):
+    def picture(self, index):
+        raise RuntimeError("the disk has gone")
+
+
+class Unnamed(Base):
+    classes = ["only one"]
+
+    def label(self, index):
+        return index % 2
+
+
+class Five(Base):
+    classes = 5
+
+
+class Negative(Base):
+    def __len__(self):
+        return -1
+
+
+class Angry(Base):
+    def __init__(self):
+        raise ValueError("not today")
+
+
+class Deep(Base):
+    def picture(self, index):
+        return np.full((6, 5, 3), 256 * index, np.uint16)
+
+
+class Tensors(Base):
+    def picture(self, index):
+        import torch
+
+        return torch.full((1, 6, 5), index / 64, dtype=torch.bfloat16, requires_grad=True)
+"""
+
+
+@pytest.fixture
+def later(tmp_path, monkeypatch) -> str:
+    (tmp_path / "later_module.py").write_text(LATER)
+    (tmp_path / "torn_module.py").write_text("def (")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("later_module", None)
+    return "later_module"
+
+
+def test_names_and_flags_are_classes(later) -> None:
+    named = load(f"{later}.Names", normal=["good"])
+    assert named.classes == ("bad", "good")
+    assert named.anomalous is not None
+    assert named.anomalous.sum() == 20
+    assert load(f"{later}.Flags", normal=[1]).anomalous is not None
+
+
+def test_items_that_fail_are_left_out_and_the_others_keep_their_classes(later) -> None:
+    data = load(f"{later}.Failing")
+    parts = (data.train, data.validation, data.test)
+    assert sum(map(len, parts)) == 38
+    for split in parts:
+        assert split.labels is not None
+        numbers = np.concatenate(list(split.batches(50)))[:, 0, 0, 0]
+        assert split.labels.tolist() == [1 - n % 2 for n in numbers.tolist()]
+    skipped = [note for note in data.notes if note.startswith("skipped")]
+    assert len(skipped) == 2
+    assert all("the disk has gone" in note for note in skipped)
+
+
+@pytest.mark.parametrize(("name", "value"), [("Deep", 39), ("Tensors", 155)])
+def test_more_kinds_of_pictures(later, name: str, value: int) -> None:
+    data = load(f"{later}.{name}")
+    parts = (data.train, data.validation, data.test)
+    largest = max(int(np.max(next(iter(split.batches(50))))) for split in parts)
+    assert largest == pytest.approx(value, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{}.Floats", "an item has the class 0.5; expected a whole number"),
+        ("{}.Late", "item 7 has no class, and the first has one"),
+        ("{}.Never", "no item can be read; the first: RuntimeError: the disk has gone"),
+        ("{}.Unnamed", "class 1 has no name among its 1 classes"),
+        ("{}.Five", "its classes are 5; expected a list"),
+        ("{}.Negative", "the length of"),
+        ("{}.Angry", "ValueError: not today"),
+        ("torn_module.X", "'torn_module' cannot be imported: SyntaxError"),
+        (".", "not of the form module.Class"),
+        ("..X", "not of the form module.Class"),
+        ("./later_module.Names", "not of the form module.Class"),
+    ],
+)
+def test_errors_of_a_users_code_are_named(later, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(name.replace("{}", later))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from sklearn.datasets import load_digits
 
 from convae.configuration import DatasetConfig
 from convae.data.datasets import load_dataset
+from convae.errors import UserError
 from tests.helpers import pixels_of, write_pictures
 
 
@@ -177,3 +180,61 @@ def test_halves_of_different_shapes_are_refused(tmp_path) -> None:
 def test_bad_configurations_are_refused_by_name(arguments: dict, kind: type, says: str) -> None:
     with pytest.raises(kind, match=says):
         load_dataset(DatasetConfig(**arguments))
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_all_anomalies_of_a_dataset_without_a_test_half_are_tested(tmp_path, validation) -> None:
+    root = tmp_path / "train" if validation else tmp_path
+    write_pictures(root / "good", 40)
+    write_pictures(root / "bad", 12)
+    if validation:
+        write_pictures(tmp_path / "val" / "good", 5, side=12)
+    splits = load_dataset(DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"]))
+    assert splits.anomalous.sum() == 12
+    assert len(splits.test) == 12 + 4
+    parts = (
+        (splits.train, splits.test)
+        if validation
+        else (splits.train, splits.validation, splits.test)
+    )
+    assert sum(map(len, parts)) == 52
+
+
+def test_anomalies_that_are_in_no_part_are_counted(tmp_path) -> None:
+    for part, count in (("train", 20), ("test", 5)):
+        write_pictures(tmp_path / part / "good", count)
+        write_pictures(tmp_path / part / "bad", 10)
+    splits = load_dataset(DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"]))
+    (note,) = [note for note in splits.notes if note.startswith("left out, as they are not normal")]
+    training, validation = map(int, re.findall(r"\d+", note))
+    assert training + validation == 10
+    assert len(splits.train) + len(splits.validation) == 20
+
+
+def test_a_folder_without_classes_has_no_normal_one(tmp_path) -> None:
+    write_pictures(tmp_path, 20)
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), normal=["good"])
+    with pytest.raises(UserError, match=r"\['good'\], and there are no folders of classes"):
+        load_dataset(config)
+
+
+def test_errors_repeat_why_nothing_was_read(tmp_path) -> None:
+    write_pictures(tmp_path, 6)
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), tile=64)
+    with pytest.raises(UserError, match=r"(?s)none of the training.*12x12 positions are less than"):
+        load_dataset(config)
+
+
+def test_strictness_names_files_of_all_kinds(tmp_path) -> None:
+    write_pictures(tmp_path, 6)
+    (tmp_path / "link.png").symlink_to("nowhere")
+    (tmp_path / "text.png").write_text("no picture")
+    config = DatasetConfig(name="ImageFolder", root=str(tmp_path), strict=True)
+    with pytest.raises(UserError, match=r"(?s)2 images cannot be read.*link.png.*text.png"):
+        load_dataset(config)
+
+
+@pytest.mark.parametrize("root", ["", None, 5])
+def test_a_root_is_a_name(root) -> None:
+    with pytest.raises(UserError, match=r"dataset.root: .* is not a folder or file"):
+        DatasetConfig(name="ImageFolder", root=root)

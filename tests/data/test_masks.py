@@ -99,3 +99,82 @@ def test_masks_are_read_as_their_pictures(root, tmp_path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UserError, match=r"mask .*text\.png': not a picture"):
         read_mask(tmp_path / "text.png", data.how, (6, 8))
+
+
+def scratch(dtype: type, value: float) -> np.ndarray:
+    values = np.zeros((12, 12), dtype)
+    values[2:4, 3:] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        Image.fromarray(scratch(np.uint8, 1)),
+        Image.fromarray(scratch(np.uint8, 100)),
+        Image.fromarray(scratch(np.uint8, 255)),
+        Image.fromarray(scratch(np.uint16, 65535)),
+        Image.fromarray(scratch(np.uint16, 255)),
+        Image.fromarray(scratch(np.int32, 1)),
+        Image.fromarray(scratch(np.float32, 1)),
+        Image.fromarray(scratch(np.uint8, 1) > 0),
+        Image.fromarray(scratch(np.uint8, 255)).convert("RGB"),
+        Image.fromarray(scratch(np.uint8, 255)).convert("RGBA"),
+        Image.fromarray(scratch(np.uint8, 2)).convert("P"),
+    ],
+    ids=lambda image: f"{image.mode} {np.asarray(image).max()}",
+)
+def test_masks_of_any_values(root, mask) -> None:
+    path = root / "ground_truth" / "bent" / "000_mask.png"
+    ending = ".tiff" if mask.mode in ("F", "I") else ".png"
+    path.unlink()
+    mask.save(path.with_suffix(ending))
+    data = load(root)
+    assert data.masks is not None
+    assert isinstance(data.how, Preprocessing)
+    found = read_mask(path.with_suffix(ending), data.how, (12, 12))
+    np.testing.assert_array_equal(found, scratch(np.uint8, 1) > 0)
+
+
+def test_numbers_of_classes_and_the_noise_of_jpeg(root, tmp_path) -> None:
+    how = load(root).how
+    assert isinstance(how, Preprocessing)
+    several = scratch(np.uint8, 1)
+    several[8:] = 3
+    Image.fromarray(several).save(tmp_path / "several.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "several.png", how, (12, 12)), several > 0)
+    noisy = scratch(np.uint8, 250)
+    noisy[0, 0] = 9
+    Image.fromarray(noisy).save(tmp_path / "noisy.png")
+    found = read_mask(tmp_path / "noisy.png", how, (12, 12))
+    np.testing.assert_array_equal(found, noisy == 250)
+
+
+def test_masks_are_checked_before_training(root) -> None:
+    path = root / "ground_truth" / "bent" / "000_mask.png"
+    Image.new("L", (12, 12)).save(path)
+    with pytest.raises(UserError, match=r"bent/000_mask\.png' marks nothing: all of it is black"):
+        load(root)
+    Image.new("L", (24, 12), 255).save(path)
+    with pytest.raises(UserError, match=r"000_mask\.png' is 24x12.*picture.*12x12"):
+        load(root)
+    Image.new("L", (24, 24), 255).save(path)  # of another scale
+    assert load(root).masks is not None
+    path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"000_mask\.png': not a picture"):
+        load(root)
+
+
+def test_masks_of_turned_pictures(root) -> None:
+    """A camera's orientation turns the picture; a mask has to be as it is seen."""
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (18, 12)).save(root / "test" / "bent" / "000.png", exif=exif)
+    path = root / "ground_truth" / "bent" / "000_mask.png"
+    for size, is_fine in (((18, 12), False), ((12, 18), True)):
+        Image.new("L", size, 255).save(path)
+        if is_fine:
+            assert load(root, image_size=12).masks is not None
+        else:
+            with pytest.raises(UserError, match=r"18x12.*stored or turned, 12x18"):
+                load(root, image_size=12)

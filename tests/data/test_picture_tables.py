@@ -105,3 +105,19 @@ def test_missing_and_broken_pictures_are_left_out_and_listed(root) -> None:
 def test_what_does_not_fit_is_refused(root, rows, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(table(root, rows))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,label\npictures/1.png,ü\n".encode("latin-1"), "cannot be read as a table in UTF-8"),
+        ("path\npictures/1.png\n".encode("utf-16"), "cannot be read as a table in UTF-8"),
+        (b"path,label\n" + b"a" * 200_000 + b",b\n", "cannot be read as a table"),
+        (b"path,label\npictures/1.png,a\npictures/2.png,\n", "line 3 .* has no class"),
+        (b"path,label\npictures/1\0.png,a\n", "dataset.root: .*(no path|cannot be read)"),
+    ],
+)
+def test_damaged_tables_are_named(root, content: bytes, message: str) -> None:
+    (root / "all.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load(root / "all.csv")

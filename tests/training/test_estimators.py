@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -16,7 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import convae
 from convae.configuration import SCORES
-from convae.errors import UserError
+from convae.errors import UserError, UserTypeError
 
 FEW = convae.Layer(filters=4, kernel="input", activation="identity", visible_bias="position")
 
@@ -175,3 +177,79 @@ def test_other_examples_than_those_of_fit_are_refused(rng, zeros) -> None:
         detector.inverse_transform(rng.random((9, 3)))
     with pytest.raises(UserError, match="too far apart"):
         convae.AnomalyDetector().fit([[1e308, -1e308], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    "bad", [{"code": 99}, {"learning_rate": 1e30}, {"shape": (3,)}, {"layers": []}]
+)
+def test_a_fit_that_fails_leaves_everything_as_it_was(rng, bad) -> None:
+    X = rng.random((60, 16))
+    detector = convae.AnomalyDetector(epochs=2).fit(X)
+    before = detector.decision_function(X)
+    detector.set_params(**bad)
+    with pytest.raises((UserError, UserTypeError)):
+        detector.fit(1000 * X)
+    np.testing.assert_array_equal(detector.decision_function(X), before)
+    fresh = convae.AnomalyDetector(epochs=2, **bad)
+    with pytest.raises((UserError, UserTypeError)):
+        fresh.fit(X)
+    with pytest.raises(NotFittedError):
+        fresh.predict(X)
+
+
+def test_a_criterion_counts_from_the_next_fit_on(rng) -> None:
+    X = rng.random((60, 16))
+    detector = convae.AnomalyDetector(epochs=2, criterion="squared_error").fit(X)
+    before = detector.predict(X)
+    detector.set_params(criterion="combined")
+    np.testing.assert_array_equal(detector.predict(X), before)
+    assert detector.criterion_ == "squared_error"
+
+
+@pytest.mark.parametrize("far", [1e300, -1e15])
+def test_values_that_would_overflow_are_refused(rng, far: float) -> None:
+    X = rng.random((60, 16))
+    bad = X[:3].copy()
+    bad[1, 2] = far
+    for estimator in (convae.AnomalyDetector(epochs=1), convae.AutoencoderTransformer(epochs=1)):
+        estimator.fit(X)
+        use = getattr(estimator, "predict", None) or estimator.transform
+        with pytest.raises(UserError, match=re.escape(f"X: the value {far:.4g} is too far")):
+            use(bad)
+        assert np.isfinite(use(np.where(bad == far, 1e6, bad))).all()
+
+
+def test_codes_of_values_far_from_zero_come_back(rng) -> None:
+    X = 1e8 + rng.random((60, 16))
+    transformer = convae.AutoencoderTransformer(epochs=2, layers=[FEW]).fit(X)
+    back = transformer.inverse_transform(transformer.transform(X))
+    assert len(np.unique(back)) > 100
+    assert np.abs(back - X).max() < 2
+
+
+def test_channels_last_are_noticed(rng) -> None:
+    X = rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    with pytest.raises(UserError, match=r"channels last.*transpose\(0, 3, 1, 2\)"):
+        convae.AnomalyDetector(epochs=1).fit(X)
+    fitted = convae.AnomalyDetector(epochs=1).fit(X.transpose(0, 3, 1, 2))
+    assert fitted.model_.input_shape == (3, 8, 8)
+    assert convae.AnomalyDetector((8, 8, 3), epochs=1).fit(X).model_.input_shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"layers": 5}, "layers: 5"),
+        ({"layers": FEW}, "layers: Layer"),
+        ({"shape": ()}, "shape: is empty"),
+        ({"device": None}, "device: None"),
+    ],
+)
+def test_arguments_are_named(rng, bad, message: str) -> None:
+    with pytest.raises((UserError, UserTypeError), match=message):
+        convae.AnomalyDetector(epochs=1, **bad).fit(rng.random((20, 16)))
+
+
+def test_shapes_may_be_arrays(rng) -> None:
+    fitted = convae.AnomalyDetector(np.array([1, 4, 4]), epochs=1).fit(rng.random((20, 16)))
+    assert fitted.model_.input_shape == (1, 4, 4)

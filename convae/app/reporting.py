@@ -92,7 +92,7 @@ def _changed(model: Model, data: Splits) -> list[str]:
     if not parts:
         return []
     said = (
-        f"The {' and '.join(parts)} examples are not those that the run had: files have changed or "
+        f"The {', '.join(parts)} examples are not those that the run had: files have changed or "
         "moved since. Figures of scores here are of those that there are now."
     )
     click.echo(f"warning: {said}", err=True)

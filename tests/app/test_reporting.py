@@ -141,3 +141,18 @@ def test_what_cannot_be_reported_is_said(finished, parts, tmp_path) -> None:
         "its data are now (1, 8, 8), and its model takes (3, 12, 12)"
         in use("report", tmp_path / "other").stderr
     )
+
+
+def test_data_that_have_changed_are_noticed(parts, tmp_path) -> None:
+    run, root = parts
+    done = use("report", run, "-o", tmp_path / "same.html")
+    assert "warning" not in done.stderr
+    first, *_ = sorted((root / "train").rglob("*.png"))
+    first.rename(tmp_path / "kept.png")
+    try:
+        done = use("report", run, "-o", tmp_path / "page.html")
+    finally:
+        (tmp_path / "kept.png").rename(first)
+    assert done.exit_code == 0, done.stderr
+    assert "warning: The train, validation examples are not those that the run had" in done.stderr
+    assert "examples are not those that the run had" in (tmp_path / "page.html").read_text()

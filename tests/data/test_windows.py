@@ -60,6 +60,10 @@ def test_recordings_are_cut_and_never_divided(root, memory: int) -> None:
             assert distances[-1] <= 10 + 1e-3
             assert starts[numbers == n][[0, -1]] == pytest.approx([0, 40 + n - 16], abs=1e-3)
         of[part] = set(numbers.tolist())
+    assert data.name_of is not None
+    named = [data.name_of(n) for n in range(len(data.test))]
+    places = zip(numbers.tolist(), starts.round().astype(int).tolist(), strict=True)
+    assert named == [f"{root / f'{n:02d}.npy'}@{at}" for n, at in places]
     assert sum(map(len, of.values())) == 20
     assert set.union(*of.values()) == set(range(20))
     total = sum(len(getattr(data, part)) for part in of)

@@ -25,6 +25,9 @@ Exact: TypeAlias = tuple[bool, bool, bool]
 
 PADDED: Exact = (False, False, False)
 
+THREADS = (2, 4, 8)
+"""Threads that should be busy equally long."""
+
 LOCAL_EXAMPLES = 16
 """Examples of a block where positions have kernels of their own."""
 
@@ -159,7 +162,7 @@ def divide(
         return Division(0, min(examples, LOCAL_EXAMPLES), examples, positions)
     if example_bytes <= most and (examples >= wanted or prod(positions) == 1):
         number = min(most // example_bytes, -(-examples // wanted))
-        return Division(0, _even(examples, number, 1), examples, positions)
+        return Division(0, _balanced(examples, number, 1, 1), examples, positions)
     others, per = examples, example_bytes
     for axis, total in enumerate(positions, start=1):
         per = -(-per // total)
@@ -168,14 +171,21 @@ def divide(
             break
         others *= total
     number = min(most // per, -(-total // -(-wanted // others)))
-    return Division(axis, _even(total, number, steps[axis - 1]), examples, positions)
+    return Division(axis, _balanced(total, number, steps[axis - 1], others), examples, positions)
 
 
-def _even(total: int, number: int, step: int) -> int:
-    """Reduce a number, a multiple of the step or all, so that blocks are about equally long."""
-    number = max(number // step, 1) * step
-    equal = -(-total // -(-total // number))
-    return min(number, -(-equal // step) * step, total)
+def _balanced(total: int, number: int, step: int, others: int) -> int:
+    """Reduce a number, a multiple of the step or all, so that threads are busy equally long.
+
+    There are as many blocks of so many for each of `others`; at least half the number is kept.
+    """
+    most = max(number // step, 1) * step
+
+    def busy(n: int) -> int:
+        blocks = -(-total // n) * others
+        return sum(n * -(-blocks // threads) * threads for threads in THREADS)
+
+    return min(min(range(most, most // 2, -step), key=busy), total)
 
 
 @dataclass(frozen=True)

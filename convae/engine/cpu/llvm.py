@@ -15,12 +15,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from convae.engine.cpu.jit import AVX512
-from convae.engine.cpu.offsets import VECTOR_BYTES
+from convae.engine.cpu.offsets import RUN, VECTOR_BYTES
 
 LARGEST_TILE = {1: 8, 2: 8, 3: 8, 4: 6} if AVX512 else {1: 6, 2: 3}
 """Rows of a tile by the vectors of its rows, such that sums and a row of B fit into registers."""
 
 MOST_VECTORS = max(LARGEST_TILE)
+
+RUNS = 6
+"""Runs of a tile of one vector: four times as many rows, with few registers for their addresses."""
 
 INTEGER = ir.IntType(64)
 FUSED = {"flags": ("contract", "nsz")}  # allows fused multiply-add instructions
@@ -143,7 +146,7 @@ class Emitter:
 
 def _emit_tile(
     emit: Emitter,
-    A_rows: list[Any],
+    A_rows: list[tuple[Any, list[Any]]],
     D_rows: list[Any],
     vectors: int,
     mask: Any,
@@ -155,6 +158,7 @@ def _emit_tile(
 ) -> None:
     """Emit one tile of `tiles`; the mask is that of the last vector of its rows.
 
+    Rows of A are pointers, each to a row, or to several at distances from it.
     `factor(pointer, vector)` loads what a vector of a row of B is multiplied by.
     """
     builder = emit.builder
@@ -167,16 +171,18 @@ def _emit_tile(
         row = builder.gep(B, [b_step])
         row_of_B = [emit.load(row, v, masks[v]) for v in range(vectors)]
         new: list[Any] = []
-        for pointer in A_rows:
+        for pointer, distances in A_rows:
             place = builder.gep(pointer, [a_step])
-            for v, b in enumerate(row_of_B):
-                product = builder.fmul(factor(place, v), b, **FUSED)
-                new.append(builder.fadd(product, sums[len(new)], **FUSED))
+            for distance in distances:
+                row = builder.gep(place, [distance])
+                for v, b in enumerate(row_of_B):
+                    product = builder.fmul(factor(row, v), b, **FUSED)
+                    new.append(builder.fadd(product, sums[len(new)], **FUSED))
         return new
 
-    zeros = [ir.Constant(emit.vector, None)] * (len(A_rows) * vectors)
+    zeros = [ir.Constant(emit.vector, None)] * (len(D_rows) * vectors)
     sums = emit.loop(depth, [(steps, INTEGER(2))], zeros, multiply_add)
-    by_row = [sums[r * vectors : (r + 1) * vectors] for r in range(len(A_rows))]
+    by_row = [sums[r * vectors : (r + 1) * vectors] for r in range(len(D_rows))]
     with builder.if_else(fresh) as (first_time, again):
         with first_time:
             for row, place in zip(by_row, D_rows, strict=True):
@@ -258,6 +264,39 @@ def grouped_tiles(
     with their numbers. There is at most one vector, or `MOST_VECTORS` of
     even groups: as many channels as columns, which divide a vector. Others are for AVX-512 only.
     """
+    return _grouped(M, 1)
+
+
+@intrinsic
+def grouped_runs(
+    typing: Any,
+    M: Any,
+    T: Any,
+    d: Any,
+    d_rows: Any,
+    a: Any,
+    a_rows: Any,
+    runs: Any,
+    steps: Any,
+    step: Any,
+    depth: Any,
+    b: Any,
+    columns: Any,
+    fresh: Any,
+    A_group: Any,
+    group: Any,
+    D_distance: Any,
+    A_distance: Any,
+) -> Any:
+    """Do what `grouped_tiles` does, for runs of `RUN` rows at even distances in D and in A.
+
+    There is at most one vector.
+    """
+    return _grouped(M, RUN)
+
+
+def _grouped(M: Any, run: int) -> Any:
+    """Return signature and code of `grouped_tiles` and `grouped_runs`."""
 
     def emit_all(
         emit: Emitter, columns: Any, rows: Callable[..., None], A_group: Any, group: Any
@@ -277,15 +316,16 @@ def grouped_tiles(
 
             return factor
 
-        are_many = builder.icmp_signed("==", columns, INTEGER(MOST_VECTORS * emit.width))
-        mask, size = emit.first(columns), 1
+        most = 1 if run > 1 else MOST_VECTORS
+        are_most = builder.icmp_signed("==", columns, INTEGER(most * emit.width))
+        some, size = emit.first(columns), 1
         while size <= emit.width:
             is_size = [builder.icmp_signed("==", n, INTEGER(size)) for n in (A_group, group)]
             is_this = builder.and_(*is_size)
-            with builder.if_then(builder.and_(is_this, are_many)):
-                rows(MOST_VECTORS, None, even(size, None))
-            with builder.if_then(builder.and_(is_this, builder.not_(are_many))):
-                rows(1, mask, even(size, mask))
+            with builder.if_then(builder.and_(is_this, are_most)):
+                rows(most, None, even(size, None))
+            with builder.if_then(builder.and_(is_this, builder.not_(are_most))):
+                rows(1, some, even(size, some))
             size *= 2
         if AVX512:
             others = builder.sub(builder.sdiv(columns, group), INTEGER(1))
@@ -301,18 +341,24 @@ def grouped_tiles(
                 builder.icmp_signed("!=", remainder, INTEGER(0)),
             )
             with builder.if_then(is_other):
-                rows(1, mask, uneven)
+                rows(1, some, uneven)
 
-    return _tiles(M, emit_all, (3,), types.intp, types.intp)
+    return _tiles(M, emit_all, (3,) if run == 1 else (1, 3), run, more=2)
 
 
-def _tiles(M: Any, emit_all: Callable[..., None], lesser: Sequence[int], *more: Any) -> Any:
-    """Return signature and code of `tiles`, and those with `more` arguments.
+def _tiles(
+    M: Any, emit_all: Callable[..., None], lesser: Sequence[int], run: int = 1, more: int = 0
+) -> Any:
+    """Return signature and code of `tiles`, and of those with `more` arguments.
 
-    Rows that are left over are a tile of so many of `lesser` rows, if there are no more.
+    Rows that are left over are a tile of so many of `lesser` rows, if there are no more. Where they
+    are runs of several, the last arguments are the distances in a run, in D and in A.
     """
     integer, table = types.intp, types.Array(types.int64, 1, "C")
-    signature = types.void(M, table, *(integer,) * 5, table, *(integer,) * 4, types.boolean, *more)
+    others = (integer,) * (more + (2 if run > 1 else 0))
+    signature = types.void(
+        M, table, *(integer,) * 5, table, *(integer,) * 4, types.boolean, *others
+    )
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         M_, T_, d, d_rows, a, a_rows, rows, steps, step, depth, b, columns, fresh, *rest = arguments
@@ -321,6 +367,10 @@ def _tiles(M: Any, emit_all: Callable[..., None], lesser: Sequence[int], *more: 
         D_offsets, A_offsets = (emit.pointer(T_, table, place) for place in (d_rows, a_rows))
         start = emit.pointer(steps, table, step)
         last_row = builder.sub(rows, INTEGER(1))
+        D_distances, A_distances = (
+            [builder.mul(distance, INTEGER(n)) for n in range(run)]
+            for distance in (rest[more:] if run > 1 else [INTEGER(0)] * 2)
+        )
 
         def tile(count: int, vectors: int, mask: Any, row: Any, is_rest: bool, factor: Any) -> None:
             indices = [builder.add(row, INTEGER(r)) for r in range(count)]
@@ -334,11 +384,16 @@ def _tiles(M: Any, emit_all: Callable[..., None], lesser: Sequence[int], *more: 
                 loaded = [builder.load(builder.gep(offsets, [i])) for i in indices]
                 return [builder.gep(corner, [offset]) for offset in loaded]
 
-            both = places(corner_A, A_offsets), places(corner_D, D_offsets)
-            _emit_tile(emit, *both, vectors, mask, start, depth, corner_B, fresh, factor)
+            A_rows = [(pointer, A_distances) for pointer in places(corner_A, A_offsets)]
+            D_rows = [
+                builder.gep(pointer, [distance])
+                for pointer in places(corner_D, D_offsets)
+                for distance in D_distances
+            ]
+            _emit_tile(emit, A_rows, D_rows, vectors, mask, start, depth, corner_B, fresh, factor)
 
         def all_rows(vectors: int, mask: Any, factor: Any) -> None:
-            largest = LARGEST_TILE[vectors]
+            largest = LARGEST_TILE[vectors] if run == 1 else RUNS
             rest = builder.srem(rows, INTEGER(largest))
             whole = builder.sub(rows, rest)
             with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(largest)) as (row, _):
@@ -352,7 +407,7 @@ def _tiles(M: Any, emit_all: Callable[..., None], lesser: Sequence[int], *more: 
                 with builder.if_then(fits):
                     tile(size, vectors, mask, whole, True, factor)
 
-        emit_all(emit, columns, all_rows, *rest)
+        emit_all(emit, columns, all_rows, *rest[:more])
         return context.get_dummy_value()
 
     return signature, codegen

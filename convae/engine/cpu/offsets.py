@@ -73,8 +73,12 @@ LONGEST_PASS, WRITING = 128, 16
 COPYING = 1.0
 """What it takes to copy an element of A, in rows times steps of one vector."""
 
-TERM_ENTRIES = 6
-"""Entries of a term: where D and A begin, its first row and step, where B begins, columns."""
+TERM_ENTRIES = 8
+"""Entries of a term: where D and A begin, its first row and step, where B begins, columns, and the
+distances in D and in A of the rows of a run; 0 where rows are given one by one."""
+
+RUN = 4
+"""Rows at even distances, of which the first one's address says where the others are."""
 
 PANEL_BYTES = 32 << 10
 """Memory for the rows of B that a pass over the rows of A reuses, of an L1 cache."""
@@ -196,11 +200,11 @@ def _plan_c(sizes: Sizes) -> Plan:
 
     apart, boxes, chosen = builder.cheapest(builder.output_classes, cost, sizes.C, O)
     for found in chosen:
-        row = builder.add_rows(found.places, found.bases)
         A_steps = _outer(found.shifts, 1, channels)
         step = builder.add_steps(A_steps, _outer(found.elements, channels * O, channels, O))
-        counts = found.counts(builder.longest), builder.always(len(A_steps))
-        builder.terms_of_groups(*counts, row, step, builder.filters, channels, builder.filters)
+        rows = found.places, found.bases, found.numbers
+        depths = builder.always(len(A_steps))
+        builder.terms_of_groups(*rows, depths, step, builder.filters, channels, builder.filters)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
     return builder.plan(boxes, sizes.C, builder.division.span(O), fresh)
 
@@ -217,13 +221,13 @@ def _plan_g(sizes: Sizes) -> Plan:
     _, boxes, chosen = builder.cheapest(builder.output_classes, cost, sizes.C, O)
     for found in chosen:
         A_rows = _outer(found.shifts, 1, channels)
-        row = builder.add_rows(_outer(found.elements, channels * O, channels, O), A_rows)
+        rows = _outer(found.elements, channels * O, channels, O), A_rows, np.zeros_like(A_rows)
         step = builder.add_steps(found.bases, found.places)
-        counts = builder.always(len(A_rows)), found.counts(builder.longest)
-        builder.terms_of_groups(*counts, row, step, builder.filters, channels, builder.filters)
+        depths = found.counts(builder.longest)
+        builder.terms_of_groups(*rows, depths, step, builder.filters, channels, builder.filters)
     boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0  # blocks are of G, not D
     every = prod(axes.tile) * prod(axes.kernel) * channels
-    rows_of_D = _joined(builder.D_offsets)
+    rows_of_D = _joined(builder.written)
     is_each_once = len(rows_of_D) == every == len(np.unique(rows_of_D))
     return builder.plan(boxes, sizes.C, 0, Fresh.FIRST if is_each_once else Fresh.ALL)
 
@@ -244,14 +248,14 @@ def _plan_h(sizes: Sizes) -> Plan:
 
     apart, boxes, chosen = builder.cheapest(builder.input_classes, cost, O, C)
     for found in chosen:
-        row = builder.add_rows(found.places, found.bases)
         A_steps = _outer(found.shifts, 1, filters)
         B_steps = _outer(found.elements, O * width, filters, width)
         if builder.group:  # rows of B are those of all groups side by side
             B_steps = _outer(found.elements, filters * C, filters, C)
         step = builder.add_steps(A_steps, B_steps)
-        counts = found.counts(builder.longest), builder.always(len(A_steps))
-        builder.terms_of_groups(*counts, row, step, channels, filters, filters * width)
+        rows = found.places, found.bases, found.numbers
+        depths = builder.always(len(A_steps))
+        builder.terms_of_groups(*rows, depths, step, channels, filters, filters * width)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
     return builder.plan(boxes, O, division.span(C), fresh)
 
@@ -289,7 +293,7 @@ def _plan_h_by_rows(sizes: Sizes) -> Plan:
             if first < last and 0 <= x0 < n0 and 0 <= x1 < n1:
                 D = ((x0 * n1 + x1) * n2 + y2 + first) * C
                 B = ((number * k0 + m0) * k1 + m1) * O * width + first * C
-                builder.add_term(*counts, (D, number * O, row, step, B, (last - first) * C))
+                builder.add_term(*counts, (D, number * O, row, step, B, (last - first) * C, 0, 0))
     return builder.plan(boxes, O, division.span(C), Fresh.BLOCK)
 
 
@@ -366,6 +370,30 @@ def _strides(extent: Three, channels: int) -> Four:
     return extent[0] * extent[1] * row, extent[1] * row, row, channels
 
 
+def _runs(D: Table, A: Table, numbers: Table) -> tuple[Table, Table, tuple[int, int]]:
+    """Find runs: rows of D and A, and of one number, at the same distances from each to the next.
+
+    Returns the first rows of runs, the rows that are in none, and the distances.
+    """
+    from convae.engine.cpu.jit import AVX512  # which imports Numba
+
+    every = np.arange(len(D))
+    if len(D) < RUN or not AVX512:  # else there are no registers for as many sums
+        return every[:0], every, (0, 0)
+    steps = np.stack([np.diff(D), np.diff(A)], axis=1)
+    kinds, counts = np.unique(steps[np.diff(numbers) == 0], axis=0, return_counts=True)
+    if not len(kinds) or kinds[counts.argmax()][0] <= 0:
+        return every[:0], every, (0, 0)
+    apart = kinds[counts.argmax()]
+    goes_on = (steps == apart).all(axis=1) & (np.diff(numbers) == 0)
+    begins = np.flatnonzero(np.concatenate([[True], ~goes_on]))
+    lengths = np.diff(np.append(begins, len(D)))
+    places = every - np.repeat(begins, lengths)
+    are_in = places < np.repeat(lengths // RUN * RUN, lengths)
+    firsts = np.flatnonzero(are_in & (places % RUN == 0))
+    return firsts, np.flatnonzero(~are_in), (int(apart[0]), int(apart[1]))
+
+
 def _outer(positions: Table, step: int, channels: int, stride: int = 1) -> Table:
     """Offsets of all channels at all positions."""
     return (positions[:, None] * step + np.arange(channels) * stride).reshape(-1)
@@ -389,6 +417,7 @@ class _Builder:
         self.terms: list[tuple[int, ...]] = []
         self.rows: list[Table] = []
         self.depths: list[Table] = []
+        self.written: list[Table] = []  # of D, run or not
         self.D_offsets: list[Table] = []
         self.A_offsets: list[Table] = []
         self.steps: list[Table] = []
@@ -437,7 +466,7 @@ class _Builder:
         return boxes, classes(axes, along, division, *strides)
 
     def add_rows(self, D: Table, A: Table) -> int:
-        """Append rows; returns where they begin."""
+        """Append rows, or the first ones of runs; returns where they begin."""
         begin = sum(map(len, self.D_offsets))
         self.D_offsets.append(D)
         self.A_offsets.append(A)
@@ -460,18 +489,32 @@ class _Builder:
         if self.sizes.has_shared_terms(A_channels, columns):
             self.A_group, self.group = A_channels, columns
 
+    def counts(self, numbers: Table) -> Table:
+        """How many of some rows have a coordinate below each number."""
+        found: Table = np.searchsorted(numbers, np.arange(self.longest + 1))
+        return found.astype(np.int64)
+
     def terms_of_groups(
-        self, rows: Table, depths: Table, row: int, step: int, D: int, A: int, B: int
-    ) -> None:
+        self, D_rows: Table, A_rows: Table, numbers: Table, depths: Table, step: int,
+        D: int, A: int, B: int,
+    ) -> None:  # fmt: skip
         """Append a term for each group of channels; D, A and B are the distances between groups.
 
         The groups lie side by side in rows of D, so their distance is also the columns of a term.
+        Terms of all groups have rows in runs, as far as they lie so. Rows have numbers along the
+        divided axis, which decide whether a block has them.
         """
-        if self.group:
-            self.add_term(rows, depths, (0, 0, row, step, 0, self.groups * D))
+        self.written.append(D_rows)
+        if not self.group:
+            row, counts = self.add_rows(D_rows, A_rows), self.counts(numbers)
+            for group in range(self.groups):
+                self.add_term(counts, depths, (group * D, group * A, row, step, group * B, D, 0, 0))
             return
-        for group in range(self.groups):
-            self.add_term(rows, depths, (group * D, group * A, row, step, group * B, D))
+        firsts, others, distances = _runs(D_rows, A_rows, numbers)
+        for some, apart in ((firsts, distances), (others, (0, 0))):
+            if len(some):
+                row, counts = self.add_rows(D_rows[some], A_rows[some]), self.counts(numbers[some])
+                self.add_term(counts, depths, (0, 0, row, step, 0, self.groups * D, *apart))
 
     def add_term(self, rows: Table, depths: Table, entries: tuple[int, ...]) -> None:
         """Append a term, with its counts of rows and steps for every number."""

@@ -16,13 +16,14 @@ from convae.engine.cpu.llvm import (
     MOST_VECTORS,
     added,
     current,
+    grouped_runs,
     grouped_tiles,
     pointer,
     replaced,
     tiles,
     transpose,
 )
-from convae.engine.cpu.offsets import PANEL_BYTES, TERM_ENTRIES, VECTOR_BYTES
+from convae.engine.cpu.offsets import PANEL_BYTES, RUN, TERM_ENTRIES, VECTOR_BYTES
 from convae.engine.cpu.passes import (
     activate_row,
     add_row,
@@ -54,8 +55,9 @@ ERRORS = 4096
 FEWEST_ROWS = 32
 """Rows of A for which it is worth copying rows of B."""
 
-ROWS_AT_ONCE = 72
-"""Rows of D that are computed, where there are groups, before others are begun."""
+ROWS_AT_ONCE, FEW_ROWS = 768, 72
+"""Rows of D that are computed, where there are groups, before others are begun: those in runs, one
+vector of all of them after the other; and others."""
 
 SUM_LENGTH = 256
 """Rows, or steps, that are summed before their sum is added to the others, for accuracy."""
@@ -101,29 +103,42 @@ def multiply(
 @compiled
 def multiply_groups(
     M: Array, T: Array, d: int, d_rows: int, a: int, a_rows: int, rows: int, step: int, depth: int,
-    b: int, columns: int, fresh: bool, A_group: int, group: int,
+    b: int, columns: int, fresh: bool, A_group: int, group: int, D_distance: int, A_distance: int,
 ) -> None:  # fmt: skip
-    """Do what `llvm.grouped_tiles` does, with the steps in T, for any depth and columns."""
+    """Do what `llvm.grouped_tiles` does, with the steps in T, for any depth and columns.
+
+    With distances it does what `llvm.grouped_runs` does; rows are the first ones of runs then.
+    """
     if rows == 0:
         return
+    run = RUN if D_distance > 0 else 1
     if depth == 0 and fresh:
         for r in range(rows):
-            zero_row(M, d + T[d_rows + r], columns)
+            for n in range(run):
+                zero_row(M, d + T[d_rows + r] + n * D_distance, columns)
     vector = VECTOR_BYTES // M.itemsize
     part = vector // max(A_group, group) * group
-    most = MOST_VECTORS * part if A_group == group and part == vector else part
-    length = PANEL_BYTES // 2 // (MOST_VECTORS * VECTOR_BYTES)  # half a cache: A's as large
+    most = MOST_VECTORS * part if run == 1 and A_group == group and part == vector else part
+    length = PANEL_BYTES // 2 // (max(most // part, 2) * VECTOR_BYTES)  # half a cache: A's too
     length = max(1, -(-depth // max(1, -(-depth // length))))
-    for r in range(0, rows, ROWS_AT_ONCE):
-        n, j = min(ROWS_AT_ONCE, rows - r), 0
+    at_once = (ROWS_AT_ONCE if run > 1 else FEW_ROWS) // run
+    for r in range(0, rows, at_once):
+        n, j = min(at_once, rows - r), 0
         while j < columns:
             wide = most if columns - j >= most else min(part, columns - j)
+            A = a + j // group * A_group
             for q in range(0, depth, length):
-                grouped_tiles(
-                    M, T, d + j, d_rows + r, a + j // group * A_group, a_rows + r, n,
-                    T, step + 2 * q, min(length, depth - q), b + j, wide, fresh and q == 0,
-                    A_group, group,
-                )  # fmt: skip
+                count, now, renew = min(length, depth - q), step + 2 * q, fresh and q == 0
+                if run > 1:
+                    grouped_runs(
+                        M, T, d + j, d_rows + r, A, a_rows + r, n, T, now, count, b + j, wide,
+                        renew, A_group, group, D_distance, A_distance,
+                    )  # fmt: skip
+                else:
+                    grouped_tiles(
+                        M, T, d + j, d_rows + r, A, a_rows + r, n, T, now, count, b + j, wide,
+                        renew, A_group, group,
+                    )  # fmt: skip
             j += wide
 
 
@@ -240,7 +255,7 @@ def convolve(
                 multiply_groups(
                     M, T, d + T[term], d_rows, box + T[term + 1], a_rows, rows, step, depth,
                     b + T[term + 4], T[term + 5], fresh,
-                    row[Field.A_GROUP], row[Field.GROUP],
+                    row[Field.A_GROUP], row[Field.GROUP], T[term + 6], T[term + 7],
                 )  # fmt: skip
             else:
                 multiply(

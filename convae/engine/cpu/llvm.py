@@ -261,8 +261,8 @@ def grouped_tiles(
 
     Groups of `group` columns have numbers `A_group` apart: column j is multiplied by
     ``M[a + T[a_rows + r] + p + j // group * A_group]``. A vector is as many groups as fit into it
-    with their numbers. There is at most one vector, or `MOST_VECTORS` of
-    even groups: as many channels as columns, which divide a vector. Others are for AVX-512 only.
+    with their numbers. There is at most one vector, or `MOST_VECTORS` where groups have one channel
+    and one column. Without AVX-512, they have as many channels as columns, which divide a vector.
     """
     return _grouped(M, 1)
 
@@ -316,34 +316,34 @@ def _grouped(M: Any, run: int) -> Any:
 
             return factor
 
-        most = 1 if run > 1 else MOST_VECTORS
-        are_most = builder.icmp_signed("==", columns, INTEGER(most * emit.width))
-        some, size = emit.first(columns), 1
-        while size <= emit.width:
+        some, others = emit.first(columns), ir.Constant(ir.IntType(1), 1)
+        sizes = [2**n for n in range(emit.width.bit_length())]
+        if AVX512 and run == 1:  # few rows: what is not worth code of its own is permuted
+            sizes = [1, 2, emit.width]
+        for size in sizes:
             is_size = [builder.icmp_signed("==", n, INTEGER(size)) for n in (A_group, group)]
             is_this = builder.and_(*is_size)
-            with builder.if_then(builder.and_(is_this, are_most)):
-                rows(most, None, even(size, None))
-            with builder.if_then(builder.and_(is_this, builder.not_(are_most))):
+            others = builder.and_(others, builder.not_(is_this))
+            if size == 1:  # without a mask, where several vectors may pass together
+                most = 1 if run > 1 else MOST_VECTORS
+                are_most = builder.icmp_signed("==", columns, INTEGER(most * emit.width))
+                with builder.if_then(builder.and_(is_this, are_most)):
+                    rows(most, None, even(size, None))
+                is_this = builder.and_(is_this, builder.not_(are_most))
+            with builder.if_then(is_this):
                 rows(1, some, even(size, some))
-            size *= 2
         if AVX512:
-            others = builder.sub(builder.sdiv(columns, group), INTEGER(1))
-            read = emit.first(builder.add(builder.mul(others, A_group), INTEGER(1)))
+            last = builder.sub(builder.sdiv(columns, group), INTEGER(1))
+            read = emit.first(builder.add(builder.mul(last, A_group), INTEGER(1)))
             lanes = emit.multiples(group, A_group)
 
-            def uneven(pointer: Any, _: int) -> Any:
+            def permuted(pointer: Any, _: int) -> Any:
                 return emit.permute(emit.load(pointer, 0, read), lanes)
 
-            remainder = builder.srem(INTEGER(emit.width), group)
-            is_other = builder.or_(
-                builder.icmp_signed("!=", A_group, group),
-                builder.icmp_signed("!=", remainder, INTEGER(0)),
-            )
-            with builder.if_then(is_other):
-                rows(1, some, uneven)
+            with builder.if_then(others):
+                rows(1, some, permuted)
 
-    return _tiles(M, emit_all, (3,) if run == 1 else (1, 3), run, more=2)
+    return _tiles(M, emit_all, (3,), run, more=2)
 
 
 def _tiles(
@@ -398,7 +398,9 @@ def _tiles(
             whole = builder.sub(rows, rest)
             with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(largest)) as (row, _):
                 tile(largest, vectors, mask, row, False, factor)
-            sizes = [size for size in lesser if size < largest] + [largest]
+            # columns that are not whole vectors are few: not worth as much code
+            fewer = lesser if mask is None else lesser[-2:-1] or lesser
+            sizes = [size for size in fewer if size < largest] + [largest]
             for smaller, size in zip([0, *sizes], sizes, strict=False):
                 fits = builder.and_(
                     builder.icmp_signed("<", INTEGER(smaller), rest),

@@ -118,7 +118,7 @@ def multiply_groups(
                 zero_row(M, d + T[d_rows + r] + n * D_distance, columns)
     vector = VECTOR_BYTES // M.itemsize
     part = vector // max(A_group, group) * group
-    most = MOST_VECTORS * part if run == 1 and A_group == group and part == vector else part
+    most = MOST_VECTORS * part if run == 1 and A_group == group == 1 else part
     length = PANEL_BYTES // 2 // (max(most // part, 2) * VECTOR_BYTES)  # half a cache: A's too
     length = max(1, -(-depth // max(1, -(-depth // length))))
     at_once = (ROWS_AT_ONCE if run > 1 else FEW_ROWS) // run

@@ -85,7 +85,7 @@ def h(
     by_rows = goes_by_rows(geometry, C, O, K.itemsize)
     name = "h by rows" if by_rows else "h"
     plan = plan_for(name, geometry, V.shape[-1], O, len(G), G.itemsize, _blocks())
-    group = plan.fields[Field.GROUP]
+    group = plan.fields[Field.GROUP] if geometry.groups > 1 else 0
     rows = K.shape[-3] * C if by_rows else C  # of what is transposed at a time
     count, width = K.size // (rows * O), rounded(rows, K.itemsize)
     known, address = {} if known is None else known, K.ctypes.data

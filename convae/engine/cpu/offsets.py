@@ -77,6 +77,9 @@ TERM_ENTRIES = 8
 """Entries of a term: where D and A begin, its first row and step, where B begins, columns, and the
 distances in D and in A of the rows of a run; 0 where rows are given one by one."""
 
+LONG_ENOUGH = 4
+"""Channels of A from which on rows in runs are faster where groups do not share vectors."""
+
 RUN = 4
 """Rows at even distances, of which the first one's address says where the others are."""
 
@@ -177,16 +180,21 @@ class Sizes:
             self.blocks if macs >= WORTH_DIVIDING else 1, any(t > 1 for t in geometry.tile),
         )  # fmt: skip
 
-    def has_shared_terms(self, A_channels: int, columns: int) -> bool:
-        """Whether groups of so many channels of A, and of columns, are side by side in terms."""
-        vector, larger = VECTOR_BYTES // self.itemsize, max(A_channels, columns)
-        if self.geometry.groups == 1 or larger > vector:
-            return False
-        if A_channels == columns and vector % columns == 0:
-            return True
+    def shared(self, A_channels: int, columns: int) -> tuple[int, int] | None:
+        """Return the channels of A, and the columns, of groups that are side by side in terms.
+
+        Columns of a single vector, of a sum that is long enough, are such a group: its rows may
+        be in runs.
+        """
         from convae.engine.cpu.jit import AVX512  # which imports Numba
 
-        return AVX512 and vector // larger > 1
+        vector, larger = VECTOR_BYTES // self.itemsize, max(A_channels, columns)
+        if self.geometry.groups == 1:
+            is_one = AVX512 and columns <= vector and A_channels >= LONG_ENOUGH
+            return (vector, vector) if is_one else None
+        is_even = A_channels == columns and vector % columns == 0
+        fits = is_even or (AVX512 and vector // larger > 1)
+        return (A_channels, columns) if larger <= vector and fits else None
 
 
 def _plan_c(sizes: Sizes) -> Plan:
@@ -250,7 +258,7 @@ def _plan_h(sizes: Sizes) -> Plan:
     for found in chosen:
         A_steps = _outer(found.shifts, 1, filters)
         B_steps = _outer(found.elements, O * width, filters, width)
-        if builder.group:  # rows of B are those of all groups side by side
+        if builder.group and builder.groups > 1:  # rows of B are those of all groups side by side
             B_steps = _outer(found.elements, filters * C, filters, C)
         step = builder.add_steps(A_steps, B_steps)
         rows = found.places, found.bases, found.numbers
@@ -486,8 +494,8 @@ class _Builder:
 
     def share_terms(self, A_channels: int, columns: int) -> None:
         """Let terms be those of all groups, if they can be."""
-        if self.sizes.has_shared_terms(A_channels, columns):
-            self.A_group, self.group = A_channels, columns
+        if found := self.sizes.shared(A_channels, columns):
+            self.A_group, self.group = found
 
     def counts(self, numbers: Table) -> Table:
         """How many of some rows have a coordinate below each number."""

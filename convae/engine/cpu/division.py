@@ -162,7 +162,7 @@ def divide(
         return Division(0, min(examples, LOCAL_EXAMPLES), examples, positions)
     if example_bytes <= most and (examples >= wanted or prod(positions) == 1):
         number = min(most // example_bytes, -(-examples // wanted))
-        return Division(0, _balanced(examples, number, 1, 1), examples, positions)
+        return Division(0, _balanced(examples, number, 1, 1, wanted), examples, positions)
     others, per = examples, example_bytes
     for axis, total in enumerate(positions, start=1):
         per = -(-per // total)
@@ -171,19 +171,21 @@ def divide(
             break
         others *= total
     number = min(most // per, -(-total // -(-wanted // others)))
-    return Division(axis, _balanced(total, number, steps[axis - 1], others), examples, positions)
+    number = _balanced(total, number, steps[axis - 1], others, wanted)
+    return Division(axis, number, examples, positions)
 
 
-def _balanced(total: int, number: int, step: int, others: int) -> int:
+def _balanced(total: int, number: int, step: int, others: int, wanted: int) -> int:
     """Reduce a number, a multiple of the step or all, so that threads are busy equally long.
 
-    There are as many blocks of so many for each of `others`; at least half the number is kept.
+    There are as many blocks of so many for each of `others`; at least half the number is kept. A
+    thread that has the problem for itself wants one block, and is busy for as many as there are.
     """
     most = max(number // step, 1) * step
 
     def busy(n: int) -> int:
         blocks = -(-total // n) * others
-        return sum(n * -(-blocks // threads) * threads for threads in THREADS)
+        return sum(n * -(-blocks // t) * t for t in (THREADS if wanted > 1 else (1,)))
 
     return min(min(range(most, most // 2, -step), key=busy), total)
 

@@ -132,7 +132,7 @@ class _Form:
             cells = line.count(self.delimiter) + 1
             if cells != width and '"' not in line:
                 raise UserError(f"row {row:,} has {counted(cells, 'cell')}; expected {width}")
-            yield line.replace(",", ".") if self.has_decimal_commas else line
+            yield line
 
     def rows(self, path: Path) -> Iterator[list[str]]:
         """Iterate over all rows, as text."""
@@ -151,14 +151,15 @@ class _Form:
                     raise UserError("has no rows but that of names")
             with _opened(path) as file:
                 return np.loadtxt(
-                    self.lines(file), np.float64, usecols=chosen, delimiter=self.delimiter,
-                    comments=None, ndmin=2, quotechar='"',
+                    map(self._with_points, self.lines(file)), np.float64, usecols=chosen,
+                    delimiter=self.delimiter, comments=None, ndmin=2, quotechar='"',
                 )  # fmt: skip
         except UserError:
             raise
         except ValueError:  # cell by cell, which takes longer
             found = []
-            for number, row in enumerate(self.rows(path), 1):
+            for number, cells in enumerate(self.rows(path), 1):
+                row = [*map(self._with_points, cells)]
                 for n in chosen:
                     if not _is_number(row[n]) and row[n].strip().lower() not in MISSING:
                         raise UserError(
@@ -167,6 +168,10 @@ class _Form:
                         ) from None
                 found.append([float(row[n]) if _is_number(row[n]) else np.nan for n in chosen])
             return np.array(found, np.float64).reshape(-1, len(chosen))
+
+    def _with_points(self, text: str) -> str:
+        """Write the numbers in a line, or a cell, with decimal points."""
+        return text.replace(",", ".") if self.has_decimal_commas else text
 
 
 def _opened(path: Path) -> TextIO:

@@ -50,6 +50,13 @@ def test_what_comes_with_the_numbers(tmp_path, text: str, columns) -> None:
     assert table.labels is None
 
 
+def test_commas_in_classes_stay(tmp_path) -> None:
+    table = read(tmp_path, "a;b;label\n1,5;2;one, two\n3;;three\n")
+    np.testing.assert_array_equal(table.values, [[1.5, 2], [3, np.nan]])
+    assert table.labels is not None
+    assert table.labels.tolist() == ["one, two", "three"]
+
+
 @pytest.mark.parametrize("missing", ["", "NA", "nan", " null ", "None"])
 @pytest.mark.parametrize("row", [0, 1])
 @pytest.mark.parametrize("header", ["", "a,b\n"])

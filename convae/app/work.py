@@ -91,7 +91,7 @@ class Work:
             self.images, self.tiling = ImageArguments(images, how, root, shard), how.tiling
         self.targets = Targets(self.images, overwrite)
         self.batch_size = batch_size
-        self.done = 0
+        self.done = self.cut = 0
         self.kind = kind(self.model.input_shape)
         self.bar = tqdm(total=self.images.total(), unit=f" {self.kind}s", disable=None)
 
@@ -121,6 +121,7 @@ class Work:
         for start in range(0, len(tiles), self.batch_size):
             some = slice(start, start + self.batch_size)
             names = [named_window(name, place) for place in places[some]]
+            self.cut += len(names)
             yield names, to_floats(tiles[some], self.model.backend, self.model.dtype)
 
     def passed(self, detector: Detector, score: str, with_maps: bool) -> Iterator[Passed]:
@@ -188,7 +189,9 @@ class Work:
     def report(self, what: str) -> None:
         """Report what was done and converted; exit with 1 if examples could not be read."""
         images = self.images
-        click.echo(f"{counted(self.done, self.kind)}: {what}", err=True)
+        piece = "window" if self.kind == "signal" else "tile"
+        pieces = f" in {counted(self.cut, piece)}" if self.cut else ""
+        click.echo(f"{counted(self.done, self.kind)}{pieces}: {what}", err=True)
         for line in images.conversions.lines():
             click.echo(f"  {line}", err=True)
         for line in images.left_out:

@@ -295,6 +295,7 @@ def test_recordings_are_scored_by_window_and_reconstructed_whole(tmp_path) -> No
     done = use("score", run, *files, "-o", tmp_path / "s.csv", "--maps", tmp_path / "maps")
     assert done.exit_code == 0, done.stderr
     rows = list(csv.reader((tmp_path / "s.csv").read_text().splitlines()))[1:]
+    assert f"2 signals in {len(rows)} windows: scores in" in done.stderr
     starts = [[*range(0, n - 32 + 1, 24), n - 32] for n in (330, 300)]
     assert [row[0] for row in rows] == [
         f"{file}@{at}" for file, of in zip(files, starts, strict=True) for at in dict.fromkeys(of)

@@ -212,7 +212,7 @@ def _names(file: Path, codes: Path) -> bool:
         return False
     try:
         rows = len(np.load(codes, mmap_mode="r", allow_pickle=False))
-    except (OSError, TypeError, ValueError):
+    except (EOFError, OSError, TypeError, ValueError):
         return False
     with file.open("rb") as lines:
         return sum(1 for _ in lines) == rows

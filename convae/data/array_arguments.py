@@ -105,11 +105,16 @@ class ArrayArguments(Arguments):
         for source in self.sources:
             for name, stacks in self._read(source):
                 fitting = []
-                for stack in stacks:
+                are_classes = [role(stack.key or stack.path.stem)[1] for stack in stacks]
+                for stack, is_class in zip(stacks, are_classes, strict=True):
+                    whole = stack.dtype.kind in "biuUS"  # as classes are; accel_y.npy has floats
+                    if is_class and (whole or not all(are_classes)):
+                        self.left_out.append(f"{name}: the classes in {stack.key or 'it'}")
+                        continue
                     try:
                         self._check(stack)
                     except UserError as error:
-                        if role(stack.key or stack.path.stem)[1]:
+                        if is_class:
                             self.left_out.append(f"{name}: the classes in {stack.key or 'it'}")
                         else:
                             self.unreadable.append((name, reason(error)))
@@ -126,7 +131,7 @@ class ArrayArguments(Arguments):
         for path in self.existing(source):
             is_table = path.suffix.lower() in TABLES
             try:
-                stacks = read_stacks(path, columns=self.scaling.columns or None)
+                stacks = read_stacks(path, None, self.scaling.columns or None, with_labels=False)
             except (OSError, UserError) as error:
                 if is_table and role(path.stem)[1]:
                     self.left_out.append(f"{path}: the classes in it")

@@ -95,9 +95,14 @@ class Stack:
 
 
 def read_stacks(
-    path: Path, labels: Any = None, columns: Sequence[Any] | None = None
+    path: Path,
+    labels: Any = None,
+    columns: Sequence[Any] | None = None,
+    with_labels: bool = True,
 ) -> list[Stack]:
     """Read a file: its arrays, those of classes among them; of a table, what columns say.
+
+    The classes in a table are read if they are wanted.
 
     Raises `UserError` if the file holds no arrays of numbers, or is damaged.
     """
@@ -115,7 +120,7 @@ def read_stacks(
             with np.load(path, allow_pickle=False) as file:
                 return [Stack.of(path, file[key], key) for key in file.files]
         read = read_parquet if ending == ".parquet" else read_csv
-        table = read(path, labels, columns)
+        table = read(path, labels, columns, with_labels)
         return [_of_table(path, table)]
     except (MissingPackageError, OSError):
         raise
@@ -157,10 +162,14 @@ def read_classes(path: Path) -> Values:
     Raises `UserError` if there are several.
     """
     if path.suffix.lower() in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            rows = [row for row in csv.reader(file, delimiter=delimiter_of(first)) if row]
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                first = file.readline()
+                file.seek(0)
+                rows = [row for row in csv.reader(file, delimiter=delimiter_of(first)) if row]
+        except (UnicodeError, csv.Error) as error:
+            name = printable(str(path))
+            raise UserError(f"{name!r} cannot be read as a table in UTF-8: {error}") from None
         if rows and {len(row) for row in rows} == {1}:
             cells = [row[0].strip() for row in rows]
             return plain_labels(cells[1:] if cells[0].lower() in LABELS else cells)

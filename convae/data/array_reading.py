@@ -165,7 +165,9 @@ def _plain_classes(values: Values, name: str, examples: Stack) -> list[Any]:
     if values.dtype.kind == "f" and (np.abs(values) < 2**53).all():
         whole = values.astype(np.int64)
         values = whole if (whole == values).all() else values
-    if values.ndim != 1 or values.dtype.kind not in "biuUS" or len(values) != examples.shape[0]:
+    count, *others = examples.shape
+    fits = len(values) == count or (len(values) > count and len(values) in others)  # or of times
+    if values.ndim != 1 or values.dtype.kind not in "biuUS" or not fits:
         raise UserError(
             f"{printable(name)!r} is {values.dtype} {values.shape}; expected the classes of "
             f"{examples.shape[0]:,} examples, whole numbers or names"
@@ -302,18 +304,18 @@ def _split(
     ) as bar:
         for (stack, labels), number in zip(found, counts, strict=True):
             classes_of = _classifier(stack, labels, number, layout, tiling, classes, common)
-            try:
-                for piece in pieces(stack, layout, tiling):
-                    finite = np.isfinite(piece.examples).reshape(len(piece.numbers), -1).all(axis=1)
-                    bad = piece.names(stack, layout, np.flatnonzero(~finite))
-                    broken += [(name, "values that are not finite") for name in bad]
-                    numbers = piece.numbers[finite]
-                    places = None if piece.places is None else piece.places[finite]
-                    measured = Statistics.measured(piece.examples[finite])
-                    parts.append((start + numbers, places, classes_of(numbers, places), measured))
-                    bar.update(len(np.unique(piece.numbers)))
-            except UserError as error:  # too small to be cut
-                broken.append((stack.name, str(error)))
+            too_small = _too_small(stack, layout, tiling)
+            if too_small:
+                broken.append((stack.name, too_small))
+            for piece in () if too_small else pieces(stack, layout, tiling):
+                finite = np.isfinite(piece.examples).reshape(len(piece.numbers), -1).all(axis=1)
+                bad = piece.names(stack, layout, np.flatnonzero(~finite))
+                broken += [(name, "values that are not finite") for name in bad]
+                numbers = piece.numbers[finite]
+                places = None if piece.places is None else piece.places[finite]
+                measured = Statistics.measured(piece.examples[finite])
+                parts.append((start + numbers, places, classes_of(numbers, places), measured))
+                bar.update(int(piece.numbers[-1]) + 1 + start - bar.n)
             start += number
     if not parts:
         name, why = broken[0]
@@ -330,6 +332,16 @@ def _split(
         None if tiling is None else np.concatenate([places for _, places, *_ in parts]),
     )
     return split, broken
+
+
+def _too_small(stack: Stack, layout: Layout, tiling: Tiling | None) -> str:
+    """Say why an array's examples cannot be cut into windows; nothing if they can."""
+    if tiling is not None:
+        try:
+            tiling.starts(layout.shape_of(stack.shape)[1:])
+        except UserError as error:
+            return str(error)
+    return ""
 
 
 def _classifier(

@@ -164,6 +164,11 @@ class Arrays:
         """Numbers of the stacks' first examples among all."""
         return np.cumsum([0, *(count(stack, self.layout) for stack in self.stacks)])
 
+    def without_values(self) -> Arrays:
+        """Return the same without arrays in memory, to name examples."""
+        stacks = [replace(stack, values=None, labels=None) for stack in self.stacks]
+        return replace(self, stacks=stacks, labels=None, statistics=None)
+
     def name(self, position: int) -> str:
         """Name an example by its file, its number there, and where a window begins."""
         number = int(self.indices[position])

@@ -45,7 +45,7 @@ class Items:
         names = getattr(dataset, "classes", None)
         if not isinstance(names, list | tuple | None):
             raise UserError(f"dataset: its classes are {names!r}; expected a list of names")
-        self.targets, found = _targets(dataset)
+        self.targets, found = _targets(dataset, [*map(str, names or ())])
         self.classes = names or found
         if self.targets is not None and names and self.targets.max() >= len(names):
             raise UserError(
@@ -161,13 +161,14 @@ def _image_of(item: Any) -> Any:
     return item[0] if isinstance(item, tuple | list) and item else item
 
 
-def _targets(dataset: Any) -> tuple[Labels | None, Sequence[str]]:
+def _targets(dataset: Any, known: list[str]) -> tuple[Labels | None, Sequence[str]]:
     """Return the classes that a dataset has for all items, or that its items have, and names.
 
+    Names of classes are numbered as the dataset has them, if it has.
     An item that cannot be read is of class -1 until it is left out.
     """
-    if (known := labels_of(dataset)) is not None:
-        return known, ()
+    if (labels := labels_of(dataset)) is not None:
+        return labels, ()
     if _label_of(_first(dataset)) is None:
         return None, ()
     each: list[int | str | None] = []
@@ -192,7 +193,10 @@ def _targets(dataset: Any) -> tuple[Labels | None, Sequence[str]]:
         each.append(label)
     if kind is int:
         return np.array([-1 if label is None else label for label in each], np.int64), ()
-    names = sorted({str(label) for label in each if label is not None})
+    found = {str(label) for label in each if label is not None}
+    names = known or sorted(found)
+    if unknown := sorted(found - {*names}):
+        raise UserError(f"dataset: {unknown[0]!r} is not among its classes {', '.join(names)}")
     numbers = {name: number for number, name in enumerate(names)}
     return np.array([numbers.get(str(label), -1) for label in each], np.int64), names
 
@@ -201,9 +205,11 @@ def _label_of(item: Any) -> int | str | None:
     """Return the class of an item, a whole number or a name, if it is a pair with one."""
     if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
         return None
+    if isinstance(item[1], dict | list | tuple):
+        return None  # a mask, boxes or the like
     label = np.asarray(item[1])
-    if label.ndim > 0:
-        return None  # a mask, a box or the like
+    if label.ndim > 0 or label.dtype.kind == "O":
+        return None
     if label.dtype.kind in "iub":
         return int(label)
     if label.dtype.kind == "U":

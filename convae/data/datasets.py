@@ -79,7 +79,7 @@ def load_dataset(config: DatasetConfig, seed: int = 0) -> Splits:
     classes = tuple(parts.classes)
     notes = [*parts.notes, *cut]
     how: Preprocessing | Scaling
-    name_of = test.name if isinstance(test, Arrays) else None
+    name_of = test.without_values().name if isinstance(test, Arrays) else None
     if isinstance(train, Arrays):
         arrays = [part for part in (train, validation, test) if isinstance(part, Arrays)]
         how, splits, more = scale(arrays, config.scaling, config.memory_mb)
@@ -150,7 +150,8 @@ def _divide(
     """
     if part is not None:
         return whole, part
-    if normal is not None and whole.labels is not None:
+    is_cut = isinstance(whole, Arrays) and whole.recordings is not None  # recordings stay whole
+    if normal is not None and whole.labels is not None and not is_cut:
         is_normal = np.isin(whole.labels, normal)
         places, others = np.flatnonzero(is_normal), np.flatnonzero(~is_normal)
         kept, aside = _division(whole.select(places), fraction, purpose, rng, notes)
@@ -221,9 +222,12 @@ def _class_numbers(
             "some, or leave dataset.normal at null if all are normal"
         )
     if not numbers or -1 in numbers:
+        met = {*map(str, normal)} & {*classes} - {*known.values()}
+        hint = ", since every window meets a rarer one; take a smaller dataset.tile" if met else ""
         raise UserError(
             f"dataset.normal: {normal} is not a list of classes among "
             f"{', '.join(f'{n} ({name})' if n in shown else name for n, name in known.items())}"
+            f"{hint}"
         )
     return numbers
 

@@ -94,10 +94,11 @@ def read_mask(path: Path | None, how: Preprocessing, shape: tuple[int, ...]) -> 
 def _marks(image: Image.Image) -> Image.Image:
     """Make a mask, of whatever mode and values, black and white."""
     upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"):
+    levels = np.asarray(upright).astype(np.float64)
+    if upright.mode not in ("1", "L", "F") and not upright.mode.startswith("I"):
         black = Image.new("RGBA", upright.size, "black")
-        upright = Image.alpha_composite(black, upright.convert("RGBA")).convert("L")
-    levels = np.asarray(upright).astype(np.float64)  # of a palette the numbers of its colours
+        coloured = Image.alpha_composite(black, upright.convert("RGBA")).convert("RGB")
+        levels = np.asarray(coloured).max(axis=2).astype(np.float64)  # red is as bright as white
     highest = levels.max()
     limit = MARKED if MARKED < highest < 256 else (highest / 2 if highest >= 256 else 0)
     return Image.fromarray(np.where(levels > limit, 255, 0).astype(np.uint8))

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,6 +27,9 @@ NUMBERED = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*")
 """A number as it is written in half of Europe."""
+
+SAMPLED = 50
+"""Rows in which decimal commas are looked for."""
 
 SHOWN = 8
 """Names of columns in a message, at most."""
@@ -56,13 +60,17 @@ class Table:
     layout: str | None = None
 
 
-def read_csv(path: Path, labels: Any, columns: Sequence[Any] | None) -> Table:
-    """Read a table of text: rows of numbers, with or without a header."""
+def read_csv(
+    path: Path, labels: Any, columns: Sequence[Any] | None, with_labels: bool = True
+) -> Table:
+    """Read a table of text: rows of numbers, with or without a header, and their classes."""
     form = _Form.of(path, columns)
     label, chosen = _chosen(form.names, form.has_header, labels, columns)
     notes = [*form.notes, *_notes(form.names, label, chosen, columns)]
     classes = None
-    if label is not None:
+    if not chosen and not with_labels:
+        raise UserError("has no columns of values")
+    if label is not None and with_labels:
         cells = [row[label].strip() for row in form.rows(path)]
         if "" in cells:
             raise UserError(
@@ -99,13 +107,15 @@ class _Form:
                     first = line
                     break
                 skipped += 1
-                comment = line[1:] or comment
-            second = next((line for line in file if line.strip()), "")
+                comment = line[1:] if line.strip() else comment
+            others = [*islice((line for line in file if line.strip()), SAMPLED)]
+            second = others[0] if others else ""
         if not first:
             raise UserError("is empty")
         delimiter = delimiter_of(first, second)
         names, row = _cells(first, delimiter), _cells(second, delimiter)
-        commas = delimiter != "," and any(map(DECIMAL_COMMA.fullmatch, row or names))
+        cells = (cell for line in others or [first] for cell in _cells(line, delimiter))
+        commas = delimiter != "," and any(map(DECIMAL_COMMA.fullmatch, cells))
         notes = ["numbers have decimal commas"] if commas else []
         commented = _cells(comment, delimiter)
         if len(commented) == len(names) > 1 and not _is_header(names, row):
@@ -192,14 +202,20 @@ def delimiter_of(line: str, following: str = "") -> str:
 
 
 def _is_header(row: Sequence[str], following: Sequence[str]) -> bool:
-    """Tell whether the first row of a table names its columns, be it by numbers as 0, 1, 2."""
-    if not all(_is_number(cell) or cell.lower() in MISSING or _is_comma(cell) for cell in row):
-        return True
-    return _is_counted(row) and not _is_counted(following)
+    """Tell whether the first row of a table names its columns, be it by numbers as 0, 1, 2.
+
+    One of mostly numbers, with words where the next one has them, is a row as the others.
+    """
+    are_numbers, too = [*map(_is_value, row)], [*map(_is_value, following)]
+    if not all(are_numbers):
+        return are_numbers != too or 2 * sum(are_numbers) < len(row)
+    return _is_counted(row) and bool(following) and not _is_counted(following)
 
 
-def _is_comma(cell: str) -> bool:
-    return bool(DECIMAL_COMMA.fullmatch(cell))
+def _is_value(cell: str) -> bool:
+    """Tell whether a cell is a number, or could be one."""
+    is_missing = cell.lower() in MISSING
+    return _is_number(cell) or is_missing or bool(DECIMAL_COMMA.fullmatch(cell))
 
 
 def _is_counted(row: Sequence[str]) -> bool:
@@ -266,7 +282,8 @@ def _chosen(
         known = [n for n, name in enumerate(names) if name.lower() in LABELS]
         known = [n for n in known if names[n] not in wanted]
         label = min(known, key=lambda n: LABELS.index(names[n].lower()), default=None)
-    if columns is not None and not has_header and all(str(c).isdigit() for c in columns):
+    are_numbers = all(isinstance(c, str) and c.isdigit() for c in columns or ())
+    if columns is not None and not has_header and are_numbers:  # of a model
         return label, _of_width(len(names), label, [int(c) for c in columns])
     if columns is not None:
         chosen = [_column("dataset.columns", column, names) for column in columns]
@@ -300,14 +317,18 @@ def _column(argument: str, which: Any, names: Sequence[str]) -> int:
     raise UserError(f"{argument}: there is no column {which!r} among {len(names)}: {shown}")
 
 
-def read_parquet(path: Path, labels: Any, columns: Sequence[Any] | None) -> Table:
+def read_parquet(
+    path: Path, labels: Any, columns: Sequence[Any] | None, with_labels: bool = True
+) -> Table:
     """Read a table of columns: numbers, or lists of numbers, each the channel of a signal."""
     pyarrow = arrow()
     table = pyarrow.parquet.read_table(path)
     names = table.column_names
     label, chosen = _chosen(names, True, labels, columns)
     classes = None
-    if label is not None:
+    if not chosen and not with_labels:
+        raise UserError("has no columns of values")
+    if label is not None and with_labels:
         column = table.column(label)
         if column.null_count:
             raise UserError(

@@ -16,6 +16,7 @@ from PIL import Image
 
 import convae
 from convae.app import cli
+from convae.data.array_arguments import ArrayArguments
 from convae.data.datasets import load_dataset
 from convae.data.sources import named
 from convae.report.anomaly import Detector
@@ -367,3 +368,11 @@ def test_reconstructions_far_from_zero(tmp_path, rng) -> None:
         )
         assert len(np.unique(found)) > 500
         assert np.abs(found - np.load(tmp_path / "x.npy")).max() < 2
+
+
+def test_classes_of_every_time_are_no_recording(tmp_path) -> None:
+    np.savez(tmp_path / "r.npz", x=np.zeros(200), y=np.zeros(200, int))
+    scaling = convae.Scaling("L", "range", [0.0], [1.0], tile=(16,))
+    arguments = ArrayArguments([str(tmp_path / "r.npz")], scaling, (1, 16), "data")
+    assert [stack.key for stack in arguments.stacks()] == ["x"]
+    assert arguments.left_out == [f"{tmp_path / 'r.npz'}: the classes in y"]

@@ -199,7 +199,9 @@ def test_codes_that_look_like_ours_are_not_replaced(model, pictures, tmp_path) -
     )
     np.save(tmp_path / "c.npy", np.zeros(8))
     (tmp_path / "c.signals.txt").write_text("mine")
-    for name in ("c.parquet", "c.npy"):
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "empty.images.txt").write_text("mine")
+    for name in ("c.parquet", "c.npy", "empty.npy"):
         before = (tmp_path / name).read_bytes()
         assert call("encode", model, pictures, "-o", tmp_path / name).exit_code == 1
         assert (tmp_path / name).read_bytes() == before

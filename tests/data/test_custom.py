@@ -234,6 +234,18 @@ class Names(Base):
         return ["good", "bad"][index % 2]
 
 
+class Ordered(Base):
+    classes = ["dog", "cat"]
+
+    def label(self, index):
+        return ["cat", "dog", "dog", "bird"][index % self.kinds]
+
+
+class Boxes(Base):
+    def label(self, index):
+        return {"boxes": [[1, 2], [3]]}
+
+
 class Flags(Base):
     def label(self, index):
         return index % 2 == 1
@@ -352,3 +364,15 @@ def test_more_kinds_of_pictures(later, name: str, value: int) -> None:
 def test_errors_of_a_users_code_are_named(later, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(name.replace("{}", later))
+
+
+def test_names_are_numbered_as_the_dataset_has_them(later) -> None:
+    data = load(f"{later}.Ordered", train={"kinds": 3})
+    assert data.classes == ("dog", "cat")
+    for split in (data.train, data.validation, data.test):
+        numbers = np.concatenate(list(split.batches(50)))[:, 0, 0, 0]
+        assert split.labels is not None
+        assert split.labels.tolist() == [int(n % 3 == 0) for n in numbers.tolist()]
+    with pytest.raises(UserError, match="'bird' is not among its classes dog, cat"):
+        load(f"{later}.Ordered", train={"kinds": 4})
+    assert load(f"{later}.Boxes").train.labels is None

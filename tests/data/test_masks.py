@@ -121,6 +121,7 @@ def scratch(dtype: type, value: float) -> np.ndarray:
         Image.fromarray(scratch(np.uint8, 255)).convert("RGB"),
         Image.fromarray(scratch(np.uint8, 255)).convert("RGBA"),
         Image.fromarray(scratch(np.uint8, 2)).convert("P"),
+        Image.fromarray(scratch(np.uint8, 255)).convert("RGB").quantize(2),
     ],
     ids=lambda image: f"{image.mode} {np.asarray(image).max()}",
 )
@@ -178,3 +179,14 @@ def test_masks_of_turned_pictures(root) -> None:
         else:
             with pytest.raises(UserError, match=r"18x12.*stored or turned, 12x18"):
                 load(root, image_size=12)
+
+
+def test_all_colours_are_marks(root, tmp_path) -> None:
+    how = load(root).how
+    assert isinstance(how, Preprocessing)
+    colours = np.zeros((12, 12, 3), np.uint8)
+    colours[2, :] = 255
+    colours[5, :, 0] = 255
+    Image.fromarray(colours).save(tmp_path / "red.png")
+    found = read_mask(tmp_path / "red.png", how, (12, 12))
+    np.testing.assert_array_equal(found.all(axis=1), colours.any(axis=(1, 2)))

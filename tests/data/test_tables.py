@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from convae.data.array_files import read_classes
+from convae.data.array_files import read_classes, read_stacks
 from convae.data.tables import Table, plain_labels, read_csv, read_parquet
 from convae.errors import UserError
 
@@ -192,3 +192,53 @@ def test_parquet_of_many_types(tmp_path) -> None:
         parquet(tmp_path, a=[1.0], when=pyarrow.array([1], pyarrow.date32()))
     with pytest.raises(UserError, match="column 'label' has 1 row without a class"):
         parquet(tmp_path, a=[1.0, 2.0], label=["x", None])
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "expected"),
+    [
+        ("5.1,3.5,setosa\n4.9,3.0,setosa\n7.0,3.2,other\n", 2, 3),
+        ("5.1,3.5,setosa\n4.9,3.0,setosa\n", -1, 2),
+        ("1,2,3\n", None, 1),
+    ],
+)
+def test_a_first_row_like_the_others_is_no_header(tmp_path, text, labels, expected: int) -> None:
+    table = read(tmp_path, text, labels)
+    assert len(table.values) == expected
+    assert table.columns == tuple(map(str, range(table.values.shape[1])))
+
+
+def test_decimal_commas_anywhere(tmp_path) -> None:
+    for text in ("a;b\n1;2\n1,5;2,5\n", "a;b\n;2\n1,5;3\n"):
+        assert read(tmp_path, text).values[1, 0] == 1.5
+
+
+def test_names_in_a_comment_before_an_empty_line(tmp_path) -> None:
+    assert read(tmp_path, "# a,b\r\n\r\n1,2\r\n3,4\r\n").columns == ("a", "b")
+
+
+def test_some_columns_of_a_table_without_names(tmp_path) -> None:
+    text = "9,8,7,5,4,6\n1,5,2,6,3,7\n"
+    np.testing.assert_array_equal(
+        read(tmp_path, text, None, [0, 1, 2]).values, [[9, 8, 7], [1, 5, 2]]
+    )
+    assert read(tmp_path, text, 5, [0, 1]).labels.tolist() == [6, 7]
+
+
+def test_classes_that_are_not_wanted_may_be_missing(tmp_path) -> None:
+    (tmp_path / "x.csv").write_text("a,b,label\n1,2,\n3,4,\n")
+    (stack,) = read_stacks(tmp_path / "x.csv", None, ("a", "b"), with_labels=False)
+    np.testing.assert_array_equal(stack.open(), [[1, 2], [3, 4]])
+    assert stack.labels is None
+    (stack,) = read_stacks(tmp_path / "x.csv", with_labels=False)
+    assert stack.columns == ("a", "b")
+    table = pyarrow.table({"a": [1.0], "label": pyarrow.array([None], pyarrow.string())})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    (stack,) = read_stacks(tmp_path / "x.parquet", with_labels=False)
+    np.testing.assert_array_equal(stack.open(), [[1]])
+
+
+def test_files_of_classes_in_other_encodings_are_named(tmp_path) -> None:
+    (tmp_path / "labels.csv").write_bytes("süd\nnord\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"labels\.csv' cannot be read as a table in UTF-8"):
+        read_classes(tmp_path / "labels.csv")

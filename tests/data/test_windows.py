@@ -165,3 +165,25 @@ def test_recordings_differ_in_channels(root) -> None:
     np.save(root / "30.npy", np.zeros((50, 3)))
     with pytest.raises(UserError, match="differ in shape"):
         load(root)
+
+
+def test_a_recording_with_anomalies_is_divided_by_time_too(tmp_path) -> None:
+    """Their windows are not taken from among those that are trained on."""
+    label = np.zeros(3000, int)
+    for at in (300, 1500, 2950):
+        label[at : at + 20] = 1
+    np.savez(tmp_path / "r.npz", x=recording(3000, 0), y=label)
+    data = load(tmp_path / "r.npz", tile=64, overlap=32, normal=[0])
+    assert windows(data, "test")[:, 0].min() >= windows(data, "validation")[:, 0].max() - 1e-3
+    assert windows(data, "train")[:, 0].max() < windows(data, "test")[:, 0].min()
+    assert data.anomalous is not None
+    assert 1 <= data.anomalous.sum() <= 3
+    assert any(note.startswith("left out, as they are not normal") for note in data.notes)
+    assert data.name_of is not None
+    assert data.name_of(0).startswith(f"{tmp_path / 'r.npz'}/x@")
+
+
+def test_windows_that_all_meet_anomalies(tmp_path) -> None:
+    np.savez(tmp_path / "r.npz", x=np.zeros(2000), y=(np.arange(2000) % 40 == 0).astype(int))
+    with pytest.raises(UserError, match=r"take a smaller dataset\.tile"):
+        load(tmp_path / "r.npz", layout="L", tile=64, normal=[0])

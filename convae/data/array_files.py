@@ -5,7 +5,6 @@ Arrays in .npy files are mapped into memory, so that a file of any size can be r
 
 from __future__ import annotations
 
-import csv
 import re
 import zipfile
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ from convae.data.layouts import Values
 from convae.data.tables import (
     LABELS,
     Table,
-    delimiter_of,
     plain_labels,
     read_csv,
     read_parquet,
+    rows_of,
 )
 from convae.errors import MissingPackageError, UserError
 from convae.files import printable
@@ -162,14 +161,7 @@ def read_classes(path: Path) -> Values:
     Raises `UserError` if there are several.
     """
     if path.suffix.lower() in (".csv", ".tsv"):
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                first = file.readline()
-                file.seek(0)
-                rows = [row for row in csv.reader(file, delimiter=delimiter_of(first)) if row]
-        except (UnicodeError, csv.Error) as error:
-            name = printable(str(path))
-            raise UserError(f"{name!r} cannot be read as a table in UTF-8: {error}") from None
+        rows = rows_of(path)
         if rows and {len(row) for row in rows} == {1}:
             cells = [row[0].strip() for row in rows]
             return plain_labels(cells[1:] if cells[0].lower() in LABELS else cells)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from convae.data.folders import PART_OF
-from convae.data.tables import LABELS, delimiter_of
+from convae.data.tables import LABELS, rows_of
 from convae.errors import UserError
 from convae.files import printable
 
@@ -35,15 +34,7 @@ def read_table(file: Path) -> list[Row]:
 
     Without a header the columns are paths, and classes if there is a second one.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            first = opened.readline()
-            opened.seek(0)
-            rows = [row for row in csv.reader(opened, delimiter=delimiter_of(first)) if row]
-    except (UnicodeError, csv.Error) as error:
-        raise UserError(
-            f"{printable(str(file))!r} cannot be read as a table in UTF-8: {error}"
-        ) from None
+    rows = rows_of(file)
     if not rows:
         raise UserError(f"{str(file)!r} is empty")
     path, label, part = _columns(file, [name.strip().lower() for name in rows[0]])

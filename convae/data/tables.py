@@ -15,6 +15,7 @@ import numpy as np
 
 from convae.data.layouts import Values
 from convae.errors import MissingPackageError, UserError, counted
+from convae.files import printable
 
 LABELS = ("label", "labels", "target", "targets", "class", "classes", "y")
 """Words by which an array, or a column, is known to hold classes; the first of several."""
@@ -190,6 +191,21 @@ def _opened(path: Path) -> TextIO:
 
 def _cells(line: str, delimiter: str) -> list[str]:
     return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    """Read all rows of a table of text; empty lines are left out.
+
+    Raises `UserError` if it is not one in UTF-8.
+    """
+    try:
+        with _opened(path) as file:
+            first = file.readline()
+            file.seek(0)
+            return [row for row in csv.reader(file, delimiter=delimiter_of(first)) if row]
+    except (UnicodeError, csv.Error) as error:
+        name = printable(str(path))
+        raise UserError(f"{name!r} cannot be read as a table in UTF-8: {error}") from None
 
 
 def delimiter_of(line: str, following: str = "") -> str:

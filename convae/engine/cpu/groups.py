@@ -94,10 +94,6 @@ class Class:
     shifts: Table
     elements: Table
 
-    def counts(self, longest: int) -> Table:
-        """How many positions have a coordinate below each number."""
-        return np.searchsorted(self.numbers, np.arange(longest + 1)).astype(np.int64)
-
 
 def classes(
     axes: Axes, groups: list[list[Group]], division: Division, box: Four, whole: Four

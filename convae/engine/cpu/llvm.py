@@ -305,9 +305,8 @@ def _grouped(M: Any, run: int) -> Any:
 
         def even(size: int, mask: Any) -> Callable[[Any, int], Any]:
             def factor(pointer: Any, vector: int) -> Any:
-                if size == emit.width:
-                    number = builder.gep(pointer, [INTEGER(vector * size)])
-                    return emit.everywhere(builder.load(number))
+                if size == emit.width:  # of which there is one vector
+                    return emit.everywhere(builder.load(pointer))
                 begins = [n % size == 0 for n in range(emit.width)]
                 bits = ir.Constant(ir.VectorType(ir.IntType(1), emit.width), begins)
                 inside = bits if mask is None else builder.and_(mask, bits)

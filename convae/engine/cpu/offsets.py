@@ -231,7 +231,7 @@ def _plan_g(sizes: Sizes) -> Plan:
         A_rows = _outer(found.shifts, 1, channels)
         rows = _outer(found.elements, channels * O, channels, O), A_rows, np.zeros_like(A_rows)
         step = builder.add_steps(found.bases, found.places)
-        depths = found.counts(builder.longest)
+        depths = builder.counts(found.numbers)
         builder.terms_of_groups(*rows, depths, step, builder.filters, channels, builder.filters)
     boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0  # blocks are of G, not D
     every = prod(axes.tile) * prod(axes.kernel) * channels
@@ -498,7 +498,7 @@ class _Builder:
             self.A_group, self.group = found
 
     def counts(self, numbers: Table) -> Table:
-        """How many of some rows have a coordinate below each number."""
+        """How many of some rows, or positions, have a coordinate below each number."""
         found: Table = np.searchsorted(numbers, np.arange(self.longest + 1))
         return found.astype(np.int64)
 

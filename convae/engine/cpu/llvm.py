@@ -7,6 +7,8 @@ they grow; the last vector of a row is masked. `passes` has the code for single 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -65,6 +67,17 @@ class Emitter:
         arguments = [value, place, ir.IntType(32)(self.bytes), mask]
         self.call(f"llvm.masked.store.{self._suffix}", ir.VoidType(), arguments)
 
+    def fence(self, values: list[Any]) -> list[Any]:
+        """Have values computed before anything behind is begun, for which registers would lack."""
+        if not AVX512:  # such vectors are several registers
+            return values
+        kinds = [value.type for value in values]
+        function = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
+        where = ["=v"] * len(values) + [str(n) for n in range(len(values))] + ["~{memory}"]
+        nothing = ir.InlineAsm(function, "", ",".join(where), side_effect=True)
+        same = self.builder.call(nothing, values)
+        return [self.builder.extract_value(same, n) for n in range(len(values))]
+
     def first(self, count: Any) -> Any:
         """Make a mask that is on for the first `count` elements of a vector."""
         places = ir.VectorType(INTEGER, self.width)
@@ -105,11 +118,11 @@ class Emitter:
         return self.builder.shuffle_vector(a, b, self._lanes(places))
 
     def loop(self, count: Any, pointers: list[tuple[Any, Any]], sums: list[Any], body: Any) -> Any:
-        """Emit a loop of `count`, at least one, calls of `body(pointers, sums)` -> new sums."""
+        """Emit a loop of `count` calls of `body(pointers, sums)` -> new sums."""
         # each of `pointers` is a pair of a pointer and its step per iteration
         builder = self.builder
-        before, turn = builder.block, builder.append_basic_block()
-        builder.branch(turn)
+        before, turn, done = builder.block, *(builder.append_basic_block() for _ in range(2))
+        builder.cbranch(builder.icmp_signed(">", count, INTEGER(0)), turn, done)
         builder.position_at_end(turn)
         first = [INTEGER(0), *(pointer for pointer, _ in pointers), *sums]
         now = [builder.phi(value.type) for value in first]
@@ -121,10 +134,14 @@ class Emitter:
         for phi, start, value in zip(now, first, after, strict=True):
             phi.add_incoming(start, before)
             phi.add_incoming(value, builder.block)
-        done = builder.append_basic_block()
+        last = builder.block
         builder.cbranch(builder.icmp_signed("<", after[0], count), turn, done)
         builder.position_at_end(done)
-        return new_sums
+        found = [builder.phi(value.type) for value in sums]
+        for phi, start, value in zip(found, sums, new_sums, strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(value, last)
+        return found
 
     @property
     def _suffix(self) -> str:
@@ -152,36 +169,50 @@ def _emit_tile(
     mask: Any,
     steps: Any,
     depth: Any,
+    pairs: Any,
     B: Any,
     fresh: Any,
     factor: Callable[[Any, int], Any],
 ) -> None:
     """Emit one tile of `tiles`; the mask is that of the last vector of its rows.
 
-    Rows of A are pointers, each to a row, or to several at distances from it.
-    `factor(pointer, vector)` loads what a vector of a row of B is multiplied by.
+    Rows of A are pointers, each to the first of a run, and the distances of its rows, and of one
+    more. `factor(pointer, vector)` loads what a vector of a row of B is multiplied by.
     """
     builder = emit.builder
     masks = [None] * (vectors - 1) + [mask]
 
-    def multiply_add(pointers: list[Any], sums: list[Any]) -> list[Any]:
-        step = pointers[0]
-        a_step = builder.load(step)
-        b_step = builder.load(builder.gep(step, [INTEGER(1)]))
-        row = builder.gep(B, [b_step])
-        row_of_B = [emit.load(row, v, masks[v]) for v in range(vectors)]
+    def multiply_add(together: int, pointers: list[Any], sums: list[Any]) -> list[Any]:
+        def entry(n: int) -> Any:
+            return builder.load(builder.gep(pointers[0], [INTEGER(n)]))
+
+        def row_of_B(step: int) -> list[Any]:
+            row = builder.gep(B, [entry(2 * step + 1)])
+            return [emit.load(row, v, masks[v]) for v in range(vectors)]
+
+        a_step, rows_of_B = entry(0), [row_of_B(step) for step in range(together)]
         new: list[Any] = []
         for pointer, distances in A_rows:
-            place = builder.gep(pointer, [a_step])
-            for distance in distances:
-                row = builder.gep(place, [distance])
-                for v, b in enumerate(row_of_B):
-                    product = builder.fmul(factor(row, v), b, **FUSED)
-                    new.append(builder.fadd(product, sums[len(new)], **FUSED))
+            place, run = builder.gep(pointer, [a_step]), len(distances) - 1
+            rows = [builder.gep(place, [distance]) for distance in distances[: run + together - 1]]
+            factors = [[factor(row, v) for v in range(vectors)] for row in rows]
+            begin = len(new)
+            for n, v in product(range(run), range(vectors)):
+                total = sums[len(new)]
+                for step, row in enumerate(rows_of_B):
+                    term = builder.fmul(factors[n + step][v], row[v], **FUSED)
+                    total = builder.fadd(term, total, **FUSED)
+                new.append(total)
+            if together > 1:
+                new[begin:] = emit.fence(new[begin:])
         return new
 
-    zeros = [ir.Constant(emit.vector, None)] * (len(D_rows) * vectors)
-    sums = emit.loop(depth, [(steps, INTEGER(2))], zeros, multiply_add)
+    sums = [ir.Constant(emit.vector, None)] * (len(D_rows) * vectors)
+    if pairs is not None:
+        sums = emit.loop(pairs, [(steps, INTEGER(4))], sums, partial(multiply_add, 2))
+        steps = builder.gep(steps, [builder.mul(pairs, INTEGER(4))])
+        depth = builder.sub(depth, builder.mul(pairs, INTEGER(2)))
+    sums = emit.loop(depth, [(steps, INTEGER(2))], sums, partial(multiply_add, 1))
     by_row = [sums[r * vectors : (r + 1) * vectors] for r in range(len(D_rows))]
     with builder.if_else(fresh) as (first_time, again):
         with first_time:
@@ -287,10 +318,13 @@ def grouped_runs(
     group: Any,
     D_distance: Any,
     A_distance: Any,
+    pairs: Any,
 ) -> Any:
     """Do what `grouped_tiles` does, for runs of `RUN` rows at even distances in D and in A.
 
-    There is at most one vector.
+    There is at most one vector. So many `pairs` of steps come first, whose second one is as far in
+    A from the first as rows of a run are from each other: a row's second number is the next row's
+    first one, and loaded once.
     """
     return _grouped(M, RUN)
 
@@ -351,10 +385,11 @@ def _tiles(
     """Return signature and code of `tiles`, and of those with `more` arguments.
 
     Rows that are left over are a tile of so many of `lesser` rows, if there are no more. Where they
-    are runs of several, the last arguments are the distances in a run, in D and in A.
+    are runs of several, the last arguments are the distances in a run, in D and in A, and how many
+    pairs of steps there are.
     """
     integer, table = types.intp, types.Array(types.int64, 1, "C")
-    others = (integer,) * (more + (2 if run > 1 else 0))
+    others = (integer,) * (more + (3 if run > 1 else 0))
     signature = types.void(
         M, table, *(integer,) * 5, table, *(integer,) * 4, types.boolean, *others
     )
@@ -366,10 +401,9 @@ def _tiles(
         D_offsets, A_offsets = (emit.pointer(T_, table, place) for place in (d_rows, a_rows))
         start = emit.pointer(steps, table, step)
         last_row = builder.sub(rows, INTEGER(1))
-        D_distances, A_distances = (
-            [builder.mul(distance, INTEGER(n)) for n in range(run)]
-            for distance in (rest[more:] if run > 1 else [INTEGER(0)] * 2)
-        )
+        D_distance, A_distance, pairs = rest[more:] if run > 1 else (INTEGER(0), INTEGER(0), None)
+        D_distances = [builder.mul(D_distance, INTEGER(n)) for n in range(run)]
+        A_distances = [builder.mul(A_distance, INTEGER(n)) for n in range(run + 1)]
 
         def tile(count: int, vectors: int, mask: Any, row: Any, is_rest: bool, factor: Any) -> None:
             indices = [builder.add(row, INTEGER(r)) for r in range(count)]
@@ -389,7 +423,10 @@ def _tiles(
                 for pointer in places(corner_D, D_offsets)
                 for distance in D_distances
             ]
-            _emit_tile(emit, A_rows, D_rows, vectors, mask, start, depth, corner_B, fresh, factor)
+            some = None if is_rest else pairs  # in the same order, so the sums have the same bits
+            _emit_tile(
+                emit, A_rows, D_rows, vectors, mask, start, depth, some, corner_B, fresh, factor
+            )
 
         def all_rows(vectors: int, mask: Any, factor: Any) -> None:
             largest = LARGEST_TILE[vectors] if run == 1 else RUNS

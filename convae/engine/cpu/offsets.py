@@ -73,9 +73,10 @@ LONGEST_PASS, WRITING = 128, 16
 COPYING = 1.0
 """What it takes to copy an element of A, in rows times steps of one vector."""
 
-TERM_ENTRIES = 8
-"""Entries of a term: where D and A begin, its first row and step, where B begins, columns, and the
-distances in D and in A of the rows of a run; 0 where rows are given one by one."""
+TERM_ENTRIES = 9
+"""Entries of a term: where D and A begin, its first row and step, where B begins, columns, the
+distances in D and in A of the rows of a run, 0 where rows are given one by one; and how many steps,
+the first ones, are in pairs that are as far apart in A as rows of a run."""
 
 LONG_ENOUGH = 4
 """Channels of A from which on rows in runs are faster where groups do not share vectors."""
@@ -208,11 +209,15 @@ def _plan_c(sizes: Sizes) -> Plan:
 
     apart, boxes, chosen = builder.cheapest(builder.output_classes, cost, sizes.C, O)
     for found in chosen:
-        A_steps = _outer(found.shifts, 1, channels)
-        step = builder.add_steps(A_steps, _outer(found.elements, channels * O, channels, O))
+        shifts, elements, pairs = builder.in_pairs(found, builder.axes.stride[2] * sizes.C)
+        steps = (
+            _outer(shifts, 1, channels, 1, pairs),
+            _outer(elements, channels * O, channels, O, pairs),
+        )
         rows = found.places, found.bases, found.numbers
-        depths = builder.always(len(A_steps))
-        builder.terms_of_groups(*rows, depths, step, builder.filters, channels, builder.filters)
+        apart_by = builder.filters, channels, builder.filters
+        depths = builder.always(len(steps[0]))
+        builder.terms_of_groups(rows, steps, depths, apart_by, pairs * 2 * channels)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
     return builder.plan(boxes, sizes.C, builder.division.span(O), fresh)
 
@@ -230,9 +235,8 @@ def _plan_g(sizes: Sizes) -> Plan:
     for found in chosen:
         A_rows = _outer(found.shifts, 1, channels)
         rows = _outer(found.elements, channels * O, channels, O), A_rows, np.zeros_like(A_rows)
-        step = builder.add_steps(found.bases, found.places)
-        depths = builder.counts(found.numbers)
-        builder.terms_of_groups(*rows, depths, step, builder.filters, channels, builder.filters)
+        steps, depths = (found.bases, found.places), builder.counts(found.numbers)
+        builder.terms_of_groups(rows, steps, depths, (builder.filters, channels, builder.filters))
     boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0  # blocks are of G, not D
     every = prod(axes.tile) * prod(axes.kernel) * channels
     rows_of_D = _joined(builder.written)
@@ -256,14 +260,15 @@ def _plan_h(sizes: Sizes) -> Plan:
 
     apart, boxes, chosen = builder.cheapest(builder.input_classes, cost, O, C)
     for found in chosen:
-        A_steps = _outer(found.shifts, 1, filters)
-        B_steps = _outer(found.elements, O * width, filters, width)
+        shifts, elements, pairs = builder.in_pairs(found, O)
+        A_steps = _outer(shifts, 1, filters, 1, pairs)
+        B_steps = _outer(elements, O * width, filters, width, pairs)
         if builder.group and builder.groups > 1:  # rows of B are those of all groups side by side
-            B_steps = _outer(found.elements, filters * C, filters, C)
-        step = builder.add_steps(A_steps, B_steps)
+            B_steps = _outer(elements, filters * C, filters, C, pairs)
         rows = found.places, found.bases, found.numbers
-        depths = builder.always(len(A_steps))
-        builder.terms_of_groups(*rows, depths, step, channels, filters, filters * width)
+        steps, depths = (A_steps, B_steps), builder.always(len(A_steps))
+        apart_by = channels, filters, filters * width
+        builder.terms_of_groups(rows, steps, depths, apart_by, pairs * 2 * filters)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
     return builder.plan(boxes, O, division.span(C), fresh)
 
@@ -301,7 +306,8 @@ def _plan_h_by_rows(sizes: Sizes) -> Plan:
             if first < last and 0 <= x0 < n0 and 0 <= x1 < n1:
                 D = ((x0 * n1 + x1) * n2 + y2 + first) * C
                 B = ((number * k0 + m0) * k1 + m1) * O * width + first * C
-                builder.add_term(*counts, (D, number * O, row, step, B, (last - first) * C, 0, 0))
+                columns = (last - first) * C
+                builder.add_term(*counts, (D, number * O, row, step, B, columns, 0, 0, 0))
     return builder.plan(boxes, O, division.span(C), Fresh.BLOCK)
 
 
@@ -402,9 +408,11 @@ def _runs(D: Table, A: Table, numbers: Table) -> tuple[Table, Table, tuple[int, 
     return firsts, np.flatnonzero(~are_in), (int(apart[0]), int(apart[1]))
 
 
-def _outer(positions: Table, step: int, channels: int, stride: int = 1) -> Table:
-    """Offsets of all channels at all positions."""
-    return (positions[:, None] * step + np.arange(channels) * stride).reshape(-1)
+def _outer(positions: Table, step: int, channels: int, stride: int = 1, pairs: int = 0) -> Table:
+    """Offsets of all channels at all positions; at the first ones, for each channel in pairs."""
+    offsets = positions[:, None] * step + np.arange(channels) * stride
+    paired = offsets[: 2 * pairs].reshape(pairs, 2, channels).swapaxes(1, 2)
+    return np.concatenate([paired.reshape(-1), offsets[2 * pairs :].reshape(-1)])
 
 
 def _box_fields(boxes: Boxes, channels: int) -> dict[int, int]:
@@ -473,6 +481,19 @@ class _Builder:
         strides = _strides(boxes.whole, O), _strides(axes.size, C)
         return boxes, classes(axes, along, division, *strides)
 
+    def in_pairs(self, found: Class, apart: int) -> tuple[Table, Table, int]:
+        """Return shifts and elements, first those in pairs that are so far apart; and their number.
+
+        Where terms are those of all groups. The order is the same for all blocks.
+        """
+        left = {int(shift): number for number, shift in enumerate(found.shifts)}
+        paired: list[int] = []
+        for shift in sorted(left) if self.group else ():
+            if shift in left and shift + apart in left:
+                paired += [left.pop(shift), left.pop(shift + apart)]
+        order = np.array([*paired, *left.values()], np.int64)
+        return found.shifts[order], found.elements[order], len(paired) // 2
+
     def add_rows(self, D: Table, A: Table) -> int:
         """Append rows, or the first ones of runs; returns where they begin."""
         begin = sum(map(len, self.D_offsets))
@@ -503,26 +524,31 @@ class _Builder:
         return found.astype(np.int64)
 
     def terms_of_groups(
-        self, D_rows: Table, A_rows: Table, numbers: Table, depths: Table, step: int,
-        D: int, A: int, B: int,
+        self, rows: tuple[Table, Table, Table], steps: tuple[Table, Table], depths: Table,
+        apart_by: tuple[int, int, int], paired: int = 0,
     ) -> None:  # fmt: skip
-        """Append a term for each group of channels; D, A and B are the distances between groups.
+        """Append a term for each group of channels, which are so far apart in D, A and B.
 
         The groups lie side by side in rows of D, so their distance is also the columns of a term.
-        Terms of all groups have rows in runs, as far as they lie so. Rows have numbers along the
-        divided axis, which decide whether a block has them.
+        Terms of all groups have rows in runs, as far as they lie so, for which the first `paired`
+        steps may be in pairs. Rows of D and A have numbers along the divided axis, which decide
+        whether a block has them.
         """
+        D_rows, A_rows, numbers = rows
+        D, A, B = apart_by
+        step = self.add_steps(*steps)
         self.written.append(D_rows)
         if not self.group:
             row, counts = self.add_rows(D_rows, A_rows), self.counts(numbers)
-            for group in range(self.groups):
-                self.add_term(counts, depths, (group * D, group * A, row, step, group * B, D, 0, 0))
+            for n in range(self.groups):
+                self.add_term(counts, depths, (n * D, n * A, row, step, n * B, D, 0, 0, 0))
             return
         firsts, others, distances = _runs(D_rows, A_rows, numbers)
-        for some, apart in ((firsts, distances), (others, (0, 0))):
+        are_alike = paired > 0 and steps[0][1] - steps[0][0] == distances[1]
+        for some, run in ((firsts, (*distances, paired if are_alike else 0)), (others, (0, 0, 0))):
             if len(some):
                 row, counts = self.add_rows(D_rows[some], A_rows[some]), self.counts(numbers[some])
-                self.add_term(counts, depths, (0, 0, row, step, 0, self.groups * D, *apart))
+                self.add_term(counts, depths, (0, 0, row, step, 0, self.groups * D, *run))
 
     def add_term(self, rows: Table, depths: Table, entries: tuple[int, ...]) -> None:
         """Append a term, with its counts of rows and steps for every number."""

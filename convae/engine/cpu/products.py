@@ -104,10 +104,12 @@ def multiply(
 def multiply_groups(
     M: Array, T: Array, d: int, d_rows: int, a: int, a_rows: int, rows: int, step: int, depth: int,
     b: int, columns: int, fresh: bool, A_group: int, group: int, D_distance: int, A_distance: int,
+    paired: int,
 ) -> None:  # fmt: skip
     """Do what `llvm.grouped_tiles` does, with the steps in T, for any depth and columns.
 
-    With distances it does what `llvm.grouped_runs` does; rows are the first ones of runs then.
+    With distances it does what `llvm.grouped_runs` does; rows are the first ones of runs then, and
+    the first `paired` steps are in pairs.
     """
     if rows == 0:
         return
@@ -121,6 +123,7 @@ def multiply_groups(
     most = MOST_VECTORS * part if run == 1 and A_group == group == 1 else part
     length = PANEL_BYTES // 2 // (max(most // part, 2) * VECTOR_BYTES)  # half a cache: A's too
     length = max(1, -(-depth // max(1, -(-depth // length))))
+    length += length % 2  # which pairs do not cross
     at_once = (ROWS_AT_ONCE if run > 1 else FEW_ROWS) // run
     for r in range(0, rows, at_once):
         n, j = min(at_once, rows - r), 0
@@ -133,6 +136,7 @@ def multiply_groups(
                     grouped_runs(
                         M, T, d + j, d_rows + r, A, a_rows + r, n, T, now, count, b + j, wide,
                         renew, A_group, group, D_distance, A_distance,
+                        max(0, min(count, paired - q)) // 2,
                     )  # fmt: skip
                 else:
                     grouped_tiles(
@@ -255,7 +259,7 @@ def convolve(
                 multiply_groups(
                     M, T, d + T[term], d_rows, box + T[term + 1], a_rows, rows, step, depth,
                     b + T[term + 4], T[term + 5], fresh,
-                    row[Field.A_GROUP], row[Field.GROUP], T[term + 6], T[term + 7],
+                    row[Field.A_GROUP], row[Field.GROUP], T[term + 6], T[term + 7], T[term + 8],
                 )  # fmt: skip
             else:
                 multiply(

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from convae import engine
 from convae.engine import definition, gemm
-from convae.engine.cpu import convolution, division, offsets, threads
+from convae.engine.cpu import convolution, division, jit, offsets, threads
+from convae.engine.cpu.rows import Field
 from tests.helpers import by_pytorch, error
 from tests.problems import Problem, part_of_examples, problems
 
@@ -263,6 +264,55 @@ def test_bits_do_not_depend_on_the_number_of_threads(
     finally:
         engine.set_num_threads(threads.cores())
     assert len(found) == 1
+
+
+IN_PAIRS = [  # groups, channels and filters of each, size, kernel, stride, dilation
+    (1, 8, 12, (26, 30), 3, 1, 1),
+    (1, 16, 16, (40,), 5, 1, 1),
+    (1, 4, 16, (40,), 7, 2, 1),
+    (1, 4, 9, (3, 12, 13), 4, 2, 1),
+    (1, 8, 8, (30, 30), 3, 3, 3),
+    (4, 16, 16, (20, 20), 3, 1, 1),
+    (4, 4, 4, (20, 20), 5, 2, 2),
+    (3, 5, 2, (30, 15), 3, 1, 1),
+    (40, 1, 1, (20, 33), 3, 1, 1),
+]
+
+
+@pytest.mark.skipif(not jit.AVX512, reason="rows are in runs with AVX-512 only")
+@pytest.mark.parametrize(("groups", "C", "O", "size", "kernel", "stride", "dilation"), IN_PAIRS)
+def test_steps_in_pairs(
+    rng, groups: int, C: int, O: int, size: tuple[int, ...], kernel: int, stride: int, dilation: int
+) -> None:
+    how = {"stride": stride, "padding": "same", "dilation": dilation, "groups": groups}
+    geometry = engine.resolve(size=size, kernel=kernel, **how)
+    for dtype, tolerance in TOLERANCE.items():
+        K = rng.standard_normal((groups * O, C, *[kernel] * len(size))).astype(dtype)
+        V = rng.standard_normal((3, groups * C, *size)).astype(dtype)
+        G = rng.standard_normal((3, groups * O, *geometry.output)).astype(dtype)
+        full = {"stride": geometry.stride, "padding": geometry.padding, "groups": groups}
+        full["dilation"] = geometry.dilation
+        Z, R = engine.c(K, V, **how), engine.h(K, G, size=size, **how)
+        assert error(Z, definition.c(K, V, **full)) < tolerance
+        assert error(R, definition.h(K, G, size=size, **full)) < tolerance
+        for operation in "ch":
+            sizes = groups * C, groups * O, 3, K.itemsize, convolution.FEWEST_BLOCKS
+            plan = offsets.plan_for(operation, geometry, *sizes)
+            has_pairs = plan.tables[Field.TERMS][:, 8].any()
+            assert has_pairs == (dtype == "float32" or plan.fields[Field.GROUP] > 0)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_bits_do_not_depend_on_where_an_example_lies(rng, groups: int) -> None:
+    K = rng.standard_normal((16, 16 // groups, 3, 3), dtype="float32")
+    V = rng.standard_normal((13, 16, 18, 17), dtype="float32")
+
+    def both(V):
+        how = {"padding": "same", "groups": groups}
+        return engine.c(K, V, **how), engine.h(K, V, **how)
+
+    for one, found in zip(both(V[7:8]), both(V), strict=True):
+        assert (one[0] == found[7]).all()
 
 
 PEAK = """

@@ -38,10 +38,9 @@ def array_module(*arrays: Array, names: str = "arguments") -> ModuleType:
     """
     modules = set()
     for array in arrays:
-        root = type(array).__module__.partition(".")[0]
         if isinstance(array, np.ndarray):
             modules.add("numpy")
-        elif root == "cupy":
+        elif type(array).__module__.partition(".")[0] == "cupy":
             modules.add("cupy")
         else:
             raise UserTypeError(

@@ -10,7 +10,10 @@ Arrays are NCHW, with 1, 2 or 3 spatial axes. The backend chooses the memory ord
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from convae.engine import edges
 from convae.engine.arrays import Array, array_module, plain
@@ -295,12 +298,18 @@ def _backend(*named: tuple[str, Array]) -> Backend:
         listing = ", ".join(f"{name} is {array.dtype}" for name, array in named)
         raise UserTypeError(f"dtype: {listing}; expected the same dtype")
     backend = backend_for(arrays[0])
-    if dtype.name not in backend.dtypes:
+    if _name(dtype) not in backend.dtypes:
         raise UserTypeError(
             f"dtype: {dtype} is not supported on the {backend.device}; "
             f"expected {' or '.join(backend.dtypes)}"
         )
     return backend
+
+
+@cache
+def _name(dtype: np.dtype[Any]) -> str:
+    """Return a dtype's name, which NumPy puts together each time."""
+    return dtype.name
 
 
 def _axes(name: str, array: Array) -> int:

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from convae.engine.arrays import Array
 from convae.engine.cpu import products
-from convae.engine.cpu.buffers import scratch
+from convae.engine.cpu.buffers import scratch, scratch_address
 from convae.engine.cpu.division import Table
 from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Job, Number, Operation, Watched
@@ -44,9 +43,14 @@ def _address(array: Array) -> int:
 def place(array: Array) -> int:
     """Return the offset of a contiguous array from the anchor of its type."""
     assert array.flags.c_contiguous
-    distance = _address(array) - _anchor_address(array.dtype)
-    assert distance % array.itemsize == 0, "an array that is not aligned"
-    return int(distance // array.itemsize)
+    return _place(_address(array), array.dtype)
+
+
+def _place(address: int, dtype: np.dtype[np.generic]) -> int:
+    """Return the offset of what lies at an address."""
+    place, rest = divmod(address - _anchor_address(dtype), dtype.itemsize)
+    assert rest == 0, "an array that is not aligned"
+    return place
 
 
 _POINTERS = [Field.D, Field.A, Field.B, Field.BIAS, Field.H, Field.EXTRA, Field.TARGET]
@@ -111,7 +115,8 @@ class Line:
         return values
 
 
-class Written(NamedTuple):
+@dataclass
+class Written:
     """A list of calls as compiled code reads it, and the sums of squared errors of its lines.
 
     It knows where arrays lie, but does not keep them.
@@ -139,22 +144,29 @@ class Written(NamedTuple):
     scratch: int
     parts: list[tuple[int, int, int]]
 
-    def run(self) -> None:
-        """Do all lines; in a thread that is busy with a task, one after the other."""
+    def run(self, rows: Table | None = None) -> None:
+        """Do all lines, or with other `rows`; in a thread that is busy, one after the other."""
+        address = self._addresses[1] if rows is None else _address(rows)
         for part in [(0, len(self.rows), 1)] if in_pool() else self.parts:
-            share(partial(self._do, part), part[2])
+            share(partial(self._do, part, address), part[2])
 
-    def _do(self, part: tuple[int, int, int], job: Array) -> None:
+    @cached_property
+    def _addresses(self) -> tuple[int, int, int, int]:
+        """Where the table, the rows, the numbers and the sums lie."""
+        table, rows, numbers, sums = map(_address, (self.table, self.rows, self.numbers, self.sums))
+        return table, rows, numbers, sums
+
+    def _do(self, part: tuple[int, int, int], rows: int, job: Array) -> None:
         """Write a part of the lines as a job, and do it."""
         first, last, together = part
-        memory = scratch("calls", (self.scratch,), self.numbers.dtype)
+        dtype, (table, _, numbers, sums) = self.numbers.dtype, self._addresses
         job[Job.TAKEN] = job[Job.DONE] = first
         job[Job.NUMBER] += 1
         job[Job.LAST :] = (
-            last, together, memory.itemsize, self.scratch, _address(self.table), len(self.table),
-            _address(self.rows), len(self.rows), _address(self.numbers), _address(self.sums),
+            last, together, dtype.itemsize, self.scratch, table, len(self.table),
+            rows, len(self.rows), numbers, sums,
         )  # fmt: skip
-        _work(memory, job, 0, 0, 0)
+        _work(dtype, self.scratch, job, 0, 0, 0)
 
     def entries(self, array: Array) -> tuple[Table, Table]:
         """Find the entries of the lines that are the place of an array: rows, columns."""
@@ -167,19 +179,20 @@ _INTEGER = np.dtype(np.int64)
 
 def watch(job: Array, helper: int, posted: int) -> bool:
     """Do jobs while they come, as a helper; tells whether it is wanted for something else."""
-    reason = Watched.UNFIT
+    reason = int(Watched.UNFIT)
     while reason == Watched.UNFIT:
         dtype = np.dtype(f"f{job[Job.ITEMSIZE]}")
-        memory = scratch("calls", (int(job[Job.SCRATCH]),), dtype)
-        reason = _work(memory, job, helper, posted, WATCHING)
+        reason = _work(dtype, int(job[Job.SCRATCH]), job, helper, posted, WATCHING)
     return reason == Watched.POSTED
 
 
-def _work(memory: Array, job: Array, helper: int, posted: int, turns: int) -> Watched:
-    """Do jobs with this scratch memory; see `products.work`."""
+def _work(
+    dtype: np.dtype[np.generic], room: int, job: Array, helper: int, posted: int, turns: int
+) -> int:
+    """Do jobs with scratch memory of so many elements; see `products.work`."""
+    memory = _place(scratch_address("calls", room * dtype.itemsize), dtype)
     steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), _INTEGER)
-    where = anchor(memory.dtype), job, helper, posted, place(memory), memory.size, steps, turns
-    return Watched(products.work(*where))
+    return int(products.work(anchor(dtype), job, helper, posted, memory, room, steps, turns))
 
 
 @dataclass
@@ -313,9 +326,10 @@ class Template:
     def __call__(self, *arrays: Array) -> None:
         """Do it with these arrays."""
         places = [place(array) for array in arrays]
-        dtype = self._written.numbers.dtype
-        between = scratch("between", (self._room,), dtype)  # kept until all is done
-        places += [place(between) + start for start in self._starts]
+        if self._starts:
+            dtype = self._written.numbers.dtype
+            between = _place(scratch_address("between", self._room * dtype.itemsize), dtype)
+            places += [between + start for start in self._starts]
         rows = self._written.rows.copy()
         rows[self._rows, self._columns] = np.array(places)[self._which]
-        self._written._replace(rows=rows).run()
+        self._written.run(rows)

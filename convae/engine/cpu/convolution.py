@@ -16,19 +16,11 @@ import numpy as np
 from convae.engine.arrays import Array
 from convae.engine.cpu.buffers import empty
 from convae.engine.cpu.calls import Calls, Line, Template
-from convae.engine.cpu.offsets import (
-    Plan,
-    goes_by_rows,
-    narrow_plan_for,
-    plan_for,
-    rounded,
-)
+from convae.engine.cpu.choice import goes_along, goes_by_rows, goes_by_taps
+from convae.engine.cpu.offsets import Plan, plan_for, rounded
 from convae.engine.cpu.rows import Field, Kind, Number, Operation
 from convae.engine.cpu.threads import in_pool
 from convae.engine.geometry import Geometry, resolve
-
-NARROW = 8
-"""Channels up to which h has its vectors along positions."""
 
 FEWEST_BLOCKS = 8
 """Blocks of a problem that threads share, if it has so many examples and rows."""
@@ -62,7 +54,9 @@ Allocate: TypeAlias = Callable[[tuple[int, ...], "np.dtype[np.generic]"], Array]
 def c(K: Array, V: Array, Z: Array, geometry: Geometry, behind: Behind = NOTHING) -> Calls:
     """Write ``Z = c(K, V)``."""
     K, V, Z, geometry = _dense(K, V, Z, geometry)
-    plan = plan_for("c", geometry, V.shape[-1], K.shape[-1], len(V), V.itemsize, _blocks())
+    sizes = V.shape[-1], K.shape[-1]
+    name = "c along" if goes_along("c", geometry, *sizes, V.itemsize) else "c"
+    plan = plan_for(name, geometry, *sizes, len(V), V.itemsize, _blocks())
     return Calls(Z.dtype, [_lines(plan, {Field.D: Z, Field.A: V, Field.B: K}, behind)])
 
 
@@ -79,9 +73,9 @@ def h(
     K, V, G, geometry = _dense(K, V, G, geometry)
     C, O = K.shape[-2:]
     arrays = {Field.D: V, Field.A: G, Field.B: K}
-    if V.shape[-1] <= NARROW and geometry.groups == 1 and {*geometry.tile} == {1}:
-        narrow = narrow_plan_for(geometry, C, O, len(G), G.itemsize, _blocks())
-        return Calls(V.dtype, [_lines(narrow, arrays, behind)])
+    if goes_along("h", geometry, C, O, K.itemsize):
+        along = plan_for("h along", geometry, C, O, len(G), G.itemsize, _blocks())
+        return Calls(V.dtype, [_lines(along, arrays, behind)])
     by_rows = goes_by_rows(geometry, C, O, K.itemsize)
     name = "h by rows" if by_rows else "h"
     plan = plan_for(name, geometry, V.shape[-1], O, len(G), G.itemsize, _blocks())
@@ -108,20 +102,42 @@ def h(
 def g(G: Array, V: Array, dK: Array, geometry: Geometry, allocate: Allocate = empty) -> Calls:
     """Write ``dK = g(G, V)``; sums of several threads are added in order."""
     dK, V, G, geometry = _dense(dK, V, G, geometry)
-    plan = plan_for("g", geometry, V.shape[-1], G.shape[-1], len(V), V.itemsize, _blocks())
-    work = geometry.macs(V.shape[-1], G.shape[-1]) * len(V)
+    C, O = V.shape[-1], G.shape[-1]
+    by_taps = goes_by_taps(geometry, C, O, V.itemsize)
+    name = "g by taps" if by_taps else "g"
+    plan = plan_for(name, geometry, C, O, len(V), V.itemsize, _blocks())
+    work = geometry.macs(C, O) * len(V)
     worth = max(WORK_OF_G, WORK_OF_ELEMENT * dK.size)
     tasks = min(TASKS_OF_G, 1 << (work // worth).bit_length())
+    total = allocate(dK.shape, dK.dtype) if by_taps else dK
     lines, sums = [], []
     for number, part in enumerate(_parts(plan, tasks)):
-        D = dK if number == 0 else allocate(dK.shape, dK.dtype)
+        D = total if number == 0 else allocate(dK.shape, dK.dtype)
         fields: dict[int, int] = {Field.COUNT: dK.size}
         arrays = {Field.D: D, Field.A: V, Field.B: G}
         lines.append(Line(Operation.CONVOLVE, arrays, fields, plan=plan, part=part))
         if number:
-            added = {Field.D: dK, Field.A: D}
+            added = {Field.D: total, Field.A: D}
             sums.append([Line(Operation.ADD, added, fields)])
+    if by_taps:
+        sums += _ordered(total, dK, geometry, allocate)
     return Calls(dK.dtype, [lines, *sums])
+
+
+def _ordered(sums: Array, dK: Array, geometry: Geometry, allocate: Allocate) -> list[list[Line]]:
+    """Put sums by taps, (groups, kernel rows, filters, taps, channels), into a kernel's order."""
+    C, O = dK.shape[-2:]
+    rows, columns = O // geometry.groups, geometry.kernel[-1] * C
+    count, width = dK.size // (rows * columns), rounded(rows, dK.itemsize)
+    turned = allocate(((count * columns + rounded(columns, dK.itemsize)) * width,), dK.dtype)
+    turn: dict[int, int] = {
+        Field.LAST: count, Field.ROWS: rows, Field.COLUMNS: columns, Field.WIDTH: width
+    }  # fmt: skip
+    gather = {**turn, Field.GROUP: count // geometry.groups, Field.CHANNELS: O}
+    return [
+        [Line(Operation.TURN, {Field.D: turned, Field.A: sums}, turn)],
+        [Line(Operation.GATHER, {Field.D: dK, Field.A: turned}, gather)],
+    ]
 
 
 def compute(operation: str, arrays: tuple[Array, Array, Array], geometry: Geometry) -> None:

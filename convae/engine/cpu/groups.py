@@ -73,6 +73,11 @@ def input_taps(axes: Axes, axis: int, y: int, is_exact: bool) -> tuple[Three, ..
     return tuple((m, j - y // s - axes.reach[axis], j % tile) for m, j in inside)
 
 
+def output_taps(axes: Axes, axis: int) -> tuple[Three, ...]:
+    """List the taps of a position of Z, those in the padding, too; all meet the same kernel."""
+    return tuple((m, m * axes.dilation[axis], 0) for m in range(axes.kernel[axis]))
+
+
 @dataclass(frozen=True)
 class Class:
     """Positions that meet the same kernel elements in the same way: a group of every axis.

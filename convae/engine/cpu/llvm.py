@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 from llvmlite import ir
@@ -384,9 +384,9 @@ def _tiles(
 ) -> Any:
     """Return signature and code of `tiles`, and of those with `more` arguments.
 
-    Rows that are left over are a tile of so many of `lesser` rows, if there are no more. Where they
-    are runs of several, the last arguments are the distances in a run, in D and in A, and how many
-    pairs of steps there are.
+    Rows that are left over are a tile of so many of `lesser` rows, if there are no more, else of as
+    many as others. Where they are runs of several, the last arguments are the distances in a run,
+    in D and in A, and how many pairs of steps there are.
     """
     integer, table = types.intp, types.Array(types.int64, 1, "C")
     others = (integer,) * (more + (3 if run > 1 else 0))
@@ -405,13 +405,11 @@ def _tiles(
         D_distances = [builder.mul(D_distance, INTEGER(n)) for n in range(run)]
         A_distances = [builder.mul(A_distance, INTEGER(n)) for n in range(run + 1)]
 
-        def tile(count: int, vectors: int, mask: Any, row: Any, is_rest: bool, factor: Any) -> None:
+        def tile(count: int, vectors: int, mask: Any, row: Any, factor: Any, pairs: Any) -> None:
             indices = [builder.add(row, INTEGER(r)) for r in range(count)]
-            if is_rest:  # the last row stands in for those that there are not
-                indices = [
-                    builder.select(builder.icmp_signed("<", i, last_row), i, last_row)
-                    for i in indices
-                ]
+            indices = [  # the last row stands in for those that there are not
+                builder.select(builder.icmp_signed("<", i, last_row), i, last_row) for i in indices
+            ]
 
             def places(corner: Any, offsets: Any) -> list[Any]:
                 loaded = [builder.load(builder.gep(offsets, [i])) for i in indices]
@@ -423,27 +421,28 @@ def _tiles(
                 for pointer in places(corner_D, D_offsets)
                 for distance in D_distances
             ]
-            some = None if is_rest else pairs  # in the same order, so the sums have the same bits
             _emit_tile(
-                emit, A_rows, D_rows, vectors, mask, start, depth, some, corner_B, fresh, factor
+                emit, A_rows, D_rows, vectors, mask, start, depth, pairs, corner_B, fresh, factor
             )
 
         def all_rows(vectors: int, mask: Any, factor: Any) -> None:
             largest = LARGEST_TILE[vectors] if run == 1 else RUNS
-            rest = builder.srem(rows, INTEGER(largest))
-            whole = builder.sub(rows, rest)
-            with cgutils.for_range_slice(builder, INTEGER(0), whole, INTEGER(largest)) as (row, _):
-                tile(largest, vectors, mask, row, False, factor)
             # columns that are not whole vectors are few: not worth as much code
             fewer = lesser if mask is None else lesser[-2:-1] or lesser
-            sizes = [size for size in fewer if size < largest] + [largest]
-            for smaller, size in zip([0, *sizes], sizes, strict=False):
+            sizes = [0, *(size for size in fewer if size < largest)]
+            rest = builder.srem(rows, INTEGER(largest))
+            whole = builder.sub(rows, rest)
+            are_few = builder.icmp_signed("<=", rest, INTEGER(sizes[-1]))
+            end, step = builder.select(are_few, whole, rows), INTEGER(largest)
+            with cgutils.for_range_slice(builder, INTEGER(0), end, step) as (row, _):
+                tile(largest, vectors, mask, row, factor, pairs)
+            for smaller, size in pairwise(sizes):
                 fits = builder.and_(
                     builder.icmp_signed("<", INTEGER(smaller), rest),
                     builder.icmp_signed("<=", rest, INTEGER(size)),
                 )
-                with builder.if_then(fits):
-                    tile(size, vectors, mask, whole, True, factor)
+                with builder.if_then(fits):  # pairs one by one: the same sums in the same order
+                    tile(size, vectors, mask, whole, factor, None)
 
         emit_all(emit, columns, all_rows, *rest[:more])
         return context.get_dummy_value()

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import product
 from math import prod
 from operator import itemgetter
@@ -40,7 +40,14 @@ from convae.engine.cpu.division import (
     hidden_boxes,
     visible_boxes,
 )
-from convae.engine.cpu.groups import Class, classes, input_groups, input_taps, output_groups
+from convae.engine.cpu.groups import (
+    Class,
+    classes,
+    input_groups,
+    input_taps,
+    output_groups,
+    output_taps,
+)
 from convae.engine.cpu.rows import FIELDS, Field, Fresh, Operation
 from convae.engine.geometry import Geometry
 
@@ -80,6 +87,9 @@ the first ones, are in pairs that are as far apart in A as rows of a run."""
 
 LONG_ENOUGH = 4
 """Channels of A from which on rows in runs are faster where groups do not share vectors."""
+
+ALONE = 2
+"""Groups that would fit into a vector, but have one each: no numbers are arranged then."""
 
 RUN = 4
 """Rows at even distances, of which the first one's address says where the others are."""
@@ -140,10 +150,15 @@ def plan_for(
 ) -> Plan:
     """Plan c, h or g of C channels and O filters, in so many blocks, if it is large enough.
 
-    "h by rows" is h as `goes_by_rows` means it.
+    What "h by rows", "g by taps", "c along" and "h along" are, `choice` says.
     """
-    make = {"c": _plan_c, "h": _plan_h, "g": _plan_g, "h by rows": _plan_h_by_rows}[operation]
-    return make(Sizes(geometry, C, O, examples, itemsize, blocks))
+    ways: dict[str, Callable[[Sizes], Plan]] = {
+        "c": _plan_c, "h": _plan_h, "g": _plan_g,
+        "h by rows": _plan_h_by_rows, "g by taps": _plan_g_by_taps,
+        "c along": partial(_plan_along, operation="c"),
+        "h along": partial(_plan_along, operation="h"),
+    }  # fmt: skip
+    return ways[operation](Sizes(geometry, C, O, examples, itemsize, blocks))
 
 
 @dataclass(frozen=True)
@@ -194,7 +209,7 @@ class Sizes:
             is_one = AVX512 and columns <= vector and A_channels >= LONG_ENOUGH
             return (vector, vector) if is_one else None
         is_even = A_channels == columns and vector % columns == 0
-        fits = is_even or (AVX512 and vector // larger > 1)
+        fits = is_even or AVX512
         return (A_channels, columns) if larger <= vector and fits else None
 
 
@@ -244,6 +259,31 @@ def _plan_g(sizes: Sizes) -> Plan:
     return builder.plan(boxes, sizes.C, 0, Fresh.FIRST if is_each_once else Fresh.ALL)
 
 
+def _plan_g_by_taps(sizes: Sizes) -> Plan:
+    """Plan g: rows are filters, steps output positions, columns the taps and channels of a row."""
+    builder, axes, O = _Builder(sizes, sizes.by_outputs()), sizes.axes, sizes.O
+    division, (k0, k1, k2) = builder.division, axes.kernel
+    channels, filters, columns = builder.channels, builder.filters, k2 * builder.channels
+    boxes = visible_boxes(axes, division, sizes.C, O, PADDED)
+    counts, whole = division.box[1:], _strides(boxes.whole, channels)
+    along = [output_groups(axes, axis, counts[axis], False, False) for axis in range(3)]
+    (found,) = classes(axes, along, division, whole, _strides(axes.output, O))
+    every = np.arange(filters)
+    row = builder.add_rows(every * columns, every)
+    step = builder.add_steps(found.places, found.bases)
+    both = builder.always(filters), builder.counts(found.numbers)
+    rows_of_kernel = product(range(builder.groups), range(k0), range(k1))
+    for number, (group, m0, m1) in enumerate(rows_of_kernel):
+        B = group * boxes.positions * channels
+        B += m0 * axes.dilation[0] * whole[1] + m1 * axes.dilation[1] * whole[2]
+        D = number * filters * columns
+        builder.add_term(*both, (D, group * filters, row, step, B, columns, 0, 0, 0))
+    boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0  # blocks are of G, not D
+    plan = builder.plan(boxes, sizes.C, 0, Fresh.FIRST)
+    plan.fields[Field.BY_TAPS] = builder.groups
+    return plan
+
+
 def _plan_h(sizes: Sizes) -> Plan:
     """Plan h: rows are input positions, steps filters at the kernel elements that they meet."""
     axes, C, O = sizes.axes, sizes.C, sizes.O
@@ -273,18 +313,6 @@ def _plan_h(sizes: Sizes) -> Plan:
     return builder.plan(boxes, O, division.span(C), fresh)
 
 
-def goes_by_rows(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
-    """Tell whether h of local kernels should have rows of a kernel as vectors.
-
-    A row of a kernel, along the last axis, is as many elements of V' side by side. They fill
-    vectors better than few channels do, but sums of O products only are then added to V'.
-    """
-    k, vector = geometry.kernel[-1], VECTOR_BYTES // itemsize
-    is_local = geometry.tile == geometry.output and {*geometry.tile} != {1}
-    is_row = geometry.groups == 1 and geometry.dilation[-1] == 1
-    return is_local and is_row and (O + WRITING) * -(-k * C // vector) < O * k * -(-C // vector)
-
-
 def _plan_h_by_rows(sizes: Sizes) -> Plan:
     """Plan h: a term for each row of a kernel, whose rows are examples, and steps filters."""
     axes, C, O = sizes.axes, sizes.C, sizes.O
@@ -311,53 +339,54 @@ def _plan_h_by_rows(sizes: Sizes) -> Plan:
     return builder.plan(boxes, O, division.span(C), Fresh.BLOCK)
 
 
-@lru_cache(maxsize=256)
-def narrow_plan_for(
-    geometry: Geometry, C: int, O: int, examples: int, itemsize: int, blocks: int
-) -> Plan:
-    """Plan h of a shared kernel to few channels, with the vectors along positions.
+def _plan_along(sizes: Sizes, operation: str) -> Plan:
+    """Plan c with stride 1, or h, of a shared kernel with the vectors along positions.
 
-    The product ``M = K @ G^T`` has a row for every element of the kernel, and each row of V' is a
-    sum of shifted parts of its rows.
+    The product ``M = K @ A^T``, of K or its transpose, has a row for every element of the kernel
+    and channel of D, and each row of D is a sum of shifted parts of its rows.
     """
-    sizes = Sizes(geometry, C, O, examples, itemsize, blocks)
-    axes, elements = sizes.axes, prod(geometry.kernel)
-    numbers = prod(axes.met(axes.size)) * (O + elements * C)
-    division = sizes.divide(axes.size, axes.stride, numbers)
-    boxes = hidden_boxes(axes, division, C, O, PADDED)
-    part = PART_VECTORS * VECTOR_BYTES // itemsize
-    width, room = rounded(boxes.positions, itemsize), boxes.positions * O
+    axes, C, O, is_h = sizes.axes, sizes.C, sizes.O, operation == "h"
+    many, few = (O, C) if is_h else (C, O)
+    positions, stride = (axes.size, axes.stride) if is_h else (axes.output, (1, 1, 1))
+    read, elements = axes.met(axes.size) if is_h else axes.read(axes.output), prod(axes.kernel)
+    division = sizes.divide(positions, stride, prod(read) * (many + elements * few))
+    boxes = (hidden_boxes if is_h else visible_boxes)(axes, division, C, O, PADDED)
+    part = PART_VECTORS * VECTOR_BYTES // sizes.itemsize
+    width, room = rounded(boxes.positions, sizes.itemsize), boxes.positions * many
     _, plane, row, _ = _strides(boxes.whole, 1)
     sums: list[tuple[int, int]] = []
     taps: list[int] = []
-    for phase in product(*map(range, axes.stride)):
+    for phase in product(*map(range, stride)):
         begin = len(taps)
-        met = [input_taps(axes, axis, y, False) for axis, y in enumerate(phase)]
+        met = [
+            input_taps(axes, axis, y, False) if is_h else output_taps(axes, axis)
+            for axis, y in enumerate(phase)
+        ]
         for (m0, j0, _), (m1, j1, _), (m2, j2, _) in product(*met):
             number = (m0 * axes.kernel[1] + m1) * axes.kernel[2] + m2
-            taps.append(number * C * width + j0 * plane + j1 * row + j2)
+            taps.append(number * few * width + j0 * plane + j1 * row + j2)
         sums.append((begin, len(taps) - begin))
-    filters, rows = np.arange(O, dtype=np.int64), np.arange(elements * C, dtype=np.int64)
-    fields = _box_fields(boxes, O) | {
-        Field.SPAN: division.span(C),
+    steps, of_many, of_few = np.arange(many, dtype=np.int64), *((1, O) if is_h else (O, 1))
+    fields = _box_fields(boxes, many) | {
+        Field.SPAN: division.span(few),
         Field.ROOM: room,
-        Field.ROWS: elements * C,
+        Field.ROWS: elements * few,
         Field.WIDTH: width,
         Field.PART: part,
-        Field.COLUMNS: C,
+        Field.COLUMNS: few,
     }
-    fields |= {Field.STRIDE + n: stride for n, stride in enumerate(axes.stride)}
+    fields |= {Field.STRIDE + n: s for n, s in enumerate(stride)}
     tables = {
         Field.BLOCKS: boxes.table,
-        Field.D_ROWS: rows * width,
-        Field.A_ROWS: rows * O,
-        Field.STEPS: np.stack([filters, filters * part], axis=1),
+        Field.D_ROWS: np.arange(elements * few, dtype=np.int64) * width,
+        Field.A_ROWS: _outer(np.arange(elements, dtype=np.int64), C * O, few, of_few),
+        Field.STEPS: np.stack([steps * of_many, steps * part], axis=1),
         Field.SUMS: np.array(sums, np.int64),
         Field.TAPS: np.array(taps, np.int64),
     }
-    turned = rounded(O, itemsize) * part
-    scratch = PANEL_BYTES // itemsize + rounded(room, itemsize) + turned
-    scratch += elements * C * width + rounded(axes.size[2], itemsize)
+    turned = rounded(many, sizes.itemsize) * part
+    scratch = PANEL_BYTES // sizes.itemsize + rounded(room, sizes.itemsize) + turned
+    scratch += elements * few * width + rounded(positions[2], sizes.itemsize)
     return Plan(Operation.SPREAD, fields, tables, len(boxes.table), scratch)
 
 

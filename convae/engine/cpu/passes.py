@@ -56,6 +56,32 @@ def copy_row(typing: Any, M: Any, d: Any, a: Any, count: Any) -> Any:
 
 
 @intrinsic
+def copy_rows(
+    typing: Any, M: Any, d: Any, d_step: Any, a: Any, a_step: Any, rows: Any, columns: Any
+) -> Any:
+    """Copy rows of `columns` elements from a to d, which begin at even steps."""
+    integer = types.intp
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        M_, d, d_step, a, a_step, rows, columns = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, source = emit.pointer(M_, M, d), emit.pointer(M_, M, a)
+
+        def compute(start: Any, mask: Any) -> None:
+            def move(pointers: list[Any], sums: list[Any]) -> list[Any]:
+                emit.store(emit.load(pointers[1], 0, mask), pointers[0], 0, mask)
+                return []
+
+            starts = [(builder.gep(p, [start]), n) for p, n in ((to, d_step), (source, a_step))]
+            emit.loop(rows, starts, [], move)
+
+        _rowwise(emit, columns, compute)
+        return context.get_dummy_value()
+
+    return types.void(M, *(integer,) * 6), codegen
+
+
+@intrinsic
 def add_row(typing: Any, M: Any, d: Any, a: Any, count: Any) -> Any:
     """Add `count` elements at a to those at d."""
 

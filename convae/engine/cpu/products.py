@@ -11,7 +11,7 @@ from numba import carray
 
 from convae.engine.arrays import Array
 from convae.engine.cpu.division import BLOCK_ENTRIES
-from convae.engine.cpu.jit import compiled, inline
+from convae.engine.cpu.jit import AVX512, compiled, inline
 from convae.engine.cpu.llvm import (
     MOST_VECTORS,
     added,
@@ -23,12 +23,13 @@ from convae.engine.cpu.llvm import (
     tiles,
     transpose,
 )
-from convae.engine.cpu.offsets import PANEL_BYTES, RUN, TERM_ENTRIES, VECTOR_BYTES
+from convae.engine.cpu.offsets import ALONE, PANEL_BYTES, RUN, TERM_ENTRIES, VECTOR_BYTES
 from convae.engine.cpu.passes import (
     activate_row,
     add_row,
     compare_row,
     copy_row,
+    copy_rows,
     derive_row,
     scatter_row,
     sum_rows,
@@ -119,7 +120,11 @@ def multiply_groups(
             for n in range(run):
                 zero_row(M, d + T[d_rows + r] + n * D_distance, columns)
     vector = VECTOR_BYTES // M.itemsize
-    part = vector // max(A_group, group) * group
+    together = vector // max(A_group, group)
+    if AVX512 and together <= ALONE:
+        together = 1
+    part = together * group
+    lanes = (vector, vector) if together == 1 else (A_group, group)
     most = MOST_VECTORS * part if run == 1 and A_group == group == 1 else part
     length = PANEL_BYTES // 2 // (max(most // part, 2) * VECTOR_BYTES)  # half a cache: A's too
     length = max(1, -(-depth // max(1, -(-depth // length))))
@@ -135,13 +140,13 @@ def multiply_groups(
                 if run > 1:
                     grouped_runs(
                         M, T, d + j, d_rows + r, A, a_rows + r, n, T, now, count, b + j, wide,
-                        renew, A_group, group, D_distance, A_distance,
+                        renew, lanes[0], lanes[1], D_distance, A_distance,
                         max(0, min(count, paired - q)) // 2,
                     )  # fmt: skip
                 else:
                     grouped_tiles(
                         M, T, d + j, d_rows + r, A, a_rows + r, n, T, now, count, b + j, wide,
-                        renew, A_group, group,
+                        renew, lanes[0], lanes[1],
                     )  # fmt: skip
             j += wide
 
@@ -164,9 +169,10 @@ def surround(M: Array, T: Array, row: Array, block: int, p: int) -> int:
     """Return where the box of A that a block reads lies, (examples, *whole, C).
 
     Where it is not a part of A (N, *size, C) that lies like that, it is copied to offset p, with
-    zeros beyond A's edge.
+    zeros beyond A's edge; for products by taps as (groups, examples, *whole, C / groups).
     """
-    C, size2 = row[Field.CHANNELS], row[Field.SIZE + 2]
+    groups = max(row[Field.BY_TAPS], 1)
+    C, size2 = row[Field.CHANNELS] // groups, row[Field.SIZE + 2]
     examples, start2, extent2 = T[block + 2], T[block + 5], T[block + 8]
     is_inside, is_alike, place, positions = True, True, 0, examples
     for axis in range(3):
@@ -174,7 +180,7 @@ def surround(M: Array, T: Array, row: Array, block: int, p: int) -> int:
         is_inside = is_inside and start >= 0 and start + extent <= size
         is_alike = is_alike and (positions == 1 or row[Field.WHOLE + axis] == size)
         place, positions = place * size + start, positions * extent
-    if is_inside and is_alike:
+    if is_inside and is_alike and groups == 1:
         return int(row[Field.A] + T[block + 1] + place * C)
     left = min(max(-start2, 0), extent2)
     inside = max(min(extent2, size2 - start2) - left, 0)
@@ -184,17 +190,22 @@ def surround(M: Array, T: Array, row: Array, block: int, p: int) -> int:
             y0 = T[block + 3] + a0
             for a1 in range(T[block + 7]):
                 y1 = T[block + 4] + a1
-                to = (e * row[Field.WHOLE] + a0) * row[Field.WHOLE + 1] + a1
-                to = p + to * row[Field.WHOLE + 2] * C
+                line = (e * row[Field.WHOLE] + a0) * row[Field.WHOLE + 1] + a1
                 is_beyond = y0 < 0 or y0 >= row[Field.SIZE] or y1 < 0 or y1 >= row[Field.SIZE + 1]
-                if is_beyond:
-                    zero_row(M, to, extent2 * C)
-                    continue
                 place = (e * row[Field.SIZE] + y0) * row[Field.SIZE + 1] + y1
-                source = row[Field.A] + T[block + 1] + (place * size2 + start2 + left) * C
-                zero_row(M, to, left * C)
-                copy_row(M, to + left * C, source, inside * C)
-                zero_row(M, to + (left + inside) * C, right * C)
+                place = (place * size2 + start2 + left) * groups * C
+                for group in range(groups):
+                    to = p + group * row[Field.ROOM] // groups + line * row[Field.WHOLE + 2] * C
+                    if is_beyond:
+                        zero_row(M, to, extent2 * C)
+                        continue
+                    source = row[Field.A] + T[block + 1] + place + group * C
+                    zero_row(M, to, left * C)
+                    if groups == 1:
+                        copy_row(M, to + left * C, source, inside * C)
+                    else:
+                        copy_rows(M, to + left * C, C, source, groups * C, inside, C)
+                    zero_row(M, to + (left + inside) * C, right * C)
     return p
 
 
@@ -243,9 +254,10 @@ def convolve(
     room = scratch + PANEL_BYTES // M.itemsize
     for number in range(row[Field.FIRST], row[Field.LAST]):
         block = row[Field.BLOCKS] + BLOCK_ENTRIES * number
-        box = surround(M, T, row, block, room)
-        d, b = row[Field.D] + T[block + 9], row[Field.B] + T[block + 10]
-        mode = row[Field.FRESH]
+        a, b = surround(M, T, row, block, room), row[Field.B] + T[block + 10]
+        if row[Field.BY_TAPS] > 0:
+            a, b = b, a
+        d, mode = row[Field.D] + T[block + 9], row[Field.FRESH]
         fresh = mode == Fresh.ROWS or (mode == Fresh.FIRST and number == row[Field.FIRST])
         if mode == Fresh.BLOCK:
             zero_row(M, d, T[block] * row[Field.SPAN])
@@ -257,13 +269,13 @@ def convolve(
             depth = T[row[Field.DEPTHS] + entry]
             if row[Field.GROUP] > 0:
                 multiply_groups(
-                    M, T, d + T[term], d_rows, box + T[term + 1], a_rows, rows, step, depth,
+                    M, T, d + T[term], d_rows, a + T[term + 1], a_rows, rows, step, depth,
                     b + T[term + 4], T[term + 5], fresh,
                     row[Field.A_GROUP], row[Field.GROUP], T[term + 6], T[term + 7], T[term + 8],
                 )  # fmt: skip
             else:
                 multiply(
-                    M, T, d + T[term], d_rows, box + T[term + 1], a_rows, rows, step, depth,
+                    M, T, d + T[term], d_rows, a + T[term + 1], a_rows, rows, step, depth,
                     b + T[term + 4], T[term + 5], fresh, panel, panel_steps,
                 )  # fmt: skip
         J += finish(M, row, numbers, T[block + 9], T[block] * row[Field.SPAN])
@@ -287,7 +299,7 @@ def turn(M: Array, t: int, a: int, rows: int, columns: int, width: int) -> None:
 def spread(
     M: Array, T: Array, row: Array, numbers: Array, scratch: int, panel_steps: Array
 ) -> float:
-    """Compute the blocks of h to few channels; see `offsets.narrow_plan_for`."""
+    """Compute the blocks of c or h to few channels; see `offsets.goes_along`."""
     O, C, width, part = row[Field.CHANNELS], row[Field.COLUMNS], row[Field.WIDTH], row[Field.PART]
     stride = row[Field.STRIDE], row[Field.STRIDE + 1], row[Field.STRIDE + 2]
     vector = VECTOR_BYTES // M.itemsize
@@ -381,6 +393,16 @@ def do(M: Array, job: Array, scratch: int, panel_steps: Array) -> None:
             for index in range(row[Field.FIRST], row[Field.LAST]):
                 place = index * channels * columns
                 swap(M, row[Field.D] + place, row[Field.A] + place, channels, filters, columns)
+        elif operation == Operation.GATHER:
+            size = row[Field.COLUMNS] * row[Field.WIDTH]
+            for index in range(row[Field.FIRST], row[Field.LAST]):
+                group, place = index // row[Field.GROUP], index % row[Field.GROUP]
+                to = row[Field.D] + place * row[Field.COLUMNS] * row[Field.CHANNELS]
+                copy_rows(
+                    M, to + group * row[Field.ROWS], row[Field.CHANNELS],
+                    row[Field.A] + index * size, row[Field.WIDTH], row[Field.COLUMNS],
+                    row[Field.ROWS],
+                )  # fmt: skip
         elif operation == Operation.REPEAT:
             for i in range(0, row[Field.COUNT], row[Field.COLUMNS]):
                 copy_row(M, row[Field.D] + i, row[Field.A], row[Field.COLUMNS])

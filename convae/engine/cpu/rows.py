@@ -15,6 +15,7 @@ class Operation(IntEnum):
     ADD = 4
     SUM = 5
     SWAP = 6
+    GATHER = 7
 
 
 class Kind(IntEnum):
@@ -70,6 +71,7 @@ class Field(IntEnum):
     STEPS = 24  # T
     GROUP = 41  # columns of groups that are side by side in a term; 0 where each has terms
     A_GROUP = 42  # channels of such groups in A
+    BY_TAPS = 43  # groups, one behind the other in a box whose rows B's numbers multiply; else 0
     # SPREAD
     ROWS = 25
     WIDTH = 26
@@ -87,11 +89,12 @@ class Field(IntEnum):
     TARGET = 39
     # TURN: matrices FIRST to LAST, of ROWS by COLUMNS, to rows of WIDTH
     # SWAP: kernel elements FIRST to LAST, of GROUP channels by COLUMNS, A_GROUP for each group
+    # GATHER: the ROWS of WIDTH of TURN, of GROUP matrices for each group, to rows of CHANNELS
     # the others: COUNT elements
     COUNT = 40
 
 
-FIELDS = Field.A_GROUP + 1
+FIELDS = Field.BY_TAPS + 1
 """Entries of a line."""
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from convae import engine
 from convae.engine import definition, gemm
-from convae.engine.cpu import convolution, division, jit, offsets, threads
+from convae.engine.cpu import choice, convolution, division, jit, offsets, threads
 from convae.engine.cpu.rows import Field
 from tests.helpers import by_pytorch, error
 from tests.problems import Problem, part_of_examples, problems
@@ -25,10 +25,10 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 @contextmanager
 def changed(**constants: int) -> Iterator[None]:
     """Plan with other constants of the modules `offsets` and `convolution`."""
-    caches = offsets.plan_for, offsets.narrow_plan_for, convolution._template
+    caches = offsets.plan_for, convolution._template
     with pytest.MonkeyPatch.context() as patch:
         for name, value in constants.items():
-            for module in (convolution, division, offsets):
+            for module in (choice, convolution, division, offsets):
                 if hasattr(module, name):
                     patch.setattr(module, name, value)
         for cache in caches:
@@ -40,8 +40,10 @@ def changed(**constants: int) -> Iterator[None]:
 
 WAYS = {
     "as it is": {},
-    "never along positions": {"NARROW": 0},
-    "along positions wherever possible": {"NARROW": 1000},
+    "never along positions": {"NARROW": 10**6},
+    "along positions wherever possible": {"NARROW": -(10**6)},
+    "never by taps": {"RESTARTING": 10**6},
+    "by taps wherever possible": {"RESTARTING": -(10**6)},
     "elements of a kernel apart": {"WRITING": -(10**6)},
     "elements of a kernel together": {"WRITING": 10**6},
     "blocks of few rows": {"LEAST_BYTES": 1, "MOST_BYTES": 1},
@@ -160,7 +162,7 @@ def test_an_outlier_changes_only_outputs_that_depend_on_it(
         assert (is_same == ~depends).all()
 
 
-@pytest.mark.parametrize("group", [1, 3, 4])
+@pytest.mark.parametrize("group", [1, 3, 4, 8, 12])
 def test_an_outlier_stays_in_its_group(rng, group: int) -> None:
     groups = 24 // group
     K = rng.standard_normal((24, group, 3, 3), dtype="float32")
@@ -200,7 +202,8 @@ def seconds(array):
 
 for count in (1, 2):
     engine.set_num_threads(count)
-    for groups, C, O in ((12, 48, 48), (64, 64, 64), (8, 64, 64), (16, 48, 48), (12, 24, 60)):
+    for groups, C, O in ((12, 48, 48), (64, 64, 64), (8, 64, 64), (16, 48, 48), (12, 24, 60),
+                         (4, 48, 48), (4, 64, 64), (1, 24, 8), (1, 16, 1)):
         V, G = seconds(last((3, 12, 12, C))), seconds(last((3, 10, 10, O)))
         K = last((3, 3, C // groups, O)).transpose(3, 2, 0, 1)
         how = {"groups": groups}
@@ -245,7 +248,8 @@ def test_what_no_output_reads_does_not_reach_a_tiled_gradient() -> None:
 
 @pytest.mark.parametrize("examples", [1, 3, 20, 64])
 @pytest.mark.parametrize(
-    ("channels", "filters", "groups"), [(1, 48, 1), (32, 48, 1), (40, 3, 1), (48, 48, 48)]
+    ("channels", "filters", "groups"),
+    [(1, 48, 1), (32, 48, 1), (40, 3, 1), (16, 12, 1), (48, 48, 48), (48, 48, 6), (48, 48, 3)],
 )
 def test_bits_do_not_depend_on_the_number_of_threads(
     rng, examples: int, channels: int, filters: int, groups: int

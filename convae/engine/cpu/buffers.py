@@ -52,16 +52,14 @@ def free_memory() -> None:
 def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
     """Return an uninitialised buffer that this thread reuses at the next call with its name."""
     size = prod(shape) * dtype.itemsize
-    return _reserved(name, size)[0][:size].view(dtype).reshape(shape)
+    return reserved(name, size)[0][:size].view(dtype).reshape(shape)
 
 
-def scratch_address(name: str, size: int) -> int:
-    """Return where so many bytes of such a buffer lie, which takes less time."""
-    return _reserved(name, size)[1]
+def reserved(name: str, size: int) -> tuple[Array, int]:
+    """Return such a buffer of at least so many bytes, and where it lies.
 
-
-def _reserved(name: str, size: int) -> tuple[np.ndarray[Any, Any], int]:
-    """Find this thread's buffer of a name, of at least so many bytes."""
+    Who uses the address has to keep the buffer meanwhile: others may call `free_memory`.
+    """
     buffers = _kept().buffers
     found = buffers.get(name)
     if found is None or found[0].nbytes < size:

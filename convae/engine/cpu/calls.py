@@ -15,9 +15,9 @@ import numpy as np
 
 from convae.engine.arrays import Array
 from convae.engine.cpu import products
-from convae.engine.cpu.buffers import scratch, scratch_address
+from convae.engine.cpu.buffers import reserved, scratch
 from convae.engine.cpu.division import Table
-from convae.engine.cpu.offsets import PANEL_BYTES, VECTOR_BYTES, Plan
+from convae.engine.cpu.offsets import ALONE, PANEL_BYTES, VECTOR_BYTES, Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Job, Number, Operation, Watched
 from convae.engine.cpu.threads import WATCHING, in_pool, share
 from convae.engine.program.arithmetic import Run
@@ -190,9 +190,10 @@ def _work(
     dtype: np.dtype[np.generic], room: int, job: Array, helper: int, posted: int, turns: int
 ) -> int:
     """Do jobs with scratch memory of so many elements; see `products.work`."""
-    memory = _place(scratch_address("calls", room * dtype.itemsize), dtype)
+    _memory, address = reserved("calls", room * dtype.itemsize)  # which lives until the end
     steps = scratch("steps", (PANEL_BYTES // VECTOR_BYTES * 2,), _INTEGER)
-    return int(products.work(anchor(dtype), job, helper, posted, memory, room, steps, turns))
+    where = anchor(dtype), job, helper, posted, _place(address, dtype), room, steps, turns
+    return int(products.work(*where))
 
 
 @dataclass
@@ -250,15 +251,24 @@ class Calls:
         found = []
         for line in self.lines:
             if line.plan is not None:
-                vectors = "positions" if line.plan.operation == Operation.SPREAD else "channels"
-                vectors = "groups" if line.plan.fields.get(Field.GROUP) else vectors
                 assert line.part is not None
                 blocks = line.part[1] - line.part[0]
                 terms = line.plan.fields.get(Field.TERM_COUNT, 1)
+                vectors = self._vectors(line.plan)
                 found.append(
                     f"vectors of {vectors}, {counted(blocks, 'block')} of {counted(terms, 'term')}"
                 )
         return "; ".join(found)
+
+    def _vectors(self, plan: Plan) -> str:
+        """Say what lies along the vectors of a product."""
+        if plan.operation == Operation.SPREAD:
+            return "positions"
+        if plan.fields[Field.BY_TAPS]:
+            return "taps"
+        largest = max(plan.fields[Field.GROUP], plan.fields[Field.A_GROUP])
+        width = VECTOR_BYTES // self.dtype.itemsize
+        return "groups" if largest and width // largest > ALONE else "channels"
 
     def _parts(self) -> list[tuple[int, int, int]]:
         """Divide the lines by stages, of which those of one line are put together."""
@@ -326,10 +336,9 @@ class Template:
     def __call__(self, *arrays: Array) -> None:
         """Do it with these arrays."""
         places = [place(array) for array in arrays]
-        if self._starts:
-            dtype = self._written.numbers.dtype
-            between = _place(scratch_address("between", self._room * dtype.itemsize), dtype)
-            places += [between + start for start in self._starts]
+        dtype = self._written.numbers.dtype
+        _between, address = reserved("between", self._room * dtype.itemsize)  # lives until the end
+        places += [_place(address, dtype) + start for start in self._starts]
         rows = self._written.rows.copy()
         rows[self._rows, self._columns] = np.array(places)[self._which]
         self._written.run(rows)

@@ -279,9 +279,7 @@ def _plan_g_by_taps(sizes: Sizes) -> Plan:
         D = number * filters * columns
         builder.add_term(*both, (D, group * filters, row, step, B, columns, 0, 0, 0))
     boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0  # blocks are of G, not D
-    plan = builder.plan(boxes, sizes.C, 0, Fresh.FIRST)
-    plan.fields[Field.BY_TAPS] = builder.groups
-    return plan
+    return builder.plan(boxes, sizes.C, 0, Fresh.FIRST, builder.groups)
 
 
 def _plan_h(sizes: Sizes) -> Plan:
@@ -585,10 +583,11 @@ class _Builder:
         self.rows.append(rows)
         self.depths.append(depths)
 
-    def plan(self, boxes: Boxes, channels: int, span: int, fresh: Fresh) -> Plan:
+    def plan(self, boxes: Boxes, channels: int, span: int, fresh: Fresh, by_taps: int = 0) -> Plan:
         """Put the tables together."""
         room = boxes.positions * channels
         fields = _box_fields(boxes, channels) | {
+            Field.BY_TAPS: by_taps,
             Field.SPAN: span,
             Field.FRESH: int(fresh),
             Field.ROOM: room,

@@ -299,7 +299,7 @@ def turn(M: Array, t: int, a: int, rows: int, columns: int, width: int) -> None:
 def spread(
     M: Array, T: Array, row: Array, numbers: Array, scratch: int, panel_steps: Array
 ) -> float:
-    """Compute the blocks of c or h to few channels; see `offsets.goes_along`."""
+    """Compute the blocks of c or h to few channels; see `choice.goes_along`."""
     O, C, width, part = row[Field.CHANNELS], row[Field.COLUMNS], row[Field.WIDTH], row[Field.PART]
     stride = row[Field.STRIDE], row[Field.STRIDE + 1], row[Field.STRIDE + 2]
     vector = VECTOR_BYTES // M.itemsize

@@ -13,7 +13,7 @@ import pytest
 
 import convae
 from convae import engine
-from convae.engine.cpu import buffers, threads
+from convae.engine.cpu import buffers, products, threads
 from tests.helpers import STACKS
 
 BACKEND = engine.backend_for("cpu")
@@ -23,6 +23,28 @@ BACKEND = engine.backend_for("cpu")
 def any_number_of_threads() -> Iterator[None]:
     yield
     engine.set_num_threads(threads.cores())
+
+
+@pytest.mark.parametrize("channels", [3, 64])
+@pytest.mark.usefixtures("any_number_of_threads")
+def test_memory_that_is_freed_meanwhile_is_not_written_to(
+    rng, monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    K = rng.standard_normal((40, channels, 3, 3), dtype="float32")
+    G = rng.standard_normal((2, 40, 20, 20), dtype="float32")
+    engine.set_num_threads(1)
+    expected = engine.h(K, G, padding="same")
+    sizes = [kept.nbytes for kept, _ in buffers._kept().buffers.values()]
+    work, others = products.work, []
+
+    def freeing(*arguments):
+        engine.free_memory()
+        others.extend(np.full(size + buffers.ALIGNMENT, 7, np.uint8) for size in sizes * 4)
+        return work(*arguments)
+
+    monkeypatch.setattr(products, "work", freeing)
+    assert (engine.h(K, G, padding="same") == expected).all()
+    assert all((other == 7).all() for other in others)
 
 
 @pytest.mark.parametrize("examples", [100, 128])

@@ -38,6 +38,8 @@ def changed(**constants: int) -> Iterator[None]:
         cache.cache_clear()
 
 
+SOME_ROWS = {"LEAST_BYTES": 300, "MOST_BYTES": 300, "WORTH_DIVIDING": 1}
+
 WAYS = {
     "as it is": {},
     "never along positions": {"NARROW": 10**6},
@@ -47,7 +49,9 @@ WAYS = {
     "elements of a kernel apart": {"WRITING": -(10**6)},
     "elements of a kernel together": {"WRITING": 10**6},
     "blocks of few rows": {"LEAST_BYTES": 1, "MOST_BYTES": 1},
-    "blocks of some rows": {"LEAST_BYTES": 300, "MOST_BYTES": 300, "WORTH_DIVIDING": 1},
+    "blocks of some rows": SOME_ROWS,
+    "along positions in blocks of some rows": {"NARROW": -(10**6)} | SOME_ROWS,
+    "by taps in blocks of some rows": {"RESTARTING": -(10**6)} | SOME_ROWS,
     "blocks of one example": {"WORTH_DIVIDING": 1, "FEWEST_BLOCKS": 1000},
 }
 
@@ -72,6 +76,51 @@ def test_every_way_gives_the_sums_that_define_them(way: str, problem: Problem) -
                 assert actual.dtype == dtype
                 largest = 1 + np.abs(expected).max()  # all of few terms may cancel
                 assert np.abs(actual - expected).max() < TOLERANCE[dtype] * largest
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.startswith(("along", "by taps"))])
+@pytest.mark.parametrize(
+    ("groups", "size", "kernel", "stride", "dilation"),
+    [
+        (1, (11,), (3,), (1,), (2,)),
+        (1, (9, 12), (3, 2), (1, 1), (2, 3)),
+        (1, (6, 7, 8), (2, 3, 2), (1, 1, 1), (3, 2, 2)),
+        (1, (9, 12), (3, 3), (2, 3), (2, 1)),
+        (2, (9, 12), (2, 3), (1, 2), (3, 1)),
+        (3, (6, 7, 8), (2, 3, 2), (1, 2, 1), (3, 2, 1)),
+    ],
+)
+def test_few_channels_with_dilation(
+    rng, way: str, groups: int, size: tuple[int, ...], kernel: tuple[int, ...],
+    stride: tuple[int, ...], dilation: tuple[int, ...],
+) -> None:  # fmt: skip
+    padding = ((1, 2), (2, 0), (0, 1))[: len(size)]
+    how = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    geometry = engine.resolve(size=size, kernel=kernel, **how)
+    K = rng.standard_normal((4 * groups, 5, *kernel))
+    V = rng.standard_normal((3, 5 * groups, *size))
+    G = rng.standard_normal((3, 4 * groups, *geometry.output))
+    with changed(**WAYS[way]):
+        Z, R = engine.c(K, V, **how), engine.h(K, G, size=size, **how)
+        dK = engine.g(G, V, kernel=kernel, **how)
+    assert error(Z, definition.c(K, V, **how)) < 1e-12
+    assert error(R, definition.h(K, G, size, **how)) < 1e-12
+    assert error(dK, definition.g(G, V, K.shape, **how)) < 1e-12
+
+
+def test_few_channels_go_ways_of_their_own() -> None:
+    geometry, halving = (engine.resolve(size=(28, 28), kernel=3, stride=s) for s in (1, 2))
+    assert choice.goes_along("h", halving, C=3, O=64, itemsize=4)
+    assert choice.goes_along("c", geometry, C=64, O=2, itemsize=4)
+    assert not choice.goes_along("c", halving, C=64, O=2, itemsize=4)
+    assert not choice.goes_along("h", geometry, C=8, O=4, itemsize=4)
+    assert not choice.goes_along("h", geometry, C=16, O=64, itemsize=4)
+    for C, O, groups, by_taps in [
+        (64, 4, 1, True), (16, 16, 1, True), (64, 64, 4, True), (64, 64, 8, True),
+        (1, 32, 1, False), (64, 64, 1, False), (64, 64, 64, False), (48, 48, 16, False),
+    ]:  # fmt: skip
+        grouped = engine.resolve(size=(28, 28), kernel=3, groups=groups)
+        assert choice.goes_by_taps(grouped, C, O, itemsize=4) == by_taps
 
 
 @st.composite

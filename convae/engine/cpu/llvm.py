@@ -121,7 +121,8 @@ class Emitter:
         """Emit a loop of `count` calls of `body(pointers, sums)` -> new sums."""
         # each of `pointers` is a pair of a pointer and its step per iteration
         builder = self.builder
-        before, turn, done = builder.block, *(builder.append_basic_block() for _ in range(2))
+        before, turn = builder.block, builder.append_basic_block()
+        done = builder.append_basic_block()
         builder.cbranch(builder.icmp_signed(">", count, INTEGER(0)), turn, done)
         builder.position_at_end(turn)
         first = [INTEGER(0), *(pointer for pointer, _ in pointers), *sums]

@@ -85,6 +85,9 @@ TERM_ENTRIES = 9
 distances in D and in A of the rows of a run, 0 where rows are given one by one; and how many steps,
 the first ones, are in pairs that are as far apart in A as rows of a run."""
 
+NO_RUN: Three = (0, 0, 0)
+"""The last three entries of a term whose rows are given one by one."""
+
 LONG_ENOUGH = 4
 """Channels of A from which on rows in runs are faster where groups do not share vectors."""
 
@@ -252,7 +255,7 @@ def _plan_g(sizes: Sizes) -> Plan:
         rows = _outer(found.elements, channels * O, channels, O), A_rows, np.zeros_like(A_rows)
         steps, depths = (found.bases, found.places), builder.counts(found.numbers)
         builder.terms_of_groups(rows, steps, depths, (builder.filters, channels, builder.filters))
-    boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0  # blocks are of G, not D
+    _divide_G(boxes)
     every = prod(axes.tile) * prod(axes.kernel) * channels
     rows_of_D = _joined(builder.written)
     is_each_once = len(rows_of_D) == every == len(np.unique(rows_of_D))
@@ -277,9 +280,14 @@ def _plan_g_by_taps(sizes: Sizes) -> Plan:
         B = group * boxes.positions * channels
         B += m0 * axes.dilation[0] * whole[1] + m1 * axes.dilation[1] * whole[2]
         D = number * filters * columns
-        builder.add_term(*both, (D, group * filters, row, step, B, columns, 0, 0, 0))
-    boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0  # blocks are of G, not D
+        builder.add_term(*both, (D, group * filters, row, step, B, columns))
+    _divide_G(boxes)
     return builder.plan(boxes, sizes.C, 0, Fresh.FIRST, builder.groups)
+
+
+def _divide_G(boxes: Boxes) -> None:
+    """Let blocks be of G, which is B, and not of D."""
+    boxes.table[:, 10], boxes.table[:, 9] = boxes.table[:, 9].copy(), 0
 
 
 def _plan_h(sizes: Sizes) -> Plan:
@@ -333,7 +341,7 @@ def _plan_h_by_rows(sizes: Sizes) -> Plan:
                 D = ((x0 * n1 + x1) * n2 + y2 + first) * C
                 B = ((number * k0 + m0) * k1 + m1) * O * width + first * C
                 columns = (last - first) * C
-                builder.add_term(*counts, (D, number * O, row, step, B, columns, 0, 0, 0))
+                builder.add_term(*counts, (D, number * O, row, step, B, columns))
     return builder.plan(boxes, O, division.span(C), Fresh.BLOCK)
 
 
@@ -364,7 +372,7 @@ def _plan_along(sizes: Sizes, operation: str) -> Plan:
             number = (m0 * axes.kernel[1] + m1) * axes.kernel[2] + m2
             taps.append(number * few * width + j0 * plane + j1 * row + j2)
         sums.append((begin, len(taps) - begin))
-    steps, of_many, of_few = np.arange(many, dtype=np.int64), *((1, O) if is_h else (O, 1))
+    steps, (of_many, of_few) = np.arange(many, dtype=np.int64), (1, O) if is_h else (O, 1)
     fields = _box_fields(boxes, many) | {
         Field.SPAN: division.span(few),
         Field.ROOM: room,
@@ -568,18 +576,20 @@ class _Builder:
         if not self.group:
             row, counts = self.add_rows(D_rows, A_rows), self.counts(numbers)
             for n in range(self.groups):
-                self.add_term(counts, depths, (n * D, n * A, row, step, n * B, D, 0, 0, 0))
+                self.add_term(counts, depths, (n * D, n * A, row, step, n * B, D))
             return
         firsts, others, distances = _runs(D_rows, A_rows, numbers)
         are_alike = paired > 0 and steps[0][1] - steps[0][0] == distances[1]
-        for some, run in ((firsts, (*distances, paired if are_alike else 0)), (others, (0, 0, 0))):
+        for some, run in ((firsts, (*distances, paired if are_alike else 0)), (others, NO_RUN)):
             if len(some):
                 row, counts = self.add_rows(D_rows[some], A_rows[some]), self.counts(numbers[some])
-                self.add_term(counts, depths, (0, 0, row, step, 0, self.groups * D, *run))
+                self.add_term(counts, depths, (0, 0, row, step, 0, self.groups * D), run)
 
-    def add_term(self, rows: Table, depths: Table, entries: tuple[int, ...]) -> None:
+    def add_term(
+        self, rows: Table, depths: Table, entries: tuple[int, ...], run: Three = NO_RUN
+    ) -> None:
         """Append a term, with its counts of rows and steps for every number."""
-        self.terms.append(entries)
+        self.terms.append((*entries, *run))
         self.rows.append(rows)
         self.depths.append(depths)
 

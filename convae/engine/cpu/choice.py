@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from math import prod
 
-from convae.engine.cpu.offsets import ALONE, VECTOR_BYTES, WRITING
+from convae.engine.cpu.offsets import ALONE, LONG_ENOUGH, VECTOR_BYTES, WRITING
 from convae.engine.geometry import Geometry
 
 STARTING, TURNING, PLACING, ADDING, NARROW = 7, 17, 3, 0.5, 1.6
 """What vectors along positions take for each, in multiply-adds of vectors of channels: to begin a
 row of D, which others take, too; to transpose A; to place a channel of D; and for each element of
 the kernel that meets it, to add a channel's sum, and a vector's multiply-add."""
+
+HALF = 0.75
+"""A multiply-add of half a vector: half of a whole one's time, or as much, by the processor."""
 
 LOADING, ARRANGING, RESTARTING = 9 / 8, 3.5, 5
 """Time that a step takes, in multiply-adds of vectors: where a vector is the only one of its row,
@@ -30,7 +33,7 @@ def goes_along(operation: str, geometry: Geometry, C: int, O: int, itemsize: int
     if geometry.groups > 1 or {*geometry.tile} != {1} or (operation == "c" and phases > 1):
         return False
     vector, taps = VECTOR_BYTES // itemsize, prod(geometry.kernel) / phases
-    by_channels = taps * many * -(-few // vector) + STARTING
+    by_channels = taps * many * _vectors(few, many, vector) + STARTING
     of_channel = PLACING + taps * (ADDING + NARROW * many / vector)
     return TURNING / phases + STARTING + few * of_channel < by_channels
 
@@ -46,13 +49,14 @@ def goes_by_taps(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
     vector, channels, filters = VECTOR_BYTES // itemsize, C // geometry.groups, O // geometry.groups
     columns = geometry.kernel[-1] * channels
 
-    def time(rows: int, columns: int) -> float:
-        vectors = -(-columns // vector)
-        return rows * (vectors if vectors > 1 else LOADING)
+    def time(rows: int, vectors: float) -> float:
+        return rows * (vectors if vectors > 1 else vectors * LOADING)
 
     together = vector // max(channels, filters) if geometry.groups > 1 else 1
-    by_filters = columns * ARRANGING / together if together > ALONE else time(columns, filters)
-    return time(filters, columns) + RESTARTING < by_filters
+    by_filters = time(columns, _vectors(filters, channels, vector))
+    if together > ALONE:
+        by_filters = columns * ARRANGING / together
+    return time(filters, -(-columns // vector)) + RESTARTING < by_filters
 
 
 def goes_by_rows(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
@@ -65,3 +69,9 @@ def goes_by_rows(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
     is_local = geometry.tile == geometry.output and {*geometry.tile} != {1}
     is_row = geometry.groups == 1 and geometry.dilation[-1] == 1
     return is_local and is_row and (O + WRITING) * -(-k * C // vector) < O * k * -(-C // vector)
+
+
+def _vectors(columns: int, A_channels: int, vector: int) -> float:
+    """How many vectors a row of columns is, in time; half of one is where rows may be in runs."""
+    is_half = columns <= vector // 2 and A_channels >= LONG_ENOUGH
+    return HALF if is_half else -(-columns // vector)

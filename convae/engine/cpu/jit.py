@@ -24,14 +24,21 @@ if AVX512:  # by default, LLVM prefers 256-bit vectors
     numba.config.CPU_FEATURES = llvm.get_host_cpu_features().flatten() + ",-prefer-256-bit"
 
 
+HOW = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "contract"}}
+"""Sums may be reordered to vectorise, identically on every run; NaN and infinity are honoured."""
+
+
+def part(function: Function) -> Function:
+    """Compile a function into compiled ones that call it: code of its own would not be cached."""
+    return numba.njit(function, **HOW)  # type: ignore[no-any-return]
+
+
 def compiled(function: Function) -> Function:
     """Compile a function on its first call with each set of argument types; it releases the GIL."""
-    # Sums may be reordered to vectorise, identically on every run; NaN and infinity are honoured.
-    how = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "contract"}}
     try:
-        dispatcher = numba.njit(function, cache=True, **how)
+        dispatcher = numba.njit(function, cache=True, **HOW)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(function, **how)  # type: ignore[no-any-return]
+        return part(function)
     file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if file is not None:
         file._source_stamp = file._source_stamp, _sources()

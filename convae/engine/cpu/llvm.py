@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, TypeAlias
 
 from llvmlite import ir
 from numba import types
@@ -24,20 +24,23 @@ LARGEST_TILE = {1: 8, 2: 8, 3: 8, 4: 6} if AVX512 else {1: 6, 2: 3}
 
 MOST_VECTORS = max(LARGEST_TILE)
 
-RUNS = 6
+RUNS = 4
 """Runs of a tile of one vector: four times as many rows, with few registers for their addresses."""
+
+GROUPS = types.intp, types.intp, types.boolean
+"""Further arguments where there are groups."""
 
 INTEGER = ir.IntType(64)
 FUSED = {"flags": ("contract", "nsz")}  # allows fused multiply-add instructions
 
 
 class Emitter:
-    """Emits LLVM IR that operates on vectors of array elements."""
+    """Emits LLVM IR that operates on vectors of array elements, or on parts of such vectors."""
 
-    def __init__(self, context: Any, builder: Any, element: Any) -> None:
+    def __init__(self, context: Any, builder: Any, element: Any, part: int = 1) -> None:
         self.context, self.builder = context, builder
         self.bytes = element.bitwidth // 8
-        self.width = VECTOR_BYTES // self.bytes
+        self.width = VECTOR_BYTES // self.bytes // part
         self.vector = ir.VectorType(context.get_value_type(element), self.width)
 
     def pointer(self, array: Any, kind: Any, offset: Any) -> Any:
@@ -66,17 +69,6 @@ class Emitter:
             return
         arguments = [value, place, ir.IntType(32)(self.bytes), mask]
         self.call(f"llvm.masked.store.{self._suffix}", ir.VoidType(), arguments)
-
-    def fence(self, values: list[Any]) -> list[Any]:
-        """Have values computed before anything behind is begun, for which registers would lack."""
-        if not AVX512:  # such vectors are several registers
-            return values
-        kinds = [value.type for value in values]
-        function = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
-        where = ["=v"] * len(values) + [str(n) for n in range(len(values))] + ["~{memory}"]
-        nothing = ir.InlineAsm(function, "", ",".join(where), side_effect=True)
-        same = self.builder.call(nothing, values)
-        return [self.builder.extract_value(same, n) for n in range(len(values))]
 
     def first(self, count: Any) -> Any:
         """Make a mask that is on for the first `count` elements of a vector."""
@@ -107,6 +99,24 @@ class Emitter:
                 lane = self.builder.trunc(lane, kind.element)
             lanes = self.builder.insert_element(lanes, lane, ir.IntType(32)(n))
         return lanes
+
+    def remainder(self, number: Any, divisor: Any) -> Any:
+        """Divide whole numbers, rounding down, by floating point: that needs fewer registers."""
+        double = ir.DoubleType()
+        quotient = self.builder.fdiv(*(self.builder.sitofp(n, double) for n in (number, divisor)))
+        below = self.call("llvm.floor.f64", double, [quotient])
+        multiple = self.builder.mul(self.builder.fptosi(below, INTEGER), divisor)
+        return self.builder.sub(number, multiple)
+
+    def moved(self, lanes: Any, distance: Any) -> Any:
+        """Return lanes for `permute` that are so much further."""
+        kind = lanes.type
+        if self.bytes < 8:
+            distance = self.builder.trunc(distance, kind.element)
+        none = ir.Constant(kind, None)
+        first = self.builder.insert_element(none, distance, ir.IntType(32)(0))
+        every = self.builder.shuffle_vector(first, none, self._lanes([0] * self.width))
+        return self.builder.add(lanes, every)
 
     def permute(self, value: Any, lanes: Any) -> Any:
         """Arrange a vector's elements as lanes in a register say, which AVX-512 has code for."""
@@ -162,6 +172,17 @@ class Emitter:
         return ir.Constant(ir.VectorType(ir.IntType(32), self.width), list(places))
 
 
+Factor: TypeAlias = Callable[[Any, int], Any]
+"""Loads, by a pointer to a number of A, what a vector of a row of B is multiplied by."""
+
+At: TypeAlias = Callable[[Any], tuple[Any, Factor]]
+"""Tells, for a step in A, how far to go for it from where a row begins, and what loads there."""
+
+
+def _always(factor: Factor) -> At:
+    return lambda step: (step, factor)
+
+
 def _emit_tile(
     emit: Emitter,
     A_rows: list[tuple[Any, list[Any]]],
@@ -173,12 +194,12 @@ def _emit_tile(
     pairs: Any,
     B: Any,
     fresh: Any,
-    factor: Callable[[Any, int], Any],
+    at: At,
 ) -> None:
     """Emit one tile of `tiles`; the mask is that of the last vector of its rows.
 
     Rows of A are pointers, each to the first of a run, and the distances of its rows, and of one
-    more. `factor(pointer, vector)` loads what a vector of a row of B is multiplied by.
+    more.
     """
     builder = emit.builder
     masks = [None] * (vectors - 1) + [mask]
@@ -191,21 +212,19 @@ def _emit_tile(
             row = builder.gep(B, [entry(2 * step + 1)])
             return [emit.load(row, v, masks[v]) for v in range(vectors)]
 
-        a_step, rows_of_B = entry(0), [row_of_B(step) for step in range(together)]
+        a_step, factor = at(entry(0))
+        rows_of_B = [row_of_B(step) for step in range(together)]
         new: list[Any] = []
         for pointer, distances in A_rows:
             place, run = builder.gep(pointer, [a_step]), len(distances) - 1
             rows = [builder.gep(place, [distance]) for distance in distances[: run + together - 1]]
             factors = [[factor(row, v) for v in range(vectors)] for row in rows]
-            begin = len(new)
             for n, v in product(range(run), range(vectors)):
                 total = sums[len(new)]
                 for step, row in enumerate(rows_of_B):
                     term = builder.fmul(factors[n + step][v], row[v], **FUSED)
                     total = builder.fadd(term, total, **FUSED)
                 new.append(total)
-            if together > 1:
-                new[begin:] = emit.fence(new[begin:])
         return new
 
     sums = [ir.Constant(emit.vector, None)] * (len(D_rows) * vectors)
@@ -260,12 +279,12 @@ def tiles(
         for vectors in range(1, MOST_VECTORS + 1):
             low, high = (INTEGER(n * emit.width) for n in (vectors - 1, vectors))
             with builder.if_then(builder.icmp_signed("==", columns, high)):
-                rows(vectors, None, factor)
+                rows(vectors, None, _always(factor))
             partial = builder.and_(
                 builder.icmp_signed("<", low, columns), builder.icmp_signed("<", columns, high)
             )
             with builder.if_then(partial):
-                rows(vectors, emit.first(builder.sub(columns, low)), factor)
+                rows(vectors, emit.first(builder.sub(columns, low)), _always(factor))
 
     return _tiles(M, emit_all, (1, 2, 4, 8))
 
@@ -288,6 +307,7 @@ def grouped_tiles(
     fresh: Any,
     A_group: Any,
     group: Any,
+    is_whole: Any,
 ) -> Any:
     """Do what `tiles` does for groups of few columns side by side, for each with its own numbers.
 
@@ -295,6 +315,8 @@ def grouped_tiles(
     ``M[a + T[a_rows + r] + p + j // group * A_group]``. A vector is as many groups as fit into it
     with their numbers. There is at most one vector, or `MOST_VECTORS` where groups have one channel
     and one column. Without AVX-512, they have as many channels as columns, which divide a vector.
+    A whole vector may be read from where a row's groups begin if `is_whole`, else no more than all
+    of their numbers.
     """
     return _grouped(M, 1)
 
@@ -317,6 +339,7 @@ def grouped_runs(
     fresh: Any,
     A_group: Any,
     group: Any,
+    is_whole: Any,
     D_distance: Any,
     A_distance: Any,
     pairs: Any,
@@ -334,26 +357,33 @@ def _grouped(M: Any, run: int) -> Any:
     """Return signature and code of `grouped_tiles` and `grouped_runs`."""
 
     def emit_all(
-        emit: Emitter, columns: Any, rows: Callable[..., None], A_group: Any, group: Any
+        emit: Emitter,
+        columns: Any,
+        rows: Callable[..., None],
+        A_group: Any,
+        group: Any,
+        is_whole: Any,
     ) -> None:
         builder = emit.builder
 
-        def even(size: int, mask: Any) -> Callable[[Any, int], Any]:
+        def even(size: int, mask: Any) -> At:
             def factor(pointer: Any, vector: int) -> Any:
-                if size == emit.width:  # of which there is one vector
-                    return emit.everywhere(builder.load(pointer))
                 begins = [n % size == 0 for n in range(emit.width)]
                 bits = ir.Constant(ir.VectorType(ir.IntType(1), emit.width), begins)
                 inside = bits if mask is None else builder.and_(mask, bits)
                 found = emit.load(pointer, vector, inside)  # no more: A may end there
                 return emit.shuffle(found, found, [n // size * size for n in range(emit.width)])
 
-            return factor
+            return _always(factor)
+
+        def alone(emit: Emitter) -> At:
+            return _always(lambda pointer, _: emit.everywhere(builder.load(pointer)))
 
         some, others = emit.first(columns), ir.Constant(ir.IntType(1), 1)
+        half = Emitter(emit.context, builder, M.dtype, 2)
         sizes = [2**n for n in range(emit.width.bit_length())]
-        if AVX512 and run == 1:  # few rows: what is not worth code of its own is permuted
-            sizes = [1, 2, emit.width]
+        if AVX512:
+            sizes = [1, half.width, emit.width]
         for size in sizes:
             is_size = [builder.icmp_signed("==", n, INTEGER(size)) for n in (A_group, group)]
             is_this = builder.and_(*is_size)
@@ -365,23 +395,45 @@ def _grouped(M: Any, run: int) -> Any:
                     rows(most, None, even(size, None))
                 is_this = builder.and_(is_this, builder.not_(are_most))
             with builder.if_then(is_this):
-                rows(1, some, even(size, some))
-        if AVX512:
-            last = builder.sub(builder.sdiv(columns, group), INTEGER(1))
-            read = emit.first(builder.add(builder.mul(last, A_group), INTEGER(1)))
-            lanes = emit.multiples(group, A_group)
+                if size == emit.width:
+                    rows(1, some, alone(emit))
+                elif AVX512 and size == half.width:
+                    rows(1, half.first(columns), alone(half), half)
+                else:
+                    rows(1, some, even(size, some))
+        if not AVX512:
+            return
+        before = builder.sub(builder.sdiv(columns, group), INTEGER(1))
+        last = builder.mul(before, A_group)  # group's first number
+        lanes = emit.multiples(group, A_group)
 
-            def permuted(pointer: Any, _: int) -> Any:
-                return emit.permute(emit.load(pointer, 0, read), lanes)
+        def permuted(is_whole: bool) -> At:
+            def at(step: Any) -> tuple[Any, Factor]:
+                channel = emit.remainder(step, A_group)
+                these = emit.moved(lanes, channel)
+                read = emit.first(builder.add(builder.add(last, channel), INTEGER(1)))
 
-            with builder.if_then(others):
-                rows(1, some, permuted)
+                def factor(pointer: Any, _: int) -> Any:
+                    return emit.permute(emit.load(pointer, 0, None if is_whole else read), these)
 
-    return _tiles(M, emit_all, (3,), run, more=2)
+                return builder.sub(step, channel), factor  # where groups begin, vectors may, too
+
+            return at
+
+        with builder.if_then(builder.and_(others, is_whole)):
+            rows(1, some, permuted(True))
+        with builder.if_then(builder.and_(others, builder.not_(is_whole))):
+            rows(1, some, permuted(False))
+
+    return _tiles(M, emit_all, () if run > 1 else (3,), run, GROUPS)
 
 
 def _tiles(
-    M: Any, emit_all: Callable[..., None], lesser: Sequence[int], run: int = 1, more: int = 0
+    M: Any,
+    emit_all: Callable[..., None],
+    lesser: Sequence[int],
+    run: int = 1,
+    more: tuple[Any, ...] = (),
 ) -> Any:
     """Return signature and code of `tiles`, and of those with `more` arguments.
 
@@ -390,7 +442,7 @@ def _tiles(
     in D and in A, and how many pairs of steps there are.
     """
     integer, table = types.intp, types.Array(types.int64, 1, "C")
-    others = (integer,) * (more + (3 if run > 1 else 0))
+    others = more + (integer,) * (3 if run > 1 else 0)
     signature = types.void(
         M, table, *(integer,) * 5, table, *(integer,) * 4, types.boolean, *others
     )
@@ -402,11 +454,15 @@ def _tiles(
         D_offsets, A_offsets = (emit.pointer(T_, table, place) for place in (d_rows, a_rows))
         start = emit.pointer(steps, table, step)
         last_row = builder.sub(rows, INTEGER(1))
-        D_distance, A_distance, pairs = rest[more:] if run > 1 else (INTEGER(0), INTEGER(0), None)
+        D_distance, A_distance, pairs = (
+            rest[len(more) :] if run > 1 else (INTEGER(0), INTEGER(0), None)
+        )
         D_distances = [builder.mul(D_distance, INTEGER(n)) for n in range(run)]
         A_distances = [builder.mul(A_distance, INTEGER(n)) for n in range(run + 1)]
 
-        def tile(count: int, vectors: int, mask: Any, row: Any, factor: Any, pairs: Any) -> None:
+        def tile(
+            emit: Emitter, count: int, vectors: int, mask: Any, row: Any, at: At, pairs: Any
+        ) -> None:
             indices = [builder.add(row, INTEGER(r)) for r in range(count)]
             indices = [  # the last row stands in for those that there are not
                 builder.select(builder.icmp_signed("<", i, last_row), i, last_row) for i in indices
@@ -423,10 +479,10 @@ def _tiles(
                 for distance in D_distances
             ]
             _emit_tile(
-                emit, A_rows, D_rows, vectors, mask, start, depth, pairs, corner_B, fresh, factor
+                emit, A_rows, D_rows, vectors, mask, start, depth, pairs, corner_B, fresh, at
             )
 
-        def all_rows(vectors: int, mask: Any, factor: Any) -> None:
+        def all_rows(vectors: int, mask: Any, at: At, emit: Emitter = emit) -> None:
             largest = LARGEST_TILE[vectors] if run == 1 else RUNS
             # columns that are not whole vectors are few: not worth as much code
             fewer = lesser if mask is None else lesser[-2:-1] or lesser
@@ -436,16 +492,16 @@ def _tiles(
             are_few = builder.icmp_signed("<=", rest, INTEGER(sizes[-1]))
             end, step = builder.select(are_few, whole, rows), INTEGER(largest)
             with cgutils.for_range_slice(builder, INTEGER(0), end, step) as (row, _):
-                tile(largest, vectors, mask, row, factor, pairs)
+                tile(emit, largest, vectors, mask, row, at, pairs)
             for smaller, size in pairwise(sizes):
                 fits = builder.and_(
                     builder.icmp_signed("<", INTEGER(smaller), rest),
                     builder.icmp_signed("<=", rest, INTEGER(size)),
                 )
                 with builder.if_then(fits):  # pairs one by one: the same sums in the same order
-                    tile(size, vectors, mask, whole, factor, None)
+                    tile(emit, size, vectors, mask, whole, at, None)
 
-        emit_all(emit, columns, all_rows, *rest[:more])
+        emit_all(emit, columns, all_rows, *rest[: len(more)])
         return context.get_dummy_value()
 
     return signature, codegen

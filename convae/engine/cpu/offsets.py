@@ -259,7 +259,9 @@ def _plan_g(sizes: Sizes) -> Plan:
     every = prod(axes.tile) * prod(axes.kernel) * channels
     rows_of_D = _joined(builder.written)
     is_each_once = len(rows_of_D) == every == len(np.unique(rows_of_D))
-    return builder.plan(boxes, sizes.C, 0, Fresh.FIRST if is_each_once else Fresh.ALL)
+    return builder.plan(
+        boxes, sizes.C, 0, Fresh.FIRST if is_each_once else Fresh.ALL, beyond=channels - 1
+    )
 
 
 def _plan_g_by_taps(sizes: Sizes) -> Plan:
@@ -593,8 +595,16 @@ class _Builder:
         self.rows.append(rows)
         self.depths.append(depths)
 
-    def plan(self, boxes: Boxes, channels: int, span: int, fresh: Fresh, by_taps: int = 0) -> Plan:
-        """Put the tables together."""
+    def plan(
+        self,
+        boxes: Boxes,
+        channels: int,
+        span: int,
+        fresh: Fresh,
+        by_taps: int = 0,
+        beyond: int = 0,
+    ) -> Plan:
+        """Put the tables together; rows of A begin up to so many numbers beyond a group's first."""
         room = boxes.positions * channels
         fields = _box_fields(boxes, channels) | {
             Field.BY_TAPS: by_taps,
@@ -605,6 +615,7 @@ class _Builder:
             Field.NUMBERS: self.longest + 1,
             Field.GROUP: self.group,
             Field.A_GROUP: self.A_group,
+            Field.READABLE: channels - beyond,
         }
         tables = {
             Field.BLOCKS: boxes.table,

@@ -11,7 +11,7 @@ from numba import carray
 
 from convae.engine.arrays import Array
 from convae.engine.cpu.division import BLOCK_ENTRIES
-from convae.engine.cpu.jit import AVX512, compiled, inline
+from convae.engine.cpu.jit import AVX512, compiled, inline, part
 from convae.engine.cpu.llvm import (
     MOST_VECTORS,
     added,
@@ -64,7 +64,7 @@ SUM_LENGTH = 256
 """Rows, or steps, that are summed before their sum is added to the others, for accuracy."""
 
 
-@compiled
+@part
 def multiply(
     M: Array, T: Array, d: int, d_rows: int, a: int, a_rows: int, rows: int, step: int, depth: int,
     b: int, columns: int, fresh: bool, panel: int, panel_steps: Array,
@@ -101,19 +101,18 @@ def multiply(
                 tiles(M, T, d + j, d_rows, a, a_rows, rows, T, now, count, b + j, wide, renew)
 
 
-@compiled
+@part
 def multiply_groups(
     M: Array, T: Array, d: int, d_rows: int, a: int, a_rows: int, rows: int, step: int, depth: int,
-    b: int, columns: int, fresh: bool, A_group: int, group: int, D_distance: int, A_distance: int,
-    paired: int,
+    b: int, columns: int, fresh: bool, A_group: int, group: int, readable: int,
+    D_distance: int, A_distance: int, paired: int,
 ) -> None:  # fmt: skip
     """Do what `llvm.grouped_tiles` does, with the steps in T, for any depth and columns.
 
-    With distances it does what `llvm.grouped_runs` does; rows are the first ones of runs then, and
-    the first `paired` steps are in pairs.
+    So many numbers are `readable` from where a row's first group begins. With distances it does
+    what `llvm.grouped_runs` does; rows are the first ones of runs then, and the first `paired`
+    steps are in pairs.
     """
-    if rows == 0:
-        return
     run = RUN if D_distance > 0 else 1
     if depth == 0 and fresh:
         for r in range(rows):
@@ -124,7 +123,10 @@ def multiply_groups(
     if AVX512 and together <= ALONE:
         together = 1
     part = together * group
-    lanes = (vector, vector) if together == 1 else (A_group, group)
+    lanes = A_group, group
+    if together == 1:
+        alone = vector // 2 if AVX512 and min(part, columns) <= vector // 2 else vector
+        lanes = alone, alone
     most = MOST_VECTORS * part if run == 1 and A_group == group == 1 else part
     length = PANEL_BYTES // 2 // (max(most // part, 2) * VECTOR_BYTES)  # half a cache: A's too
     length = max(1, -(-depth // max(1, -(-depth // length))))
@@ -134,24 +136,25 @@ def multiply_groups(
         n, j = min(at_once, rows - r), 0
         while j < columns:
             wide = most if columns - j >= most else min(part, columns - j)
-            A = a + j // group * A_group
+            first = j // group * A_group
+            A, is_whole = a + first, first + vector <= readable
             for q in range(0, depth, length):
                 count, now, renew = min(length, depth - q), step + 2 * q, fresh and q == 0
                 if run > 1:
                     grouped_runs(
                         M, T, d + j, d_rows + r, A, a_rows + r, n, T, now, count, b + j, wide,
-                        renew, lanes[0], lanes[1], D_distance, A_distance,
+                        renew, lanes[0], lanes[1], is_whole, D_distance, A_distance,
                         max(0, min(count, paired - q)) // 2,
                     )  # fmt: skip
                 else:
                     grouped_tiles(
                         M, T, d + j, d_rows + r, A, a_rows + r, n, T, now, count, b + j, wide,
-                        renew, lanes[0], lanes[1],
+                        renew, lanes[0], lanes[1], is_whole,
                     )  # fmt: skip
             j += wide
 
 
-@compiled
+@part
 def swap(M: Array, t: int, a: int, channels: int, filters: int, columns: int) -> None:
     """Exchange the channels and filters of groups side by side.
 
@@ -164,7 +167,7 @@ def swap(M: Array, t: int, a: int, channels: int, filters: int, columns: int) ->
             copy_row(M, place, a + i * columns + j, 1)
 
 
-@compiled
+@part
 def surround(M: Array, T: Array, row: Array, block: int, p: int) -> int:
     """Return where the box of A that a block reads lies, (examples, *whole, C).
 
@@ -209,7 +212,7 @@ def surround(M: Array, T: Array, row: Array, block: int, p: int) -> int:
     return p
 
 
-@compiled
+@part
 def finish(M: Array, row: Array, numbers: Array, first: int, count: int) -> float:
     """Do what is behind a product, on elements of D that have just been written.
 
@@ -257,6 +260,9 @@ def convolve(
         a, b = surround(M, T, row, block, room), row[Field.B] + T[block + 10]
         if row[Field.BY_TAPS] > 0:
             a, b = b, a
+        readable = row[Field.READABLE]
+        if a == room:  # behind which there is room
+            readable += VECTOR_BYTES // M.itemsize
         d, mode = row[Field.D] + T[block + 9], row[Field.FRESH]
         fresh = mode == Fresh.ROWS or (mode == Fresh.FIRST and number == row[Field.FIRST])
         if mode == Fresh.BLOCK:
@@ -271,7 +277,8 @@ def convolve(
                 multiply_groups(
                     M, T, d + T[term], d_rows, a + T[term + 1], a_rows, rows, step, depth,
                     b + T[term + 4], T[term + 5], fresh,
-                    row[Field.A_GROUP], row[Field.GROUP], T[term + 6], T[term + 7], T[term + 8],
+                    row[Field.A_GROUP], row[Field.GROUP], readable,
+                    T[term + 6], T[term + 7], T[term + 8],
                 )  # fmt: skip
             else:
                 multiply(
@@ -282,7 +289,7 @@ def convolve(
     return J
 
 
-@compiled
+@part
 def turn(M: Array, t: int, a: int, rows: int, columns: int, width: int) -> None:
     """Transpose a matrix; what lies beyond it up to whole vectors is filled up.
 
@@ -346,7 +353,7 @@ def spread(
     return J
 
 
-@compiled
+@part
 def sum_columns(M: Array, d: int, a: int, count: int, columns: int, line: int) -> None:
     """Sum `count` rows at a, to d; `line` has room for whole vectors of a row."""
     # few columns are repeated, so that inner loops are long

@@ -72,6 +72,7 @@ class Field(IntEnum):
     GROUP = 41  # columns of groups that are side by side in a term; 0 where each has terms
     A_GROUP = 42  # channels of such groups in A
     BY_TAPS = 43  # groups, one behind the other in a box whose rows B's numbers multiply; else 0
+    READABLE = 44  # numbers of a row of A that there are from its first one on
     # SPREAD
     ROWS = 25
     WIDTH = 26
@@ -94,7 +95,7 @@ class Field(IntEnum):
     COUNT = 40
 
 
-FIELDS = Field.BY_TAPS + 1
+FIELDS = Field.READABLE + 1
 """Entries of a line."""
 
 

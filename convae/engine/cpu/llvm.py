@@ -101,12 +101,10 @@ class Emitter:
         return lanes
 
     def remainder(self, number: Any, divisor: Any) -> Any:
-        """Divide whole numbers, rounding down, by floating point: that needs fewer registers."""
-        double = ir.DoubleType()
-        quotient = self.builder.fdiv(*(self.builder.sitofp(n, double) for n in (number, divisor)))
-        below = self.call("llvm.floor.f64", double, [quotient])
-        multiple = self.builder.mul(self.builder.fptosi(below, INTEGER), divisor)
-        return self.builder.sub(number, multiple)
+        """Divide whole numbers by floating point, which leaves registers for addresses alone."""
+        both = (self.builder.sitofp(n, ir.DoubleType()) for n in (number, divisor))
+        quotient = self.builder.fptosi(self.builder.fdiv(*both), INTEGER)
+        return self.builder.sub(number, self.builder.mul(quotient, divisor))
 
     def moved(self, lanes: Any, distance: Any) -> Any:
         """Return lanes for `permute` that are so much further."""

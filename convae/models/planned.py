@@ -66,7 +66,7 @@ class Planned:
         bytes_of_sum = max(model.flat_gradients.nbytes, 1)
         count = min(len(chunks), max(FEWEST_SUMS, min(MOST_SUMS, SUMS_BYTES // bytes_of_sum)))
         while len(self._sums) < count - 1:
-            self._sums.append(model.xp.empty_like(model.flat_gradients))
+            self._sums.append(_zeros(model))
         sums = [model.flat_gradients, *self._sums]
         ends = [len(chunks) * part // count for part in range(count + 1)]
 
@@ -76,12 +76,14 @@ class Planned:
             for chunk in chunks[part]:
                 plan = self._gradient_plan(chunk, target is not x, penalty, N)
                 plan.load(x[chunk], target[chunk])
+                own, is_first = plan.arrays["gradients"], chunk is chunks[part.start]
+                is_in_total = plan.move("gradients", total if is_first else own) and is_first
                 plan.run()
                 J = J + plan.arrays["J"]
-                if chunk is chunks[part.start]:
-                    total[...] = plan.arrays["gradients"]
-                else:
-                    total += plan.arrays["gradients"]
+                if not is_first:
+                    total += own
+                elif not is_in_total:
+                    total[...] = own
             return J
 
         parts = [slice(*pair) for pair in pairwise(ends)]
@@ -178,5 +180,11 @@ class Planned:
     def _gradients(self) -> Array:
         """Return this thread's buffer of gradients."""
         if self._own.gradients is None:
-            self._own.gradients = self._model.xp.zeros_like(self._model.flat_gradients)
+            self._own.gradients = _zeros(self._model)
         return self._own.gradients
+
+
+def _zeros(model: Coder) -> Array:
+    """Return as many zeros as gradients, which take no memory until something is written."""
+    zeros: Array = model.xp.zeros(model.flat_gradients.shape, model.flat_gradients.dtype)
+    return zeros

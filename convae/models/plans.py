@@ -78,9 +78,16 @@ class Plan:
         Returns whether it does; otherwise it has its own memory.
         """
         own, array = self.arrays[name], channels_last(batch)
-        move = getattr(self.run, "move", None)
         is_alike = array.flags.c_contiguous and array.flags.aligned and array.dtype == own.dtype
-        return move is not None and move(name, array if is_alike else own) and is_alike
+        return self.move(name, array if is_alike else own) and is_alike
+
+    def move(self, name: str, array: Array) -> bool:
+        """Let one of the program's arrays, and what lies within it, lie elsewhere until next time.
+
+        Returns whether it does: it may if the whole program is compiled.
+        """
+        move = getattr(self.run, "move", None)
+        return move is not None and bool(move(name, array))
 
     def load(self, x: Array, target: Array) -> None:
         """Copy a batch to where the program reads it."""

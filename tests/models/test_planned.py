@@ -16,6 +16,7 @@ from convae import Layer
 from convae.engine import ArrayBackend
 from convae.engine.cpu import threads
 from convae.errors import UserError
+from convae.models import planned
 from convae.models.penalties import NONE, Penalty
 from tests.problems import part_of_examples, stacks
 
@@ -123,6 +124,28 @@ def test_results_do_not_depend_on_the_number_of_threads(rng, examples: int) -> N
     finally:
         convae.engine.set_num_threads(threads.cores())
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("sums", [1, 2, 16])
+def test_a_sums_first_gradients_are_computed_in_it(rng, monkeypatch, sums: int) -> None:
+    """Memory of a thread's own is for those that are added, and not written to without them."""
+    monkeypatch.setattr(planned, "FEWEST_SUMS", sums)
+    monkeypatch.setattr(planned, "MOST_SUMS", sums)
+    model, plain = pair((3, 40, 40), STACK)
+    try:
+        convae.engine.set_num_threads(1)
+        chunks = len(model._planned._chunks(64, NONE))
+        assert 2 < chunks < 16
+        for _ in range(3):
+            x = rng.random((64, 3, 40, 40), dtype="float32")
+            J, J_plain = (float(m.accumulate_gradients(x)) for m in (model, plain))
+            np.testing.assert_allclose(J, J_plain, rtol=2e-5)
+            for name, expected in plain.gradients.items():
+                scale = np.abs(expected).max() + 1e-9
+                assert np.abs(model.gradients[name] - expected).max() < 2e-5 * scale, name
+    finally:
+        convae.engine.set_num_threads(threads.cores())
+    assert model._planned._gradients().any() == (chunks > sums)
 
 
 def test_nan_in_an_example_stays_in_it(rng) -> None:

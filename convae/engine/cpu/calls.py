@@ -169,8 +169,9 @@ class Written:
         _work(dtype, self.scratch, job, 0, 0, 0)
 
     def entries(self, array: Array) -> tuple[Table, Table]:
-        """Find the entries of the lines that are the place of an array: rows, columns."""
-        rows, columns = np.nonzero(self.rows[:, _POINTERS] == place(array))
+        """Find the entries of the lines that point to an array, or into it: rows, columns."""
+        pointers, begin = self.rows[:, _POINTERS], place(array)
+        rows, columns = np.nonzero((begin <= pointers) & (pointers < begin + max(array.size, 1)))
         return rows, np.array(_POINTERS)[columns]
 
 

@@ -168,6 +168,7 @@ class Fused:
             calls = [run for run in runs if isinstance(run, Calls)]
             self._steps += [joined(calls)] if calls else runs
         self._entries: dict[str, tuple[Table, Table]] = {}  # of arrays that were moved
+        self._places: dict[str, int] = {}  # where they lie
 
     def __call__(self) -> None:
         """Compute every node, in order."""
@@ -175,11 +176,14 @@ class Fused:
             step()
 
     def move(self, name: str, array: Array) -> bool:
-        """Have an array of the program lie elsewhere from now on, if all of it is compiled."""
+        """Have an array, and what lies in it, lie elsewhere from now on, if all is compiled."""
         calls = self._steps[0]
         if len(self._steps) > 1 or not isinstance(calls, Calls):
             return False
         if name not in self._entries:  # while every array has a place of its own
-            self._entries[name] = calls.written.entries(self._executable.arrays[name])
-        calls.written.rows[self._entries[name]] = place(array)
+            own = self._executable.arrays[name]
+            self._entries[name], self._places[name] = calls.written.entries(own), place(own)
+        there = place(array)
+        calls.written.rows[self._entries[name]] += there - self._places[name]
+        self._places[name] = there
         return True

@@ -77,12 +77,12 @@ class Planned:
                 plan = self._gradient_plan(chunk, target is not x, penalty, N)
                 plan.load(x[chunk], target[chunk])
                 own, is_first = plan.arrays["gradients"], chunk is chunks[part.start]
-                is_in_total = plan.move("gradients", total if is_first else own) and is_first
+                is_there = plan.move("gradients", total if is_first else own)
                 plan.run()
                 J = J + plan.arrays["J"]
                 if not is_first:
                     total += own
-                elif not is_in_total:
+                elif not is_there:
                     total[...] = own
             return J
 

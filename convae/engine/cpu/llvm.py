@@ -74,10 +74,7 @@ class Emitter:
         """Make a mask that is on for the first `count` elements of a vector."""
         places = ir.VectorType(INTEGER, self.width)
         numbers = ir.Constant(places, list(range(self.width)))
-        zeros = ir.Constant(places, None)
-        one = self.builder.insert_element(zeros, count, ir.IntType(32)(0))
-        limit = self.builder.shuffle_vector(one, zeros, self._lanes([0] * self.width))
-        return self.builder.icmp_signed("<", numbers, limit)
+        return self.builder.icmp_signed("<", numbers, self.everywhere(count))
 
     def constant(self, number: float) -> Any:
         """Return a vector of one number."""
@@ -85,7 +82,7 @@ class Emitter:
 
     def everywhere(self, value: Any) -> Any:
         """Broadcast a scalar to a vector."""
-        zeros = ir.Constant(self.vector, None)
+        zeros = ir.Constant(ir.VectorType(value.type, self.width), None)
         first = self.builder.insert_element(zeros, value, ir.IntType(32)(0))
         return self.builder.shuffle_vector(first, zeros, self._lanes([0] * self.width))
 
@@ -101,20 +98,16 @@ class Emitter:
         return lanes
 
     def remainder(self, number: Any, divisor: Any) -> Any:
-        """Divide whole numbers by floating point, which leaves registers for addresses alone."""
+        """Return what dividing whole numbers leaves; floating point spares addresses' registers."""
         both = (self.builder.sitofp(n, ir.DoubleType()) for n in (number, divisor))
         quotient = self.builder.fptosi(self.builder.fdiv(*both), INTEGER)
         return self.builder.sub(number, self.builder.mul(quotient, divisor))
 
     def moved(self, lanes: Any, distance: Any) -> Any:
         """Return lanes for `permute` that are so much further."""
-        kind = lanes.type
         if self.bytes < 8:
-            distance = self.builder.trunc(distance, kind.element)
-        none = ir.Constant(kind, None)
-        first = self.builder.insert_element(none, distance, ir.IntType(32)(0))
-        every = self.builder.shuffle_vector(first, none, self._lanes([0] * self.width))
-        return self.builder.add(lanes, every)
+            distance = self.builder.trunc(distance, lanes.type.element)
+        return self.builder.add(lanes, self.everywhere(distance))
 
     def permute(self, value: Any, lanes: Any) -> Any:
         """Arrange a vector's elements as lanes in a register say, which AVX-512 has code for."""
@@ -179,6 +172,11 @@ At: TypeAlias = Callable[[Any], tuple[Any, Factor]]
 
 def _always(factor: Factor) -> At:
     return lambda step: (step, factor)
+
+
+def _alone(emit: Emitter) -> At:
+    """Load one number for all of a vector."""
+    return _always(lambda pointer, _: emit.everywhere(emit.builder.load(pointer)))
 
 
 def _emit_tile(
@@ -270,19 +268,15 @@ def tiles(
 
     def emit_all(emit: Emitter, columns: Any, rows: Callable[..., None]) -> None:
         builder = emit.builder
-
-        def factor(pointer: Any, _: int) -> Any:
-            return emit.everywhere(builder.load(pointer))
-
         for vectors in range(1, MOST_VECTORS + 1):
             low, high = (INTEGER(n * emit.width) for n in (vectors - 1, vectors))
             with builder.if_then(builder.icmp_signed("==", columns, high)):
-                rows(vectors, None, _always(factor))
+                rows(vectors, None, _alone(emit))
             partial = builder.and_(
                 builder.icmp_signed("<", low, columns), builder.icmp_signed("<", columns, high)
             )
             with builder.if_then(partial):
-                rows(vectors, emit.first(builder.sub(columns, low)), _always(factor))
+                rows(vectors, emit.first(builder.sub(columns, low)), _alone(emit))
 
     return _tiles(M, emit_all, (1, 2, 4, 8))
 
@@ -374,9 +368,6 @@ def _grouped(M: Any, run: int) -> Any:
 
             return _always(factor)
 
-        def alone(emit: Emitter) -> At:
-            return _always(lambda pointer, _: emit.everywhere(builder.load(pointer)))
-
         some, others = emit.first(columns), ir.Constant(ir.IntType(1), 1)
         half = Emitter(emit.context, builder, M.dtype, 2)
         sizes = [2**n for n in range(emit.width.bit_length())]
@@ -394,9 +385,9 @@ def _grouped(M: Any, run: int) -> Any:
                 is_this = builder.and_(is_this, builder.not_(are_most))
             with builder.if_then(is_this):
                 if size == emit.width:
-                    rows(1, some, alone(emit))
+                    rows(1, some, _alone(emit))
                 elif AVX512 and size == half.width:
-                    rows(1, half.first(columns), alone(half), half)
+                    rows(1, half.first(columns), _alone(half), half)
                 else:
                     rows(1, some, even(size, some))
         if not AVX512:

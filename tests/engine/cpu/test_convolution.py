@@ -117,7 +117,8 @@ def test_few_channels_go_ways_of_their_own() -> None:
     assert not choice.goes_along("h", geometry, C=16, O=64, itemsize=4)
     for C, O, groups, by_taps in [
         (64, 4, 1, True), (16, 16, 1, True), (64, 64, 4, True), (64, 64, 16, True),
-        (1, 32, 1, False), (64, 64, 1, False), (64, 64, 64, False), (48, 48, 16, False),
+        (64, 64, 8, False), (1, 32, 1, False), (64, 64, 1, False), (64, 64, 64, False),
+        (48, 48, 16, False),
     ]:  # fmt: skip
         grouped = engine.resolve(size=(28, 28), kernel=3, groups=groups)
         assert choice.goes_by_taps(grouped, C, O, itemsize=4) == by_taps

@@ -7,6 +7,7 @@ looked for before and while measuring, and a table of a busy machine is not writ
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import statistics
@@ -20,13 +21,16 @@ from typing import Any, NamedTuple
 BUSIEST = 0.1
 """The part of the machine's time that others may take before and while it is measured."""
 
-WIDEST = 0.25
-"""The distance of a contestant's quartiles, relative to its median, from which on it is noise."""
+DOUBTFUL = 0.1
+"""How far a contestant's median may be off, relative to it; beyond, it is noise."""
 
 REST_SECONDS = 0.1
 """Between turns, so that the last contestant's waiting threads have gone to sleep."""
 
-TURN_SECONDS, ROUNDS = 0.15, 7
+TURN_SECONDS = 0.15
+
+ROUNDS, MOST_ROUNDS = 7, 28
+"""Turns of each; where these leave a median in doubt, there are more, up to the second."""
 
 CHECKED = 3
 """The first calls, whose results the contestants must agree about."""
@@ -72,10 +76,10 @@ class Times(NamedTuple):
         return min(self.seconds)
 
     @property
-    def spread(self) -> float:
-        """The distance of the quartiles, relative to the median."""
+    def doubt(self) -> float:
+        """About the standard error of the median, relative to it, by the distance of quartiles."""
         low, _, high = statistics.quantiles(self.seconds, n=4)
-        return (high - low) / self.median
+        return (high - low) / self.median / math.sqrt(len(self.seconds))
 
 
 def serve(connection: Connection, make: Make, first: Any, workload: Any) -> None:
@@ -173,8 +177,8 @@ def contestants(
 def take_turns(makers: Mapping[str, Make], first: Any, workload: Any) -> dict[str, Times]:
     """Time contestants, by the functions that make their calls for a workload, in turns.
 
-    Where others took more than `BUSIEST` of the machine meanwhile, or a contestant's turns differ
-    by more than `WIDEST`, they are timed again, `ATTEMPTS` times; then BusyError is raised.
+    Where others took more than `BUSIEST` of the machine meanwhile, or a contestant's median is
+    `DOUBTFUL` after all turns, they are timed again, `ATTEMPTS` times; then BusyError is raised.
     """
     for _ in range(ATTEMPTS - 1):
         try:
@@ -188,24 +192,29 @@ def _attempt(makers: Mapping[str, Make], first: Any, workload: Any) -> dict[str,
     """Take turns once."""
     with contestants(makers, first, workload) as found:
         seconds: dict[str, list[float]] = {name: [] for name in found}
+        times = {name: Times(seconds[name], c.megabytes, c.values) for name, c in found.items()}
         begun = others_seconds(found)
-        for _ in range(ROUNDS):
+        for done in range(MOST_ROUNDS):
+            if done >= ROUNDS and all(result.doubt <= DOUBTFUL for result in times.values()):
+                break
             for name, contestant in found.items():
                 time.sleep(REST_SECONDS)
                 seconds[name].append(contestant.turn())
         part = busy_part(begun, others_seconds(found))
-        times = {name: Times(seconds[name], c.megabytes, c.values) for name, c in found.items()}
     refuse(part, times)
     return times
 
 
 def refuse(part: float, times: Mapping[str, Times]) -> None:
-    """Raise BusyError if others took too much of the machine, or turns differ too much."""
+    """Raise BusyError if others took too much of the machine, or a median is in doubt."""
     if not part <= BUSIEST:
         raise BusyError(f"others took {part:.0%} of the machine while it was measured")
     for name, result in times.items():
-        if not result.spread <= WIDEST:
-            raise BusyError(f"{name}: its turns differ by {result.spread:.0%}")
+        if not result.doubt <= DOUBTFUL:
+            raise BusyError(
+                f"{name}: its median may be off by {result.doubt:.0%} "
+                f"after {len(result.seconds)} turns"
+            )
 
 
 def check_idle(seconds: float = 2.0) -> None:

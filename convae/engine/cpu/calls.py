@@ -16,8 +16,10 @@ import numpy as np
 from convae.engine.arrays import Array
 from convae.engine.cpu import products
 from convae.engine.cpu.buffers import reserved, scratch
+from convae.engine.cpu.choice import ALONE
 from convae.engine.cpu.division import Table
-from convae.engine.cpu.offsets import ALONE, PANEL_BYTES, VECTOR_BYTES, Plan
+from convae.engine.cpu.machine import PANEL_BYTES, VECTOR_BYTES
+from convae.engine.cpu.offsets import Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Job, Number, Operation, Watched
 from convae.engine.cpu.threads import WATCHING, in_pool, share
 from convae.engine.program.arithmetic import Run

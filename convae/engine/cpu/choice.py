@@ -1,4 +1,4 @@
-"""Which of its ways an operation goes, by the sizes of its problem.
+"""Which of its ways an operation goes, and what the terms of a plan take.
 
 Times are counted in multiply-adds of whole vectors, as measured on AVX-512.
 """
@@ -7,8 +7,30 @@ from __future__ import annotations
 
 from math import prod
 
-from convae.engine.cpu.offsets import ALONE, LONG_ENOUGH, VECTOR_BYTES, WRITING
+from convae.engine.cpu.machine import RUN, VECTOR_BYTES
 from convae.engine.geometry import Geometry
+
+LONG_ENOUGH = 4
+"""Channels of A from which on rows in runs are faster where groups do not share vectors."""
+
+ALONE = 2
+"""Groups that would fit into a vector, but have one each: no numbers are arranged then."""
+
+SUMS, TILE_OF_RUNS = 8, 4 * RUN
+"""Sums that keep multiply-adds busy: fewer take as long. Rows of a tile of runs likewise."""
+
+READING = 2
+"""What it takes to read a row of B anew, in rows for which it is used."""
+
+LONGEST_PASS, WRITING = 128, 16
+"""Steps after which sums are written, and what that takes, in steps."""
+
+COPYING = 0.2
+"""What it takes to copy an element of A."""
+
+SINGLE, SHARED, SPARED = 1.25, 3.0, 0.25
+"""A multiply-add where a row of a single vector is in no run, and if groups share the vector; what
+a pair of steps spares a row in a run."""
 
 STARTING, TURNING, PLACING, ADDING, NARROW = 7, 17, 3, 0.5, 1.6
 """What vectors along positions take for each, in multiply-adds of vectors of channels: to begin a
@@ -69,6 +91,42 @@ def goes_by_rows(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
     is_local = geometry.tile == geometry.output and {*geometry.tile} != {1}
     is_row = geometry.groups == 1 and geometry.dilation[-1] == 1
     return is_local and is_row and (O + WRITING) * -(-k * C // vector) < O * k * -(-C // vector)
+
+
+def time_of_rows(rows: int, depth: int, columns: int, itemsize: int) -> float:
+    """Estimate the time of so many rows of D, each a sum of so many steps."""
+    vectors = -(-columns * itemsize // VECTOR_BYTES)
+    return vectors * (_up(rows, max(2, SUMS // vectors)) + READING) * (depth + _writing(depth))
+
+
+def time_of_runs(
+    runs: int, others: int, depth: int, paired: int, groups: int, A_channels: int, columns: int,
+    itemsize: int,
+) -> float:  # fmt: skip
+    """Estimate that of runs, with so many steps in pairs, and of other rows, in single vectors.
+
+    Each of the groups has so many channels in A, and columns.
+    """
+    vector = VECTOR_BYTES // itemsize
+    together = vector // max(A_channels, columns)
+    single, each, time = SHARED, 1.0, 0.0
+    if together <= ALONE:
+        single, each, together = SINGLE, HALF if columns <= vector // 2 else 1, 1
+    if runs:
+        step = each * (depth + _writing(depth)) - SPARED / 2 * paired
+        time += (_up(runs * RUN, TILE_OF_RUNS) + READING) * step
+    if others:
+        time += (_up(others, SUMS) + READING) * (single * depth + _writing(depth))
+    return -(-groups // together) * time
+
+
+def _writing(depth: int) -> int:
+    return WRITING * -(-depth // LONGEST_PASS)
+
+
+def _up(count: int, step: int) -> int:
+    """Round up to a multiple."""
+    return -(-count // step) * step
 
 
 def _vectors(columns: int, A_channels: int, vector: int) -> float:

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from convae.engine.cpu.jit import AVX512
-from convae.engine.cpu.offsets import RUN, VECTOR_BYTES
+from convae.engine.cpu.machine import RUN, VECTOR_BYTES
 
 LARGEST_TILE = {1: 8, 2: 8, 3: 8, 4: 6} if AVX512 else {1: 6, 2: 3}
 """Rows of a tile by the vectors of its rows, such that sums and a row of B fit into registers."""

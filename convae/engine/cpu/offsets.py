@@ -27,6 +27,7 @@ from operator import itemgetter
 
 import numpy as np
 
+from convae.engine.cpu.choice import COPYING, LONG_ENOUGH, time_of_rows, time_of_runs
 from convae.engine.cpu.division import (
     PADDED,
     Axes,
@@ -48,11 +49,9 @@ from convae.engine.cpu.groups import (
     output_groups,
     output_taps,
 )
+from convae.engine.cpu.machine import PANEL_BYTES, RUN, VECTOR_BYTES, rounded
 from convae.engine.cpu.rows import FIELDS, Field, Fresh, Operation
 from convae.engine.geometry import Geometry
-
-VECTOR_BYTES = 64
-"""Bytes of a vector, which a machine with shorter registers keeps in several."""
 
 LEAST_BYTES, MOST_BYTES = 160 << 10, 768 << 10
 """Memory that a block's part of A, and of D, may take: as much as the kernel, within these bounds.
@@ -68,18 +67,6 @@ WORTH_DIVIDING = 1 << 21
 PART_VECTORS = 4
 """Vectors of positions that are multiplied at a time where they run along positions."""
 
-TILE_ROWS = 8
-"""Rows of D that are summed together: others are as if there were so many."""
-
-READING = 6
-"""What it takes to read a row of B anew, in rows for which it is used."""
-
-LONGEST_PASS, WRITING = 128, 16
-"""Steps after which sums are written, and what that takes, in steps."""
-
-COPYING = 1.0
-"""What it takes to copy an element of A, in rows times steps of one vector."""
-
 TERM_ENTRIES = 9
 """Entries of a term: where D and A begin, its first row and step, where B begins, columns, the
 distances in D and in A of the rows of a run, 0 where rows are given one by one; and how many steps,
@@ -87,18 +74,6 @@ the first ones, are in pairs that are as far apart in A as rows of a run."""
 
 NO_RUN: Three = (0, 0, 0)
 """The last three entries of a term whose rows are given one by one."""
-
-LONG_ENOUGH = 4
-"""Channels of A from which on rows in runs are faster where groups do not share vectors."""
-
-ALONE = 2
-"""Groups that would fit into a vector, but have one each: no numbers are arranged then."""
-
-RUN = 4
-"""Rows at even distances, of which the first one's address says where the others are."""
-
-PANEL_BYTES = 32 << 10
-"""Memory for the rows of B that a pass over the rows of A reuses, of an L1 cache."""
 
 
 @dataclass(frozen=True)
@@ -222,12 +197,16 @@ def _plan_c(sizes: Sizes) -> Plan:
     channels = builder.channels
     builder.share_terms(channels, builder.filters)
 
-    def cost(found: Class) -> int:
-        return _cost(len(found.places), len(found.shifts) * channels)
+    step = builder.axes.stride[2] * sizes.C
 
-    apart, boxes, chosen = builder.cheapest(builder.output_classes, cost, sizes.C, O)
+    def time(found: Class) -> float:
+        rows = found.places, found.bases, found.numbers
+        paired = builder.in_pairs(found, step)[2] * 2 * channels
+        return builder.time(rows, len(found.shifts) * channels, builder.filters, paired)
+
+    apart, boxes, chosen = builder.cheapest(builder.output_classes, time, sizes.C)
     for found in chosen:
-        shifts, elements, pairs = builder.in_pairs(found, builder.axes.stride[2] * sizes.C)
+        shifts, elements, pairs = builder.in_pairs(found, step)
         steps = (
             _outer(shifts, 1, channels, 1, pairs),
             _outer(elements, channels * O, channels, O, pairs),
@@ -246,13 +225,16 @@ def _plan_g(sizes: Sizes) -> Plan:
     axes, channels = builder.axes, builder.channels
     builder.share_terms(channels, builder.filters)
 
-    def cost(found: Class) -> int:
-        return _cost(len(found.shifts) * channels, len(found.places))
-
-    _, boxes, chosen = builder.cheapest(builder.output_classes, cost, sizes.C, O)
-    for found in chosen:
+    def rows_of(found: Class) -> tuple[Table, Table, Table]:
         A_rows = _outer(found.shifts, 1, channels)
-        rows = _outer(found.elements, channels * O, channels, O), A_rows, np.zeros_like(A_rows)
+        return _outer(found.elements, channels * O, channels, O), A_rows, np.zeros_like(A_rows)
+
+    def time(found: Class) -> float:
+        return builder.time(rows_of(found), len(found.places), builder.filters)
+
+    _, boxes, chosen = builder.cheapest(builder.output_classes, time, sizes.C)
+    for found in chosen:
+        rows = rows_of(found)
         steps, depths = (found.bases, found.places), builder.counts(found.numbers)
         builder.terms_of_groups(rows, steps, depths, (builder.filters, channels, builder.filters))
     _divide_G(boxes)
@@ -303,10 +285,12 @@ def _plan_h(sizes: Sizes) -> Plan:
     builder.share_terms(filters, channels)
     width = rounded(channels, sizes.itemsize)
 
-    def cost(found: Class) -> int:
-        return _cost(len(found.places), len(found.shifts) * filters)
+    def time(found: Class) -> float:
+        rows = found.places, found.bases, found.numbers
+        paired = builder.in_pairs(found, O)[2] * 2 * filters
+        return builder.time(rows, len(found.shifts) * filters, channels, paired)
 
-    apart, boxes, chosen = builder.cheapest(builder.input_classes, cost, O, C)
+    apart, boxes, chosen = builder.cheapest(builder.input_classes, time, O)
     for found in chosen:
         shifts, elements, pairs = builder.in_pairs(found, O)
         A_steps = _outer(shifts, 1, filters, 1, pairs)
@@ -398,21 +382,9 @@ def _plan_along(sizes: Sizes, operation: str) -> Plan:
     return Plan(Operation.SPREAD, fields, tables, len(boxes.table), scratch)
 
 
-def _cost(rows: int, depth: int) -> int:
-    """Estimate the time of a term with so many rows of D and steps, in rows times steps."""
-    rows = -(-rows // TILE_ROWS) * TILE_ROWS
-    return (rows + READING) * (depth + WRITING * -(-depth // LONGEST_PASS))
-
-
 def _joined(parts: list[Table]) -> Table:
     """Join tables, of which there may be none."""
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
-
-
-def rounded(count: int, itemsize: int) -> int:
-    """Round up to whole vectors."""
-    vector = VECTOR_BYTES // itemsize
-    return -(-count // vector) * vector
 
 
 def _strides(extent: Three, channels: int) -> Four:
@@ -431,18 +403,21 @@ def _runs(D: Table, A: Table, numbers: Table) -> tuple[Table, Table, tuple[int, 
     every = np.arange(len(D))
     if len(D) < RUN or not AVX512:  # else there are no registers for as many sums
         return every[:0], every, (0, 0)
-    steps = np.stack([np.diff(D), np.diff(A)], axis=1)
-    kinds, counts = np.unique(steps[np.diff(numbers) == 0], axis=0, return_counts=True)
-    if not len(kinds) or kinds[counts.argmax()][0] <= 0:
+    in_D, in_A, is_alike = np.diff(D), np.diff(A), np.diff(numbers) == 0
+    both = in_D * (2 * np.abs(in_A).max() + 1) + in_A  # as one number, which sorts faster
+    kinds, places, counts = np.unique(both[is_alike], return_index=True, return_counts=True)
+    if not len(kinds):
         return every[:0], every, (0, 0)
-    apart = kinds[counts.argmax()]
-    goes_on = (steps == apart).all(axis=1) & (np.diff(numbers) == 0)
+    apart = np.flatnonzero(is_alike)[places[counts.argmax()]]
+    if in_D[apart] <= 0:
+        return every[:0], every, (0, 0)
+    goes_on = (both == both[apart]) & is_alike
     begins = np.flatnonzero(np.concatenate([[True], ~goes_on]))
     lengths = np.diff(np.append(begins, len(D)))
     places = every - np.repeat(begins, lengths)
     are_in = places < np.repeat(lengths // RUN * RUN, lengths)
     firsts = np.flatnonzero(are_in & (places % RUN == 0))
-    return firsts, np.flatnonzero(~are_in), (int(apart[0]), int(apart[1]))
+    return firsts, np.flatnonzero(~are_in), (int(in_D[apart]), int(in_A[apart]))
 
 
 def _outer(positions: Table, step: int, channels: int, stride: int = 1, pairs: int = 0) -> Table:
@@ -478,9 +453,8 @@ class _Builder:
     def cheapest(
         self,
         make: Callable[[Exact, bool], tuple[Boxes, Iterator[Class]]],
-        cost: Callable[[Class], float],
+        time: Callable[[Class], float],
         A_channels: int,
-        columns: int,
     ) -> tuple[bool, Boxes, list[Class]]:
         """Choose whether padding is left out, and whether elements of a kernel are classes apart.
 
@@ -488,7 +462,6 @@ class _Builder:
         """
         one, two, three = (self.division.is_whole(axis) for axis in range(3))
         whole = one, two, three
-        copying = COPYING / -(-columns * self.sizes.itemsize // VECTOR_BYTES)
         found = []
         for exact, apart in dict.fromkeys([(PADDED, False), (whole, False), (whole, True)]):
             if apart and any(t > 1 for t in self.axes.tile):
@@ -496,7 +469,7 @@ class _Builder:
             boxes, members = make(exact, apart)
             chosen = list(members)
             copied = 0 if exact == whole else boxes.positions * A_channels
-            found.append((sum(map(cost, chosen)) + copying * copied, apart, boxes, chosen))
+            found.append((sum(map(time, chosen)) + COPYING * copied, apart, boxes, chosen))
         return min(found, key=itemgetter(0))[1:]
 
     def output_classes(self, exact: Exact, apart: bool) -> tuple[Boxes, Iterator[Class]]:
@@ -530,6 +503,17 @@ class _Builder:
                 paired += [left.pop(shift), left.pop(shift + apart)]
         order = np.array([*paired, *left.values()], np.int64)
         return found.shifts[order], found.elements[order], len(paired) // 2
+
+    def time(
+        self, rows: tuple[Table, Table, Table], depth: int, columns: int, paired: int = 0
+    ) -> float:
+        """Estimate the time of the terms of all groups, as `terms_of_groups` appends them."""
+        itemsize = self.sizes.itemsize
+        if not self.group:
+            return self.groups * time_of_rows(len(rows[0]), depth, columns, itemsize)
+        firsts, others, _ = _runs(*rows)
+        counts = len(firsts), len(others), depth, paired, self.groups
+        return time_of_runs(*counts, self.A_group, columns, itemsize)
 
     def add_rows(self, D: Table, A: Table) -> int:
         """Append rows, or the first ones of runs; returns where they begin."""

@@ -10,6 +10,7 @@ import numpy as np
 from numba import carray
 
 from convae.engine.arrays import Array
+from convae.engine.cpu.choice import ALONE
 from convae.engine.cpu.division import BLOCK_ENTRIES
 from convae.engine.cpu.jit import AVX512, compiled, inline, part
 from convae.engine.cpu.llvm import (
@@ -23,7 +24,8 @@ from convae.engine.cpu.llvm import (
     tiles,
     transpose,
 )
-from convae.engine.cpu.offsets import ALONE, PANEL_BYTES, RUN, TERM_ENTRIES, VECTOR_BYTES
+from convae.engine.cpu.machine import PANEL_BYTES, RUN, VECTOR_BYTES
+from convae.engine.cpu.offsets import TERM_ENTRIES
 from convae.engine.cpu.passes import (
     activate_row,
     add_row,

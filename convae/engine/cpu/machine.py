@@ -1,0 +1,18 @@
+"""What tables and loops are laid out for: vectors, runs of rows, an L1 cache."""
+
+from __future__ import annotations
+
+VECTOR_BYTES = 64
+"""Bytes of a vector, which a machine with shorter registers keeps in several."""
+
+RUN = 4
+"""Rows at even distances, of which the first one's address says where the others are."""
+
+PANEL_BYTES = 32 << 10
+"""Memory for the rows of B that a pass over the rows of A reuses, of an L1 cache."""
+
+
+def rounded(count: int, itemsize: int) -> int:
+    """Round up to whole vectors."""
+    vector = VECTOR_BYTES // itemsize
+    return -(-count // vector) * vector

@@ -124,6 +124,36 @@ def test_few_channels_go_ways_of_their_own() -> None:
         assert choice.goes_by_taps(grouped, C, O, itemsize=4) == by_taps
 
 
+@pytest.mark.parametrize(
+    ("operation", "size", "kernel", "C", "O", "terms"),
+    [
+        ("c", 32, 5, 32, 64, 9),  # rows at the edge are few, but of four vectors
+        ("c", 16, 5, 64, 128, 9),
+        ("g", 16, 3, 64, 128, 9),  # each element of the kernel
+        ("c", 32, 3, 32, 8, 1),  # copied with padding: runs would not be of fours
+    ],
+)
+def test_padding_is_left_out_where_that_is_faster(operation, size, kernel, C, O, terms) -> None:
+    if O < 16 and not jit.AVX512:
+        pytest.skip("rows are in runs with AVX-512 only")
+    geometry = engine.resolve(size=(size, size), kernel=kernel, stride=2, padding="same")
+    plan = offsets.plan_for(operation, geometry, C, O, 64, 4, convolution.FEWEST_BLOCKS)
+    assert plan.fields[Field.TERM_COUNT] == terms
+
+
+def test_the_time_of_rows_grows_with_what_they_take() -> None:
+    assert choice.time_of_rows(2, 100, 64, 4) < choice.time_of_rows(8, 100, 64, 4) / 2
+    assert choice.time_of_rows(2, 100, 16, 4) == choice.time_of_rows(8, 100, 16, 4)
+    whole, half, shared = (
+        [choice.time_of_runs(runs, others, 90, paired, 16, channels, channels, 4)
+         for runs, others, paired in [(8, 0, 60), (8, 0, 0), (0, 32, 0)]]
+        for channels in (16, 8, 4)
+    )  # fmt: skip
+    for in_pairs, in_runs, alone in (whole, half, shared):
+        assert in_pairs < in_runs < alone
+    assert half[1] < whole[1]
+
+
 @st.composite
 def cases(draw: st.DrawFn):
     """Shapes of K, V and G with more channels, stride and padding, dtype and seed."""

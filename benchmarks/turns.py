@@ -81,6 +81,11 @@ class Times(NamedTuple):
         low, _, high = statistics.quantiles(self.seconds, n=4)
         return (high - low) / self.median / math.sqrt(len(self.seconds))
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether that is at most `DOUBTFUL`."""
+        return self.doubt <= DOUBTFUL
+
 
 def serve(connection: Connection, make: Make, first: Any, workload: Any) -> None:
     """Be a contestant: make the call, then do as many as are asked for, and say how long.
@@ -191,15 +196,14 @@ def take_turns(makers: Mapping[str, Make], first: Any, workload: Any) -> dict[st
 def _attempt(makers: Mapping[str, Make], first: Any, workload: Any) -> dict[str, Times]:
     """Take turns once."""
     with contestants(makers, first, workload) as found:
-        seconds: dict[str, list[float]] = {name: [] for name in found}
-        times = {name: Times(seconds[name], c.megabytes, c.values) for name, c in found.items()}
+        times = {name: Times([], c.megabytes, c.values) for name, c in found.items()}
         begun = others_seconds(found)
         for done in range(MOST_ROUNDS):
-            if done >= ROUNDS and all(result.doubt <= DOUBTFUL for result in times.values()):
+            if done >= ROUNDS and all(result.is_sure for result in times.values()):
                 break
             for name, contestant in found.items():
                 time.sleep(REST_SECONDS)
-                seconds[name].append(contestant.turn())
+                times[name].seconds.append(contestant.turn())
         part = busy_part(begun, others_seconds(found))
     refuse(part, times)
     return times
@@ -210,7 +214,7 @@ def refuse(part: float, times: Mapping[str, Times]) -> None:
     if not part <= BUSIEST:
         raise BusyError(f"others took {part:.0%} of the machine while it was measured")
     for name, result in times.items():
-        if not result.doubt <= DOUBTFUL:
+        if not result.is_sure:
             raise BusyError(
                 f"{name}: its median may be off by {result.doubt:.0%} "
                 f"after {len(result.seconds)} turns"

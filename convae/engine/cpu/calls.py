@@ -16,9 +16,9 @@ import numpy as np
 from convae.engine.arrays import Array
 from convae.engine.cpu import products
 from convae.engine.cpu.buffers import reserved, scratch
-from convae.engine.cpu.choice import ALONE
+from convae.engine.cpu.choice import together
 from convae.engine.cpu.division import Table
-from convae.engine.cpu.machine import PANEL_BYTES, VECTOR_BYTES
+from convae.engine.cpu.machine import PANEL_BYTES, VECTOR_BYTES, multiple
 from convae.engine.cpu.offsets import Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Job, Number, Operation, Watched
 from convae.engine.cpu.threads import WATCHING, in_pool, share
@@ -269,9 +269,9 @@ class Calls:
             return "positions"
         if plan.fields[Field.BY_TAPS]:
             return "taps"
-        largest = max(plan.fields[Field.GROUP], plan.fields[Field.A_GROUP])
-        width = VECTOR_BYTES // self.dtype.itemsize
-        return "groups" if largest and width // largest > ALONE else "channels"
+        A_group, group = plan.fields[Field.A_GROUP], plan.fields[Field.GROUP]
+        vector = VECTOR_BYTES // self.dtype.itemsize
+        return "groups" if group and together(A_group, group, vector) > 1 else "channels"
 
     def _parts(self) -> list[tuple[int, int, int]]:
         """Divide the lines by stages, of which those of one line are put together."""
@@ -326,7 +326,7 @@ class Template:
 
     def __init__(self, calls: Calls, arrays: Sequence[Array], between: Sequence[Array]) -> None:
         self._written = calls.written
-        sizes = [-(-array.nbytes // VECTOR_BYTES) * VECTOR_BYTES for array in between]
+        sizes = [multiple(array.nbytes, VECTOR_BYTES) for array in between]
         self._room = max(1, sum(sizes) // calls.dtype.itemsize)
         entries = [calls.written.entries(array) for array in [*arrays, *between]]
         self._rows = np.concatenate([rows for rows, _ in entries])

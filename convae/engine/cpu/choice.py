@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import prod
 
-from convae.engine.cpu.machine import RUN, VECTOR_BYTES
+from convae.engine.cpu.machine import RUN, VECTOR_BYTES, multiple
 from convae.engine.geometry import Geometry
 
 LONG_ENOUGH = 4
@@ -74,10 +74,10 @@ def goes_by_taps(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
     def time(rows: int, vectors: float) -> float:
         return rows * (vectors if vectors > 1 else vectors * LOADING)
 
-    together = vector // max(channels, filters) if geometry.groups > 1 else 1
+    sharing = together(channels, filters, vector) if geometry.groups > 1 else 1
     by_filters = time(columns, _vectors(filters, channels, vector))
-    if together > ALONE:
-        by_filters = columns * ARRANGING / together
+    if sharing > 1:
+        by_filters = columns * ARRANGING / sharing
     return time(filters, -(-columns // vector)) + RESTARTING < by_filters
 
 
@@ -93,10 +93,16 @@ def goes_by_rows(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
     return is_local and is_row and (O + WRITING) * -(-k * C // vector) < O * k * -(-C // vector)
 
 
+def together(A_channels: int, columns: int, vector: int) -> int:
+    """How many groups of so many channels in A, and columns, share a vector; 1 has it alone."""
+    fit = vector // max(A_channels, columns)
+    return fit if fit > ALONE else 1
+
+
 def time_of_rows(rows: int, depth: int, columns: int, itemsize: int) -> float:
     """Estimate the time of so many rows of D, each a sum of so many steps."""
     vectors = -(-columns * itemsize // VECTOR_BYTES)
-    return vectors * (_up(rows, max(2, SUMS // vectors)) + READING) * (depth + _writing(depth))
+    return vectors * (multiple(rows, max(2, SUMS // vectors)) + READING) * (depth + _writing(depth))
 
 
 def time_of_runs(
@@ -108,25 +114,20 @@ def time_of_runs(
     Each of the groups has so many channels in A, and columns.
     """
     vector = VECTOR_BYTES // itemsize
-    together = vector // max(A_channels, columns)
+    sharing = together(A_channels, columns, vector)
     single, each, time = SHARED, 1.0, 0.0
-    if together <= ALONE:
-        single, each, together = SINGLE, HALF if columns <= vector // 2 else 1, 1
+    if sharing == 1:
+        single, each = SINGLE, HALF if columns <= vector // 2 else 1
     if runs:
         step = each * (depth + _writing(depth)) - SPARED / 2 * paired
-        time += (_up(runs * RUN, TILE_OF_RUNS) + READING) * step
+        time += (multiple(runs * RUN, TILE_OF_RUNS) + READING) * step
     if others:
-        time += (_up(others, SUMS) + READING) * (single * depth + _writing(depth))
-    return -(-groups // together) * time
+        time += (multiple(others, SUMS) + READING) * (single * depth + _writing(depth))
+    return -(-groups // sharing) * time
 
 
 def _writing(depth: int) -> int:
     return WRITING * -(-depth // LONGEST_PASS)
-
-
-def _up(count: int, step: int) -> int:
-    """Round up to a multiple."""
-    return -(-count // step) * step
 
 
 def _vectors(columns: int, A_channels: int, vector: int) -> float:

@@ -99,6 +99,11 @@ class Class:
     shifts: Table
     elements: Table
 
+    @property
+    def rows(self) -> tuple[Table, Table, Table]:
+        """Its positions as rows of D and A, with their numbers, where D is at positions."""
+        return self.places, self.bases, self.numbers
+
 
 def classes(
     axes: Axes, groups: list[list[Group]], division: Division, box: Four, whole: Four

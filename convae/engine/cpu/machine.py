@@ -14,5 +14,9 @@ PANEL_BYTES = 32 << 10
 
 def rounded(count: int, itemsize: int) -> int:
     """Round up to whole vectors."""
-    vector = VECTOR_BYTES // itemsize
-    return -(-count // vector) * vector
+    return multiple(count, VECTOR_BYTES // itemsize)
+
+
+def multiple(count: int, step: int) -> int:
+    """Round up to a multiple."""
+    return -(-count // step) * step

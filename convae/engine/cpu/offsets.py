@@ -194,16 +194,10 @@ class Sizes:
 def _plan_c(sizes: Sizes) -> Plan:
     """Plan c: rows are output positions, steps kernel elements and channels."""
     builder, O = _Builder(sizes, sizes.by_outputs()), sizes.O
-    channels = builder.channels
-    builder.share_terms(channels, builder.filters)
-
+    channels, filters = builder.channels, builder.filters
+    builder.share_terms(channels, filters)
     step = builder.axes.stride[2] * sizes.C
-
-    def time(found: Class) -> float:
-        rows = found.places, found.bases, found.numbers
-        paired = builder.in_pairs(found, step)[2] * 2 * channels
-        return builder.time(rows, len(found.shifts) * channels, builder.filters, paired)
-
+    time = partial(builder.time_of_positions, step=step, A_channels=channels, columns=filters)
     apart, boxes, chosen = builder.cheapest(builder.output_classes, time, sizes.C)
     for found in chosen:
         shifts, elements, pairs = builder.in_pairs(found, step)
@@ -211,10 +205,9 @@ def _plan_c(sizes: Sizes) -> Plan:
             _outer(shifts, 1, channels, 1, pairs),
             _outer(elements, channels * O, channels, O, pairs),
         )
-        rows = found.places, found.bases, found.numbers
-        apart_by = builder.filters, channels, builder.filters
+        apart_by = filters, channels, filters
         depths = builder.always(len(steps[0]))
-        builder.terms_of_groups(rows, steps, depths, apart_by, pairs * 2 * channels)
+        builder.terms_of_groups(found.rows, steps, depths, apart_by, pairs * 2 * channels)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
     return builder.plan(boxes, sizes.C, builder.division.span(O), fresh)
 
@@ -284,12 +277,7 @@ def _plan_h(sizes: Sizes) -> Plan:
     channels, filters = builder.channels, builder.filters
     builder.share_terms(filters, channels)
     width = rounded(channels, sizes.itemsize)
-
-    def time(found: Class) -> float:
-        rows = found.places, found.bases, found.numbers
-        paired = builder.in_pairs(found, O)[2] * 2 * filters
-        return builder.time(rows, len(found.shifts) * filters, channels, paired)
-
+    time = partial(builder.time_of_positions, step=O, A_channels=filters, columns=channels)
     apart, boxes, chosen = builder.cheapest(builder.input_classes, time, O)
     for found in chosen:
         shifts, elements, pairs = builder.in_pairs(found, O)
@@ -297,10 +285,9 @@ def _plan_h(sizes: Sizes) -> Plan:
         B_steps = _outer(elements, O * width, filters, width, pairs)
         if builder.group and builder.groups > 1:  # rows of B are those of all groups side by side
             B_steps = _outer(elements, filters * C, filters, C, pairs)
-        rows = found.places, found.bases, found.numbers
         steps, depths = (A_steps, B_steps), builder.always(len(A_steps))
         apart_by = channels, filters, filters * width
-        builder.terms_of_groups(rows, steps, depths, apart_by, pairs * 2 * filters)
+        builder.terms_of_groups(found.rows, steps, depths, apart_by, pairs * 2 * filters)
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
     return builder.plan(boxes, O, division.span(C), fresh)
 
@@ -405,13 +392,11 @@ def _runs(D: Table, A: Table, numbers: Table) -> tuple[Table, Table, tuple[int, 
         return every[:0], every, (0, 0)
     in_D, in_A, is_alike = np.diff(D), np.diff(A), np.diff(numbers) == 0
     both = in_D * (2 * np.abs(in_A).max() + 1) + in_A  # as one number, which sorts faster
-    kinds, places, counts = np.unique(both[is_alike], return_index=True, return_counts=True)
-    if not len(kinds):
+    kinds, counts = np.unique(both[is_alike], return_counts=True)
+    goes_on = is_alike & (both == kinds[counts.argmax()]) if len(kinds) else is_alike
+    apart = goes_on.argmax()  # where it does so first
+    if not goes_on[apart] or in_D[apart] <= 0:
         return every[:0], every, (0, 0)
-    apart = np.flatnonzero(is_alike)[places[counts.argmax()]]
-    if in_D[apart] <= 0:
-        return every[:0], every, (0, 0)
-    goes_on = (both == both[apart]) & is_alike
     begins = np.flatnonzero(np.concatenate([[True], ~goes_on]))
     lengths = np.diff(np.append(begins, len(D)))
     places = every - np.repeat(begins, lengths)
@@ -514,6 +499,11 @@ class _Builder:
         firsts, others, _ = _runs(*rows)
         counts = len(firsts), len(others), depth, paired, self.groups
         return time_of_runs(*counts, self.A_group, columns, itemsize)
+
+    def time_of_positions(self, found: Class, step: int, A_channels: int, columns: int) -> float:
+        """Estimate it for c and h, whose rows are positions; `step` is that of pairs in A."""
+        paired = self.in_pairs(found, step)[2] * 2 * A_channels if self.group else 0
+        return self.time(found.rows, len(found.shifts) * A_channels, columns, paired)
 
     def add_rows(self, D: Table, A: Table) -> int:
         """Append rows, or the first ones of runs; returns where they begin."""

@@ -43,8 +43,14 @@ def machine() -> str:
     """Describe the processor, its load over the last minute, and the versions."""
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")
+        lines = [ln.partition(":") for ln in Path("/proc/cpuinfo").read_text().splitlines()]
+        known = {name.strip(): value.strip() for name, _, value in lines}
+        generation = (
+            (name, known.get(name)) for name in ("cpu family", "model")
+        )  # names may hide it
+        model = ", ".join(
+            [known.get("model name", model), *(f"{n} {v}" for n, v in generation if v)]
+        )
     return (
         f"{model}, {cores()} cores, load {os.getloadavg()[0]:.1f}; "
         f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}"

@@ -19,7 +19,7 @@ from convae.engine.cpu.buffers import reserved, scratch
 from convae.engine.cpu.choice import together
 from convae.engine.cpu.division import Table
 from convae.engine.cpu.machine import PANEL_BYTES, VECTOR_BYTES, multiple
-from convae.engine.cpu.offsets import Plan
+from convae.engine.cpu.plan import Plan
 from convae.engine.cpu.rows import FIELDS, NUMBERS, Field, Job, Number, Operation, Watched
 from convae.engine.cpu.threads import WATCHING, in_pool, share
 from convae.engine.program.arithmetic import Run

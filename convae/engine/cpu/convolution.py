@@ -18,7 +18,8 @@ from convae.engine.cpu.buffers import empty
 from convae.engine.cpu.calls import Calls, Line, Template
 from convae.engine.cpu.choice import goes_along, goes_by_rows, goes_by_taps
 from convae.engine.cpu.machine import rounded
-from convae.engine.cpu.offsets import Plan, plan_for
+from convae.engine.cpu.offsets import plan_for
+from convae.engine.cpu.plan import Plan
 from convae.engine.cpu.rows import Field, Kind, Number, Operation
 from convae.engine.cpu.threads import in_pool
 from convae.engine.geometry import Geometry, resolve

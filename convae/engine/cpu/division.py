@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from convae.engine.cpu.rows import Field
 from convae.engine.geometry import Geometry, spans
 
 Table: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -30,10 +31,6 @@ THREADS = (2, 4, 8)
 
 LOCAL_EXAMPLES = 16
 """Examples of a block where positions have kernels of their own."""
-
-BLOCK_ENTRIES = 14
-"""Entries of a block: its number along the divided axis; where A begins, and how many examples;
-start of the box, three; its extent, three; where D and B begin; positions of D, three."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +213,12 @@ class Boxes:
         """Positions of the largest, in all examples."""
         return self.examples * prod(self.whole)
 
+    def fields(self, channels: int) -> dict[int, int]:
+        """Write the entries of a line about A and its boxes."""
+        fields = {Field.SIZE + n: size for n, size in enumerate(self.size)}
+        fields |= {Field.WHOLE + n: extent for n, extent in enumerate(self.whole)}
+        return fields | {Field.CHANNELS: channels}
+
 
 def visible_boxes(axes: Axes, division: Division, C: int, O: int, exact: Exact) -> Boxes:
     """Return the boxes of V that blocks of output positions read; D is Z."""
@@ -271,3 +274,9 @@ def _flat(place: tuple[int, ...], positions: Three) -> int:
     for index, count in zip(others, positions, strict=True):
         total = total * count + index
     return total
+
+
+def strides(extent: Three, channels: int) -> Four:
+    """Elements from one example, plane, row and position to the next."""
+    row = extent[2] * channels
+    return extent[0] * extent[1] * row, extent[1] * row, row, channels

@@ -11,7 +11,6 @@ from numba import carray
 
 from convae.engine.arrays import Array
 from convae.engine.cpu.choice import ALONE
-from convae.engine.cpu.division import BLOCK_ENTRIES
 from convae.engine.cpu.jit import AVX512, compiled, inline, part
 from convae.engine.cpu.llvm import (
     MOST_VECTORS,
@@ -25,7 +24,6 @@ from convae.engine.cpu.llvm import (
     transpose,
 )
 from convae.engine.cpu.machine import PANEL_BYTES, RUN, VECTOR_BYTES
-from convae.engine.cpu.offsets import TERM_ENTRIES
 from convae.engine.cpu.passes import (
     activate_row,
     add_row,
@@ -38,8 +36,10 @@ from convae.engine.cpu.passes import (
     zero_row,
 )
 from convae.engine.cpu.rows import (
+    BLOCK_ENTRIES,
     FIELDS,
     NUMBERS,
+    TERM_ENTRIES,
     Field,
     Fresh,
     Job,
@@ -253,7 +253,7 @@ def convolve(
 ) -> float:
     """Do the terms of a product's blocks, each on a box of A, and what is behind them.
 
-    See `offsets.Plan`; returns the sum of what `finish` returns.
+    See `plan.Plan`; returns the sum of what `finish` returns.
     """
     J, panel = 0.0, scratch
     room = scratch + PANEL_BYTES // M.itemsize

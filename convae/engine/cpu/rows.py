@@ -98,6 +98,15 @@ class Field(IntEnum):
 FIELDS = Field.READABLE + 1
 """Entries of a line."""
 
+BLOCK_ENTRIES = 14
+"""Entries of a block: its number along the divided axis; where A begins, and how many examples;
+start of the box, three; its extent, three; where D and B begin; positions of D, three."""
+
+TERM_ENTRIES = 9
+"""Entries of a term: where D and A begin, its first row and step, where B begins, columns, the
+distances in D and in A of the rows of a run, 0 where rows are given one by one; and how many steps,
+the first ones, are in pairs that are as far apart in A as rows of a run."""
+
 
 class Number(IntEnum):
     """The entries of a line that are not whole."""

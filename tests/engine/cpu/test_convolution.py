@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from convae import engine
 from convae.engine import definition, gemm
-from convae.engine.cpu import choice, convolution, division, jit, offsets, threads
+from convae.engine.cpu import builder, choice, convolution, division, jit, offsets, threads
 from convae.engine.cpu.rows import Field
 from tests.helpers import by_pytorch, error
 from tests.problems import Problem, part_of_examples, problems
@@ -24,11 +24,11 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 @contextmanager
 def changed(**constants: int) -> Iterator[None]:
-    """Plan with other constants of the modules `offsets` and `convolution`."""
+    """Plan with other constants of the modules that plan."""
     caches = offsets.plan_for, convolution._template
     with pytest.MonkeyPatch.context() as patch:
         for name, value in constants.items():
-            for module in (choice, convolution, division, offsets):
+            for module in (builder, choice, convolution, division, offsets):
                 if hasattr(module, name):
                     patch.setattr(module, name, value)
         for cache in caches:

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from math import prod
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
-from convae.engine.cpu.choice import COPYING, LONG_ENOUGH, time_of_rows, time_of_runs
+from convae.engine.cpu.choice import (
+    COPYING,
+    LONG_ENOUGH,
+    longest_chain,
+    time_of_rows,
+    time_of_runs,
+)
 from convae.engine.cpu.division import (
     PADDED,
     Axes,
     Boxes,
     Division,
     Exact,
+    Four,
     Table,
     Three,
     divide,
@@ -41,8 +50,22 @@ copied.
 WORTH_DIVIDING = 1 << 21
 """Multiply-accumulates from which on a problem is divided."""
 
-NO_RUN: Three = (0, 0, 0)
-"""The last three entries of a term whose rows are given one by one."""
+NO_RUN: Four = (0, 0, 0, 0)
+"""The last entries of a term whose rows are given one by one."""
+
+
+class Chains(NamedTuple):
+    """How many threes, and pairs, of steps are as far apart in A as rows of a run."""
+
+    threes: int = 0
+    pairs: int = 0
+
+    def of(self, channels: int) -> Chains:
+        """Of steps that have so many channels each."""
+        return Chains(self.threes * channels, self.pairs * channels)
+
+
+NO_CHAINS = Chains()
 
 
 @dataclass(frozen=True)
@@ -154,34 +177,39 @@ class Builder:
         apart_by = strides(boxes.whole, O), strides(axes.size, C)
         return boxes, classes(axes, along, division, *apart_by)
 
-    def in_pairs(self, found: Class, apart: int) -> tuple[Table, Table, int]:
-        """Return shifts and elements, first those in pairs that are so far apart; and their number.
+    def in_chains(self, found: Class, apart: int) -> tuple[Table, Table, Chains]:
+        """Return shifts and elements, first those in chains that are so far apart; and the chains.
 
         Where terms are those of all groups. The order is the same for all blocks.
         """
         left = {int(shift): number for number, shift in enumerate(found.shifts)}
-        paired: list[int] = []
-        for shift in sorted(left) if self.group else ():
-            if shift in left and shift + apart in left:
-                paired += [left.pop(shift), left.pop(shift + apart)]
-        order = np.array([*paired, *left.values()], np.int64)
-        return found.shifts[order], found.elements[order], len(paired) // 2
+        vector = VECTOR_BYTES // self.sizes.itemsize
+        reach = apart * (longest_chain(self.A_group, self.group, vector) if self.group else 0)
+        threes: list[int] = []
+        pairs: list[int] = []
+        for shift in sorted(left):
+            chain = [*takewhile(left.__contains__, range(shift, shift + reach, apart))]
+            if len(chain) > 1:
+                (threes if len(chain) == 3 else pairs).extend(map(left.pop, chain))
+        order = np.array([*threes, *pairs, *left.values()], np.int64)
+        return found.shifts[order], found.elements[order], Chains(len(threes) // 3, len(pairs) // 2)
 
     def time(
-        self, rows: tuple[Table, Table, Table], depth: int, columns: int, paired: int = 0
+        self, rows: tuple[Table, Table, Table], depth: int, columns: int, chains: Chains = NO_CHAINS
     ) -> float:
         """Estimate the time of the terms of all groups, as `terms_of_groups` appends them."""
         itemsize = self.sizes.itemsize
         if not self.group:
             return self.groups * time_of_rows(len(rows[0]), depth, columns, itemsize)
         firsts, others, _ = _runs(*rows)
-        counts = len(firsts), len(others), depth, paired, self.groups
+        spared = 2 * chains.threes + chains.pairs
+        counts = len(firsts), len(others), depth, spared, self.groups
         return time_of_runs(*counts, self.A_group, columns, itemsize)
 
     def time_of_positions(self, found: Class, step: int, A_channels: int, columns: int) -> float:
-        """Estimate it for c and h, whose rows are positions; `step` is that of pairs in A."""
-        paired = self.in_pairs(found, step)[2] * 2 * A_channels if self.group else 0
-        return self.time(found.rows, len(found.shifts) * A_channels, columns, paired)
+        """Estimate it for c and h, whose rows are positions; `step` is that of chains in A."""
+        chains = self.in_chains(found, step)[2].of(A_channels)
+        return self.time(found.rows, len(found.shifts) * A_channels, columns, chains)
 
     def add_rows(self, D: Table, A: Table) -> int:
         """Append rows, or the first ones of runs; returns where they begin."""
@@ -214,13 +242,13 @@ class Builder:
 
     def terms_of_groups(
         self, rows: tuple[Table, Table, Table], steps: tuple[Table, Table], depths: Table,
-        apart_by: tuple[int, int, int], paired: int = 0,
+        apart_by: tuple[int, int, int], chains: Chains = NO_CHAINS,
     ) -> None:  # fmt: skip
         """Append a term for each group of channels, which are so far apart in D, A and B.
 
         The groups lie side by side in rows of D, so their distance is also the columns of a term.
-        Terms of all groups have rows in runs, as far as they lie so, for which the first `paired`
-        steps may be in pairs. Rows of D and A have numbers along the divided axis, which decide
+        Terms of all groups have rows in runs, as far as they lie so, for which the first steps may
+        be in chains. Rows of D and A have numbers along the divided axis, which decide
         whether a block has them.
         """
         D_rows, A_rows, numbers = rows
@@ -233,14 +261,15 @@ class Builder:
                 self.add_term(counts, depths, (n * D, n * A, row, step, n * B, D))
             return
         firsts, others, distances = _runs(D_rows, A_rows, numbers)
-        are_alike = paired > 0 and steps[0][1] - steps[0][0] == distances[1]
-        for some, run in ((firsts, (*distances, paired if are_alike else 0)), (others, NO_RUN)):
+        are_alike = any(chains) and steps[0][1] - steps[0][0] == distances[1]
+        in_chains = (3 * chains.threes, 2 * chains.pairs) if are_alike else (0, 0)
+        for some, run in ((firsts, (*distances, *in_chains)), (others, NO_RUN)):
             if len(some):
                 row, counts = self.add_rows(D_rows[some], A_rows[some]), self.counts(numbers[some])
                 self.add_term(counts, depths, (0, 0, row, step, 0, self.groups * D), run)
 
     def add_term(
-        self, rows: Table, depths: Table, entries: tuple[int, ...], run: Three = NO_RUN
+        self, rows: Table, depths: Table, entries: tuple[int, ...], run: Four = NO_RUN
     ) -> None:
         """Append a term, with its counts of rows and steps for every number."""
         self.terms.append((*entries, *run))
@@ -282,11 +311,17 @@ class Builder:
         return Plan(Operation.CONVOLVE, fields, tables, len(boxes.table), scratch)
 
 
-def outer(positions: Table, step: int, channels: int, stride: int = 1, pairs: int = 0) -> Table:
-    """Offsets of all channels at all positions; at the first ones, for each channel in pairs."""
+def outer(
+    positions: Table, step: int, channels: int, stride: int = 1, chains: Chains = NO_CHAINS
+) -> Table:
+    """Offsets of all channels at all positions; at the first ones, for each channel in chains."""
     offsets = positions[:, None] * step + np.arange(channels) * stride
-    paired = offsets[: 2 * pairs].reshape(pairs, 2, channels).swapaxes(1, 2)
-    return np.concatenate([paired.reshape(-1), offsets[2 * pairs :].reshape(-1)])
+    in_threes, in_pairs = 3 * chains.threes, 2 * chains.pairs
+    threes, pairs, others = np.split(offsets, [in_threes, in_threes + in_pairs])
+    parts = threes.reshape(-1, 3, channels), pairs.reshape(-1, 2, channels)
+    return np.concatenate(
+        [*(part.swapaxes(1, 2).reshape(-1) for part in parts), others.reshape(-1)]
+    )
 
 
 def joined(parts: list[Table]) -> Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import prod
 
-from convae.engine.cpu.machine import RUN, VECTOR_BYTES, multiple
+from convae.engine.cpu.machine import ARRANGED, CHAINS, RUN, VECTOR_BYTES, multiple
 from convae.engine.geometry import Geometry
 
 LONG_ENOUGH = 4
@@ -30,7 +30,7 @@ COPYING = 0.2
 
 SINGLE, SHARED, SPARED = 1.25, 3.0, 0.25
 """A multiply-add where a row of a single vector is in no run, and if groups share the vector; what
-a pair of steps spares a row in a run."""
+a number that steps share spares a row in a run."""
 
 STARTING, TURNING, PLACING, ADDING, NARROW = 7, 17, 3, 0.5, 1.6
 """What vectors along positions take for each, in multiply-adds of vectors of channels: to begin a
@@ -99,6 +99,12 @@ def together(A_channels: int, columns: int, vector: int) -> int:
     return fit if fit > ALONE else 1
 
 
+def longest_chain(A_channels: int, columns: int, vector: int) -> int:
+    """Return how many steps may share numbers, for groups of so many channels in A, and columns."""
+    is_arranged = together(A_channels, columns, vector) > 1 and max(A_channels, columns) > 1
+    return ARRANGED if is_arranged else max(CHAINS)
+
+
 def time_of_rows(rows: int, depth: int, columns: int, itemsize: int) -> float:
     """Estimate the time of so many rows of D, each a sum of so many steps."""
     vectors = -(-columns * itemsize // VECTOR_BYTES)
@@ -106,12 +112,13 @@ def time_of_rows(rows: int, depth: int, columns: int, itemsize: int) -> float:
 
 
 def time_of_runs(
-    runs: int, others: int, depth: int, paired: int, groups: int, A_channels: int, columns: int,
+    runs: int, others: int, depth: int, spared: int, groups: int, A_channels: int, columns: int,
     itemsize: int,
 ) -> float:  # fmt: skip
-    """Estimate that of runs, with so many steps in pairs, and of other rows, in single vectors.
+    """Estimate that of runs, and of other rows, in single vectors.
 
-    Each of the groups has so many channels in A, and columns.
+    So many numbers that a row of a run takes are `spared`, since steps share them. Each of the
+    groups has so many channels in A, and columns.
     """
     vector = VECTOR_BYTES // itemsize
     sharing = together(A_channels, columns, vector)
@@ -119,7 +126,7 @@ def time_of_runs(
     if sharing == 1:
         single, each = SINGLE, HALF if columns <= vector // 2 else 1
     if runs:
-        step = each * (depth + _writing(depth)) - SPARED / 2 * paired
+        step = each * (depth + _writing(depth)) - SPARED * spared
         time += (multiple(runs * RUN, TILE_OF_RUNS) + READING) * step
     if others:
         time += (multiple(others, SUMS) + READING) * (single * depth + _writing(depth))

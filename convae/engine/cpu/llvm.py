@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise, product
+from itertools import count, pairwise, product
 from typing import Any, TypeAlias
 
 from llvmlite import ir
@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from convae.engine.cpu.jit import AVX512
-from convae.engine.cpu.machine import RUN, VECTOR_BYTES
+from convae.engine.cpu.machine import ARRANGED, CHAINS, RUN, VECTOR_BYTES
 
 LARGEST_TILE = {1: 8, 2: 8, 3: 8, 4: 6} if AVX512 else {1: 6, 2: 3}
 """Rows of a tile by the vectors of its rows, such that sums and a row of B fit into registers."""
@@ -187,17 +187,17 @@ def _emit_tile(
     mask: Any,
     steps: Any,
     depth: Any,
-    pairs: Any,
+    chains: list[tuple[int, Any]],
     B: Any,
     fresh: Any,
     at: At,
 ) -> None:
     """Emit one tile of `tiles`; the mask is that of the last vector of its rows.
 
-    Rows of A are pointers, each to the first of a run, and the distances of its rows, and of one
-    more.
+    Rows of A are pointers, each to the first of a run, and the distances of its rows, and of more
+    for `chains`: of how many steps, and how many there are.
     """
-    builder = emit.builder
+    builder, run = emit.builder, len(D_rows) // len(A_rows)
     masks = [None] * (vectors - 1) + [mask]
 
     def multiply_add(together: int, pointers: list[Any], sums: list[Any]) -> list[Any]:
@@ -210,24 +210,26 @@ def _emit_tile(
 
         a_step, factor = at(entry(0))
         rows_of_B = [row_of_B(step) for step in range(together)]
-        new: list[Any] = []
-        for pointer, distances in A_rows:
-            place, run = builder.gep(pointer, [a_step]), len(distances) - 1
-            rows = [builder.gep(place, [distance]) for distance in distances[: run + together - 1]]
-            factors = [[factor(row, v) for v in range(vectors)] for row in rows]
-            for n, v in product(range(run), range(vectors)):
-                total = sums[len(new)]
-                for step, row in enumerate(rows_of_B):
-                    term = builder.fmul(factors[n + step][v], row[v], **FUSED)
-                    total = builder.fadd(term, total, **FUSED)
-                new.append(total)
+        new = list(sums)
+        for first, (pointer, distances) in zip(count(0, run * vectors), A_rows, strict=False):
+            place = builder.gep(pointer, [a_step])
+            for n, distance in enumerate(distances[: run + together - 1]):
+                row = builder.gep(place, [distance])
+                factors = [factor(row, v) for v in range(vectors)]
+                for step, v in product(
+                    range(max(0, n - run + 1), min(n + 1, together)), range(vectors)
+                ):
+                    which = first + (n - step) * vectors + v
+                    term = builder.fmul(factors[v], rows_of_B[step][v], **FUSED)
+                    new[which] = builder.fadd(term, new[which], **FUSED)
         return new
 
     sums = [ir.Constant(emit.vector, None)] * (len(D_rows) * vectors)
-    if pairs is not None:
-        sums = emit.loop(pairs, [(steps, INTEGER(4))], sums, partial(multiply_add, 2))
-        steps = builder.gep(steps, [builder.mul(pairs, INTEGER(4))])
-        depth = builder.sub(depth, builder.mul(pairs, INTEGER(2)))
+    for together, number in chains:
+        body = partial(multiply_add, together)
+        sums = emit.loop(number, [(steps, INTEGER(2 * together))], sums, body)
+        steps = builder.gep(steps, [builder.mul(number, INTEGER(2 * together))])
+        depth = builder.sub(depth, builder.mul(number, INTEGER(together)))
     sums = emit.loop(depth, [(steps, INTEGER(2))], sums, partial(multiply_add, 1))
     by_row = [sums[r * vectors : (r + 1) * vectors] for r in range(len(D_rows))]
     with builder.if_else(fresh) as (first_time, again):
@@ -334,13 +336,14 @@ def grouped_runs(
     is_whole: Any,
     D_distance: Any,
     A_distance: Any,
+    threes: Any,
     pairs: Any,
 ) -> Any:
     """Do what `grouped_tiles` does, for runs of `RUN` rows at even distances in D and in A.
 
-    There is at most one vector. So many `pairs` of steps come first, whose second one is as far in
-    A from the first as rows of a run are from each other: a row's second number is the next row's
-    first one, and loaded once.
+    So many `threes` of steps come first, then so many `pairs`, whose steps are as far in A from
+    each other as rows of a run are: a row's second number is the next row's first one, and loaded
+    once.
     """
     return _grouped(M, RUN)
 
@@ -378,10 +381,9 @@ def _grouped(M: Any, run: int) -> Any:
             is_this = builder.and_(*is_size)
             others = builder.and_(others, builder.not_(is_this))
             if size == 1:  # without a mask, where several vectors may pass together
-                most = 1 if run > 1 else MOST_VECTORS
-                are_most = builder.icmp_signed("==", columns, INTEGER(most * emit.width))
+                are_most = builder.icmp_signed("==", columns, INTEGER(MOST_VECTORS * emit.width))
                 with builder.if_then(builder.and_(is_this, are_most)):
-                    rows(most, None, even(size, None))
+                    rows(MOST_VECTORS, None, even(size, None))
                 is_this = builder.and_(is_this, builder.not_(are_most))
             with builder.if_then(is_this):
                 if size == emit.width:
@@ -410,9 +412,9 @@ def _grouped(M: Any, run: int) -> Any:
             return at
 
         with builder.if_then(builder.and_(others, is_whole)):
-            rows(1, some, permuted(True))
+            rows(1, some, permuted(True), longest=ARRANGED)
         with builder.if_then(builder.and_(others, builder.not_(is_whole))):
-            rows(1, some, permuted(False))
+            rows(1, some, permuted(False), longest=ARRANGED)
 
     return _tiles(M, emit_all, () if run > 1 else (3,), run, GROUPS)
 
@@ -428,10 +430,10 @@ def _tiles(
 
     Rows that are left over are a tile of so many of `lesser` rows, if there are no more, else of as
     many as others. Where they are runs of several, the last arguments are the distances in a run,
-    in D and in A, and how many pairs of steps there are.
+    in D and in A, and how many of `CHAINS` there are.
     """
     integer, table = types.intp, types.Array(types.int64, 1, "C")
-    others = more + (integer,) * (3 if run > 1 else 0)
+    others = more + (integer,) * (2 + len(CHAINS) if run > 1 else 0)
     signature = types.void(
         M, table, *(integer,) * 5, table, *(integer,) * 4, types.boolean, *others
     )
@@ -443,14 +445,12 @@ def _tiles(
         D_offsets, A_offsets = (emit.pointer(T_, table, place) for place in (d_rows, a_rows))
         start = emit.pointer(steps, table, step)
         last_row = builder.sub(rows, INTEGER(1))
-        D_distance, A_distance, pairs = (
-            rest[len(more) :] if run > 1 else (INTEGER(0), INTEGER(0), None)
-        )
+        D_distance, A_distance, *chains = rest[len(more) :] if run > 1 else [INTEGER(0)] * 2
         D_distances = [builder.mul(D_distance, INTEGER(n)) for n in range(run)]
-        A_distances = [builder.mul(A_distance, INTEGER(n)) for n in range(run + 1)]
+        A_distances = [builder.mul(A_distance, INTEGER(n)) for n in range(run + max(CHAINS) - 1)]
 
         def tile(
-            emit: Emitter, count: int, vectors: int, mask: Any, row: Any, at: At, pairs: Any
+            emit: Emitter, count: int, vectors: int, mask: Any, row: Any, at: At, longest: int
         ) -> None:
             indices = [builder.add(row, INTEGER(r)) for r in range(count)]
             indices = [  # the last row stands in for those that there are not
@@ -467,12 +467,13 @@ def _tiles(
                 for pointer in places(corner_D, D_offsets)
                 for distance in D_distances
             ]
-            _emit_tile(
-                emit, A_rows, D_rows, vectors, mask, start, depth, pairs, corner_B, fresh, at
-            )
+            some = [(n, number) for n, number in zip(CHAINS, chains, strict=False) if n <= longest]
+            _emit_tile(emit, A_rows, D_rows, vectors, mask, start, depth, some, corner_B, fresh, at)
 
-        def all_rows(vectors: int, mask: Any, at: At, emit: Emitter = emit) -> None:
-            largest = LARGEST_TILE[vectors] if run == 1 else RUNS
+        def all_rows(
+            vectors: int, mask: Any, at: At, emit: Emitter = emit, longest: int = max(CHAINS)
+        ) -> None:
+            largest = LARGEST_TILE[vectors] if run == 1 else max(1, RUNS // vectors)
             # columns that are not whole vectors are few: not worth as much code
             fewer = lesser if mask is None else lesser[-2:-1] or lesser
             sizes = [0, *(size for size in fewer if size < largest)]
@@ -481,14 +482,14 @@ def _tiles(
             are_few = builder.icmp_signed("<=", rest, INTEGER(sizes[-1]))
             end, step = builder.select(are_few, whole, rows), INTEGER(largest)
             with cgutils.for_range_slice(builder, INTEGER(0), end, step) as (row, _):
-                tile(emit, largest, vectors, mask, row, at, pairs)
+                tile(emit, largest, vectors, mask, row, at, longest)
             for smaller, size in pairwise(sizes):
                 fits = builder.and_(
                     builder.icmp_signed("<", INTEGER(smaller), rest),
                     builder.icmp_signed("<=", rest, INTEGER(size)),
                 )
-                with builder.if_then(fits):  # pairs one by one: the same sums in the same order
-                    tile(emit, size, vectors, mask, whole, at, None)
+                with builder.if_then(fits):
+                    tile(emit, size, vectors, mask, whole, at, longest)
 
         emit_all(emit, columns, all_rows, *rest[: len(more)])
         return context.get_dummy_value()

@@ -8,6 +8,12 @@ VECTOR_BYTES = 64
 RUN = 4
 """Rows at even distances, of which the first one's address says where the others are."""
 
+CHAINS = 3, 2
+"""Steps that are done together, where they are as far apart in A as the rows of a run."""
+
+ARRANGED = 2
+"""The most of them where numbers are arranged for groups that share a vector, in registers."""
+
 PANEL_BYTES = 32 << 10
 """Memory for the rows of B that a pass over the rows of A reuses, of an L1 cache."""
 

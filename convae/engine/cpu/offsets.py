@@ -63,14 +63,14 @@ def _plan_c(sizes: Sizes) -> Plan:
     time = partial(builder.time_of_positions, step=step, A_channels=channels, columns=filters)
     apart, boxes, chosen = builder.cheapest(builder.output_classes, time, sizes.C)
     for found in chosen:
-        shifts, elements, pairs = builder.in_pairs(found, step)
+        shifts, elements, chains = builder.in_chains(found, step)
         steps = (
-            outer(shifts, 1, channels, 1, pairs),
-            outer(elements, channels * O, channels, O, pairs),
+            outer(shifts, 1, channels, 1, chains),
+            outer(elements, channels * O, channels, O, chains),
         )
         apart_by = filters, channels, filters
         depths = builder.always(len(steps[0]))
-        builder.terms_of_groups(found.rows, steps, depths, apart_by, pairs * 2 * channels)
+        builder.terms_of_groups(found.rows, steps, depths, apart_by, chains.of(channels))
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
     return builder.plan(boxes, sizes.C, builder.division.span(O), fresh)
 
@@ -143,14 +143,14 @@ def _plan_h(sizes: Sizes) -> Plan:
     time = partial(builder.time_of_positions, step=O, A_channels=filters, columns=channels)
     apart, boxes, chosen = builder.cheapest(builder.input_classes, time, O)
     for found in chosen:
-        shifts, elements, pairs = builder.in_pairs(found, O)
-        A_steps = outer(shifts, 1, filters, 1, pairs)
-        B_steps = outer(elements, O * width, filters, width, pairs)
+        shifts, elements, chains = builder.in_chains(found, O)
+        A_steps = outer(shifts, 1, filters, 1, chains)
+        B_steps = outer(elements, O * width, filters, width, chains)
         if builder.group and builder.groups > 1:  # rows of B are those of all groups side by side
-            B_steps = outer(elements, filters * C, filters, C, pairs)
+            B_steps = outer(elements, filters * C, filters, C, chains)
         steps, depths = (A_steps, B_steps), builder.always(len(A_steps))
         apart_by = channels, filters, filters * width
-        builder.terms_of_groups(found.rows, steps, depths, apart_by, pairs * 2 * filters)
+        builder.terms_of_groups(found.rows, steps, depths, apart_by, chains.of(filters))
     fresh = Fresh.BLOCK if apart else Fresh.ROWS
     return builder.plan(boxes, O, division.span(C), fresh)
 

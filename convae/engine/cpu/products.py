@@ -106,15 +106,15 @@ def multiply(
 @part
 def multiply_groups(
     M: Array, T: Array, d: int, d_rows: int, a: int, a_rows: int, rows: int, step: int, depth: int,
-    b: int, columns: int, fresh: bool, A_group: int, group: int, readable: int,
-    D_distance: int, A_distance: int, paired: int,
+    b: int, fresh: bool, A_group: int, group: int, readable: int, term: int,
 ) -> None:  # fmt: skip
-    """Do what `llvm.grouped_tiles` does, with the steps in T, for any depth and columns.
+    """Do what `llvm.grouped_tiles` and `grouped_runs` do for a term in T, of any depth and columns.
 
-    So many numbers are `readable` from where a row's first group begins. With distances it does
-    what `llvm.grouped_runs` does; rows are the first ones of runs then, and the first `paired`
-    steps are in pairs.
+    So many numbers are `readable` from where a row's first group begins.
     """
+    columns, D_distance, A_distance = T[term + 5], T[term + 6], T[term + 7]
+    in_threes = T[term + 8]
+    chained = in_threes + T[term + 9]
     run = RUN if D_distance > 0 else 1
     if depth == 0 and fresh:
         for r in range(rows):
@@ -129,10 +129,10 @@ def multiply_groups(
     if together == 1:
         alone = vector // 2 if AVX512 and min(part, columns) <= vector // 2 else vector
         lanes = alone, alone
-    most = MOST_VECTORS * part if run == 1 and A_group == group == 1 else part
+    most = MOST_VECTORS * part if A_group == group == 1 else part
     length = PANEL_BYTES // 2 // (max(most // part, 2) * VECTOR_BYTES)  # half a cache: A's too
     length = max(1, -(-depth // max(1, -(-depth // length))))
-    length += length % 2  # which pairs do not cross
+    length += -length % 3  # which threes do not cross
     at_once = (ROWS_AT_ONCE if run > 1 else FEW_ROWS) // run
     for r in range(0, rows, at_once):
         n, j = min(at_once, rows - r), 0
@@ -140,13 +140,18 @@ def multiply_groups(
             wide = most if columns - j >= most else min(part, columns - j)
             first = j // group * A_group
             A, is_whole = a + first, first + vector <= readable
-            for q in range(0, depth, length):
-                count, now, renew = min(length, depth - q), step + 2 * q, fresh and q == 0
+            q = 0
+            while q < depth:
+                threes, end = max(0, min(length, in_threes - q)) // 3, min(q + length, depth)
+                if in_threes < end < chained:
+                    end -= (end - in_threes) % 2  # nor pairs
+                pairs = max(0, min(end, chained) - max(q, in_threes)) // 2
+                count, now, renew = end - q, step + 2 * q, fresh and q == 0
+                q = end
                 if run > 1:
                     grouped_runs(
                         M, T, d + j, d_rows + r, A, a_rows + r, n, T, now, count, b + j, wide,
-                        renew, lanes[0], lanes[1], is_whole, D_distance, A_distance,
-                        max(0, min(count, paired - q)) // 2,
+                        renew, lanes[0], lanes[1], is_whole, D_distance, A_distance, threes, pairs,
                     )  # fmt: skip
                 else:
                     grouped_tiles(
@@ -278,9 +283,7 @@ def convolve(
             if row[Field.GROUP] > 0:
                 multiply_groups(
                     M, T, d + T[term], d_rows, a + T[term + 1], a_rows, rows, step, depth,
-                    b + T[term + 4], T[term + 5], fresh,
-                    row[Field.A_GROUP], row[Field.GROUP], readable,
-                    T[term + 6], T[term + 7], T[term + 8],
+                    b + T[term + 4], fresh, row[Field.A_GROUP], row[Field.GROUP], readable, term,
                 )  # fmt: skip
             else:
                 multiply(

@@ -102,10 +102,10 @@ BLOCK_ENTRIES = 14
 """Entries of a block: its number along the divided axis; where A begins, and how many examples;
 start of the box, three; its extent, three; where D and B begin; positions of D, three."""
 
-TERM_ENTRIES = 9
-"""Entries of a term: where D and A begin, its first row and step, where B begins, columns, the
-distances in D and in A of the rows of a run, 0 where rows are given one by one; and how many steps,
-the first ones, are in pairs that are as far apart in A as rows of a run."""
+TERM_ENTRIES = 10
+"""Entries of a term: where D and A begin, its first row and step, where B begins, columns; and, for
+rows in runs, else 0: the distances of a run's rows in D and in A, and how many steps, the first
+ones, are in threes, and the next ones in pairs, that are as far apart in A as those rows."""
 
 
 class Number(IntEnum):

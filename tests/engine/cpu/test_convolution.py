@@ -145,12 +145,12 @@ def test_the_time_of_rows_grows_with_what_they_take() -> None:
     assert choice.time_of_rows(2, 100, 64, 4) < choice.time_of_rows(8, 100, 64, 4) / 2
     assert choice.time_of_rows(2, 100, 16, 4) == choice.time_of_rows(8, 100, 16, 4)
     whole, half, shared = (
-        [choice.time_of_runs(runs, others, 90, paired, 16, channels, channels, 4)
-         for runs, others, paired in [(8, 0, 60), (8, 0, 0), (0, 32, 0)]]
+        [choice.time_of_runs(runs, others, 90, spared, 16, channels, channels, 4)
+         for runs, others, spared in [(8, 0, 30), (8, 0, 0), (0, 32, 0)]]
         for channels in (16, 8, 4)
     )  # fmt: skip
-    for in_pairs, in_runs, alone in (whole, half, shared):
-        assert in_pairs < in_runs < alone
+    for in_chains, in_runs, alone in (whole, half, shared):
+        assert in_chains < in_runs < alone
     assert half[1] < whole[1]
 
 
@@ -351,22 +351,24 @@ def test_bits_do_not_depend_on_the_number_of_threads(
     assert len(found) == 1
 
 
-IN_PAIRS = [  # groups, channels and filters of each, size, kernel, stride, dilation
+IN_CHAINS = [  # groups, channels and filters of each, size, kernel, stride, dilation
     (1, 8, 12, (26, 30), 3, 1, 1),
     (1, 16, 16, (40,), 5, 1, 1),
     (1, 4, 16, (40,), 7, 2, 1),
     (1, 4, 9, (3, 12, 13), 4, 2, 1),
     (1, 8, 8, (30, 30), 3, 3, 3),
+    (1, 15, 8, (12, 14), 5, 1, 1),
     (4, 16, 16, (20, 20), 3, 1, 1),
     (4, 4, 4, (20, 20), 5, 2, 2),
     (3, 5, 2, (30, 15), 3, 1, 1),
     (40, 1, 1, (20, 33), 3, 1, 1),
+    (72, 1, 1, (12, 13), 5, 1, 1),
 ]
 
 
 @pytest.mark.skipif(not jit.AVX512, reason="rows are in runs with AVX-512 only")
-@pytest.mark.parametrize(("groups", "C", "O", "size", "kernel", "stride", "dilation"), IN_PAIRS)
-def test_steps_in_pairs(
+@pytest.mark.parametrize(("groups", "C", "O", "size", "kernel", "stride", "dilation"), IN_CHAINS)
+def test_steps_in_chains(
     rng, groups: int, C: int, O: int, size: tuple[int, ...], kernel: int, stride: int, dilation: int
 ) -> None:
     how = {"stride": stride, "padding": "same", "dilation": dilation, "groups": groups}
@@ -383,8 +385,8 @@ def test_steps_in_pairs(
         for operation in "ch":
             sizes = groups * C, groups * O, 3, K.itemsize, convolution.FEWEST_BLOCKS
             plan = offsets.plan_for(operation, geometry, *sizes)
-            has_pairs = plan.tables[Field.TERMS][:, 8].any()
-            assert has_pairs == (dtype == "float32" or plan.fields[Field.GROUP] > 0)
+            has_chains = plan.tables[Field.TERMS][:, 8:].any()
+            assert has_chains == (dtype == "float32" or plan.fields[Field.GROUP] > 0)
 
 
 @pytest.mark.parametrize("groups", [1, 4])

@@ -45,12 +45,9 @@ def machine() -> str:
     if Path("/proc/cpuinfo").exists():
         lines = [ln.partition(":") for ln in Path("/proc/cpuinfo").read_text().splitlines()]
         known = {name.strip(): value.strip() for name, _, value in lines}
-        generation = (
-            (name, known.get(name)) for name in ("cpu family", "model")
-        )  # names may hide it
-        model = ", ".join(
-            [known.get("model name", model), *(f"{n} {v}" for n, v in generation if v)]
-        )
+        # a name may hide its generation
+        parts = [f"{name} {known[name]}" for name in ("cpu family", "model") if name in known]
+        model = ", ".join([known.get("model name", model), *parts])
     return (
         f"{model}, {cores()} cores, load {os.getloadavg()[0]:.1f}; "
         f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}"

@@ -64,6 +64,11 @@ class Chains(NamedTuple):
         """Of steps that have so many channels each."""
         return Chains(self.threes * channels, self.pairs * channels)
 
+    @property
+    def steps(self) -> tuple[int, int]:
+        """How many steps are in threes, and in pairs."""
+        return 3 * self.threes, 2 * self.pairs
+
 
 NO_CHAINS = Chains()
 
@@ -182,9 +187,11 @@ class Builder:
 
         Where terms are those of all groups. The order is the same for all blocks.
         """
+        if not self.group:
+            return found.shifts, found.elements, NO_CHAINS
         left = {int(shift): number for number, shift in enumerate(found.shifts)}
         vector = VECTOR_BYTES // self.sizes.itemsize
-        reach = apart * (longest_chain(self.A_group, self.group, vector) if self.group else 0)
+        reach = apart * longest_chain(self.A_group, self.group, vector)
         threes: list[int] = []
         pairs: list[int] = []
         for shift in sorted(left):
@@ -262,7 +269,7 @@ class Builder:
             return
         firsts, others, distances = _runs(D_rows, A_rows, numbers)
         are_alike = any(chains) and steps[0][1] - steps[0][0] == distances[1]
-        in_chains = (3 * chains.threes, 2 * chains.pairs) if are_alike else (0, 0)
+        in_chains = (chains if are_alike else NO_CHAINS).steps
         for some, run in ((firsts, (*distances, *in_chains)), (others, NO_RUN)):
             if len(some):
                 row, counts = self.add_rows(D_rows[some], A_rows[some]), self.counts(numbers[some])
@@ -316,8 +323,7 @@ def outer(
 ) -> Table:
     """Offsets of all channels at all positions; at the first ones, for each channel in chains."""
     offsets = positions[:, None] * step + np.arange(channels) * stride
-    in_threes, in_pairs = 3 * chains.threes, 2 * chains.pairs
-    threes, pairs, others = np.split(offsets, [in_threes, in_threes + in_pairs])
+    threes, pairs, others = np.split(offsets, np.cumsum(chains.steps))
     parts = threes.reshape(-1, 3, channels), pairs.reshape(-1, 2, channels)
     return np.concatenate(
         [*(part.swapaxes(1, 2).reshape(-1) for part in parts), others.reshape(-1)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count, pairwise, product
+from itertools import pairwise, product
 from typing import Any, TypeAlias
 
 from llvmlite import ir
@@ -211,7 +211,7 @@ def _emit_tile(
         a_step, factor = at(entry(0))
         rows_of_B = [row_of_B(step) for step in range(together)]
         new = list(sums)
-        for first, (pointer, distances) in zip(count(0, run * vectors), A_rows, strict=False):
+        for number, (pointer, distances) in enumerate(A_rows):
             place = builder.gep(pointer, [a_step])
             for n, distance in enumerate(distances[: run + together - 1]):
                 row = builder.gep(place, [distance])
@@ -219,7 +219,7 @@ def _emit_tile(
                 for step, v in product(
                     range(max(0, n - run + 1), min(n + 1, together)), range(vectors)
                 ):
-                    which = first + (n - step) * vectors + v
+                    which = (number * run + n - step) * vectors + v
                     term = builder.fmul(factors[v], rows_of_B[step][v], **FUSED)
                     new[which] = builder.fadd(term, new[which], **FUSED)
         return new
@@ -445,12 +445,13 @@ def _tiles(
         D_offsets, A_offsets = (emit.pointer(T_, table, place) for place in (d_rows, a_rows))
         start = emit.pointer(steps, table, step)
         last_row = builder.sub(rows, INTEGER(1))
-        D_distance, A_distance, *chains = rest[len(more) :] if run > 1 else [INTEGER(0)] * 2
+        D_distance, A_distance, *numbers = rest[len(more) :] if run > 1 else [INTEGER(0)] * 2
+        chains = list(zip(CHAINS, numbers, strict=False))  # of single rows there are none
         D_distances = [builder.mul(D_distance, INTEGER(n)) for n in range(run)]
         A_distances = [builder.mul(A_distance, INTEGER(n)) for n in range(run + max(CHAINS) - 1)]
 
         def tile(
-            emit: Emitter, count: int, vectors: int, mask: Any, row: Any, at: At, longest: int
+            emit: Emitter, count: int, vectors: int, mask: Any, row: Any, at: At, chains: Any
         ) -> None:
             indices = [builder.add(row, INTEGER(r)) for r in range(count)]
             indices = [  # the last row stands in for those that there are not
@@ -467,13 +468,15 @@ def _tiles(
                 for pointer in places(corner_D, D_offsets)
                 for distance in D_distances
             ]
-            some = [(n, number) for n, number in zip(CHAINS, chains, strict=False) if n <= longest]
-            _emit_tile(emit, A_rows, D_rows, vectors, mask, start, depth, some, corner_B, fresh, at)
+            _emit_tile(
+                emit, A_rows, D_rows, vectors, mask, start, depth, chains, corner_B, fresh, at
+            )
 
         def all_rows(
             vectors: int, mask: Any, at: At, emit: Emitter = emit, longest: int = max(CHAINS)
         ) -> None:
-            largest = LARGEST_TILE[vectors] if run == 1 else max(1, RUNS // vectors)
+            largest = LARGEST_TILE[vectors] if run == 1 else RUNS // vectors
+            these = [(n, number) for n, number in chains if n <= longest]
             # columns that are not whole vectors are few: not worth as much code
             fewer = lesser if mask is None else lesser[-2:-1] or lesser
             sizes = [0, *(size for size in fewer if size < largest)]
@@ -482,14 +485,14 @@ def _tiles(
             are_few = builder.icmp_signed("<=", rest, INTEGER(sizes[-1]))
             end, step = builder.select(are_few, whole, rows), INTEGER(largest)
             with cgutils.for_range_slice(builder, INTEGER(0), end, step) as (row, _):
-                tile(emit, largest, vectors, mask, row, at, longest)
+                tile(emit, largest, vectors, mask, row, at, these)
             for smaller, size in pairwise(sizes):
                 fits = builder.and_(
                     builder.icmp_signed("<", INTEGER(smaller), rest),
                     builder.icmp_signed("<=", rest, INTEGER(size)),
                 )
                 with builder.if_then(fits):
-                    tile(emit, size, vectors, mask, whole, at, longest)
+                    tile(emit, size, vectors, mask, whole, at, these)
 
         emit_all(emit, columns, all_rows, *rest[: len(more)])
         return context.get_dummy_value()

@@ -26,15 +26,20 @@ from math import prod
 import numpy as np
 
 from convae.engine.cpu.builder import Builder, Sizes, joined, outer
-from convae.engine.cpu.division import PADDED, Boxes, Table, hidden_boxes, strides, visible_boxes
+from convae.engine.cpu.division import (
+    PADDED,
+    Boxes,
+    Table,
+    Three,
+    hidden_boxes,
+    strides,
+    visible_boxes,
+)
 from convae.engine.cpu.groups import Class, classes, input_taps, output_groups, output_taps
 from convae.engine.cpu.machine import PANEL_BYTES, VECTOR_BYTES, rounded
 from convae.engine.cpu.plan import Plan
 from convae.engine.cpu.rows import Field, Fresh, Operation
 from convae.engine.geometry import Geometry
-
-PART_VECTORS = 4
-"""Vectors of positions that are multiplied at a time where they run along positions."""
 
 
 @lru_cache(maxsize=256)
@@ -184,49 +189,58 @@ def _plan_h_by_rows(sizes: Sizes) -> Plan:
 def _plan_along(sizes: Sizes, operation: str) -> Plan:
     """Plan c with stride 1, or h, of a shared kernel with the vectors along positions.
 
-    The product ``M = K @ A^T``, of K or its transpose, has a row for every element of the kernel
-    and channel of D, and each row of D is a sum of shifted parts of its rows.
+    For each phase of the first two axes, there is a product ``M = K @ A^T`` of the elements of the
+    kernel that it meets there, with a row for each element along the last axis and channel of D.
+    Rows of D are sums of shifted rows of M.
     """
     axes, C, O, is_h = sizes.axes, sizes.C, sizes.O, operation == "h"
     many, few = (O, C) if is_h else (C, O)
     positions, stride = (axes.size, axes.stride) if is_h else (axes.output, (1, 1, 1))
-    read, elements = axes.met(axes.size) if is_h else axes.read(axes.output), prod(axes.kernel)
-    division = sizes.divide(positions, stride, prod(read) * (many + elements * few))
+    read, (_, k1, k2) = axes.met(axes.size) if is_h else axes.read(axes.output), axes.kernel
+    division = sizes.divide(positions, stride, prod(read) * (many + k2 * few))
     boxes = (hidden_boxes if is_h else visible_boxes)(axes, division, C, O, PADDED)
-    part = PART_VECTORS * VECTOR_BYTES // sizes.itemsize
     width, room = rounded(boxes.positions, sizes.itemsize), boxes.positions * many
+    width |= VECTOR_BYTES // sizes.itemsize  # an odd number of cache lines
     _, plane, row, _ = strides(boxes.whole, 1)
+    of_many, of_few = (1, O) if is_h else (O, 1)
+
+    def taps(axis: int, phase: int) -> tuple[Three, ...]:
+        return input_taps(axes, axis, phase, False) if is_h else output_taps(axes, axis)
+
+    filters = np.arange(many, dtype=np.int64)
+    steps: list[Table] = []
+    phases: list[tuple[int, int]] = []
+    for p0, p1 in product(range(stride[0]), range(stride[1])):
+        begin = len(steps)
+        for (m0, j0, _), (m1, j1, _) in product(taps(0, p0), taps(1, p1)):
+            element, place = (m0 * k1 + m1) * k2 * C * O, j0 * plane + j1 * row
+            A_steps, B_steps = element + filters * of_many, place + filters * width
+            steps.append(np.stack([A_steps, B_steps], axis=1).reshape(-1))
+        phases.append((begin * many, (len(steps) - begin) * many))
     sums: list[tuple[int, int]] = []
-    taps: list[int] = []
-    for phase in product(*map(range, stride)):
-        begin = len(taps)
-        met = [
-            input_taps(axes, axis, y, False) if is_h else output_taps(axes, axis)
-            for axis, y in enumerate(phase)
-        ]
-        for (m0, j0, _), (m1, j1, _), (m2, j2, _) in product(*met):
-            number = (m0 * axes.kernel[1] + m1) * axes.kernel[2] + m2
-            taps.append(number * few * width + j0 * plane + j1 * row + j2)
-        sums.append((begin, len(taps) - begin))
-    steps, (of_many, of_few) = np.arange(many, dtype=np.int64), (1, O) if is_h else (O, 1)
+    along: list[int] = []
+    for p2 in range(stride[2]):
+        met = taps(2, p2)
+        sums.append((len(along), len(met)))
+        along += [m2 * few * width + j2 for m2, j2, _ in met]
     fields = boxes.fields(many) | {
         Field.SPAN: division.span(few),
-        Field.ROOM: room,
-        Field.ROWS: elements * few,
+        Field.ROOM: rounded(room, sizes.itemsize),
+        Field.ROWS: k2 * few,
         Field.WIDTH: width,
-        Field.PART: part,
         Field.COLUMNS: few,
     }
     fields |= {Field.STRIDE + n: s for n, s in enumerate(stride)}
     tables = {
         Field.BLOCKS: boxes.table,
-        Field.D_ROWS: np.arange(elements * few, dtype=np.int64) * width,
-        Field.A_ROWS: outer(np.arange(elements, dtype=np.int64), C * O, few, of_few),
-        Field.STEPS: np.stack([steps * of_many, steps * part], axis=1),
+        Field.D_ROWS: np.arange(k2 * few, dtype=np.int64) * width,
+        Field.A_ROWS: outer(np.arange(k2, dtype=np.int64), C * O, few, of_few),
+        Field.STEPS: joined(steps),
+        Field.PHASES: np.array(phases, np.int64),
         Field.SUMS: np.array(sums, np.int64),
-        Field.TAPS: np.array(taps, np.int64),
+        Field.TAPS: np.array(along, np.int64),
     }
-    turned = rounded(many, sizes.itemsize) * part
-    scratch = PANEL_BYTES // sizes.itemsize + rounded(room, sizes.itemsize) + turned
-    scratch += elements * few * width + rounded(positions[2], sizes.itemsize)
+    scratch = PANEL_BYTES // sizes.itemsize + rounded(room, sizes.itemsize)
+    scratch += (rounded(many, sizes.itemsize) + k2 * few) * width
+    scratch += rounded(positions[2], sizes.itemsize)
     return Plan(Operation.SPREAD, fields, tables, len(boxes.table), scratch)

@@ -312,13 +312,13 @@ def spread(
     M: Array, T: Array, row: Array, numbers: Array, scratch: int, panel_steps: Array
 ) -> float:
     """Compute the blocks of c or h to few channels; see `choice.goes_along`."""
-    O, C, width, part = row[Field.CHANNELS], row[Field.COLUMNS], row[Field.WIDTH], row[Field.PART]
+    O, C, width = row[Field.CHANNELS], row[Field.COLUMNS], row[Field.WIDTH]
     stride = row[Field.STRIDE], row[Field.STRIDE + 1], row[Field.STRIDE + 2]
     vector = VECTOR_BYTES // M.itemsize
     panel, J = scratch, 0.0
     room = panel + PANEL_BYTES // M.itemsize
-    turned = room + -(-row[Field.ROOM] // vector) * vector
-    products = turned + -(-O // vector) * vector * part
+    turned = room + row[Field.ROOM]
+    products = turned + -(-O // vector) * vector * width
     line = products + row[Field.ROWS] * width
     length = row[Field.WHOLE + 2]  # of the box's rows
     plane = row[Field.WHOLE + 1] * length
@@ -326,34 +326,39 @@ def spread(
         block = row[Field.BLOCKS] + BLOCK_ENTRIES * number
         box = surround(M, T, row, block, room)
         examples, d = T[block + 2], row[Field.D] + T[block + 9]
-        positions = T[block + 13]
-        columns = (examples - 1) * row[Field.WHOLE] * plane
-        columns += (T[block + 6] - 1) * plane + (T[block + 7] - 1) * length
+        counts = T[block + 11], T[block + 12], T[block + 13]
+        before = (examples - 1) * row[Field.WHOLE] * plane
+        columns = before + (T[block + 6] - 1) * plane + (T[block + 7] - 1) * length
         columns += T[block + 8]  # and no more, since they may be the last of A
-        for j in range(0, columns, part):
-            n = min(part, columns - j)
-            turn(M, turned, box + j * O, n, O, part)
+        turn(M, turned, box, columns, O, width)
+        for phase in range(stride[0] * stride[1]):
+            p0, p1 = phase // stride[1], phase % stride[1]
+            if p0 >= counts[0] or p1 >= counts[1]:
+                continue
+            columns = before + (counts[0] - 1 - p0) // stride[0] * plane
+            columns += (counts[1] - 1 - p1) // stride[1] * length + T[block + 8]
+            steps = row[Field.PHASES] + 2 * phase
             multiply(
-                M, T, products + j, row[Field.D_ROWS], row[Field.B], row[Field.A_ROWS],
-                row[Field.ROWS], row[Field.STEPS], O, turned, n, n > 0, panel, panel_steps,
+                M, T, products, row[Field.D_ROWS], row[Field.B], row[Field.A_ROWS],
+                row[Field.ROWS], row[Field.STEPS] + 2 * T[steps], T[steps + 1], turned, columns,
+                columns > 0, panel, panel_steps,
             )  # fmt: skip
-        for e in range(examples):
-            for y0 in range(T[block + 11]):
-                for y1 in range(T[block + 12]):
-                    t = (e * row[Field.WHOLE] + y0 // stride[0]) * plane
-                    t += products + y1 // stride[1] * length
-                    phase = (y0 % stride[0] * stride[1] + y1 % stride[1]) * stride[2]
-                    for x in range(min(stride[2], positions)):
-                        count = -(-(positions - x) // stride[2])
-                        begin = row[Field.TAPS] + T[row[Field.SUMS] + 2 * (phase + x)]
-                        terms = T[row[Field.SUMS] + 2 * (phase + x) + 1]
-                        for c in range(C):
-                            if terms > 0:
-                                sum_rows(M, T, line, t + c * width, begin, terms, count)
-                            else:
-                                zero_row(M, line, count)
-                            scatter_row(M, d + x * C + c, stride[2] * C, line, count)
-                    d += positions * C
+            for e in range(examples):
+                for y0 in range(p0, counts[0], stride[0]):
+                    for y1 in range(p1, counts[1], stride[1]):
+                        t = (e * row[Field.WHOLE] + y0 // stride[0]) * plane
+                        t += products + y1 // stride[1] * length
+                        place = d + ((e * counts[0] + y0) * counts[1] + y1) * counts[2] * C
+                        for x in range(min(stride[2], counts[2])):
+                            count = -(-(counts[2] - x) // stride[2])
+                            begin = row[Field.TAPS] + T[row[Field.SUMS] + 2 * x]
+                            terms = T[row[Field.SUMS] + 2 * x + 1]
+                            for c in range(C):
+                                if terms > 0:
+                                    sum_rows(M, T, line, t + c * width, begin, terms, count)
+                                else:
+                                    zero_row(M, line, count)
+                                scatter_row(M, place + x * C + c, stride[2] * C, line, count)
         J += finish(M, row, numbers, T[block + 9], T[block] * row[Field.SPAN])
     return J
 

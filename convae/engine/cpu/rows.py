@@ -76,11 +76,11 @@ class Field(IntEnum):
     # SPREAD
     ROWS = 25
     WIDTH = 26
-    PART = 27
+    PHASES = 27  # T: of each phase of the first two axes, the first step and how many
     COLUMNS = 28
     STRIDE = 29  # three
-    SUMS = 32  # T
-    TAPS = 33  # T
+    SUMS = 32  # T: of each phase of the last axis, the first of the taps and how many
+    TAPS = 33  # T: rows of the product, and where in them
     # what is behind a product
     KIND = 34
     BIAS = 35

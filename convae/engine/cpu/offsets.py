@@ -241,6 +241,5 @@ def _plan_along(sizes: Sizes, operation: str) -> Plan:
         Field.TAPS: np.array(along, np.int64),
     }
     scratch = PANEL_BYTES // sizes.itemsize + rounded(room, sizes.itemsize)
-    scratch += (rounded(many, sizes.itemsize) + k2 * few) * width
-    scratch += rounded(positions[2], sizes.itemsize)
+    scratch += (rounded(many, sizes.itemsize) + k2 * few + 1) * width
     return Plan(Operation.SPREAD, fields, tables, len(boxes.table), scratch)

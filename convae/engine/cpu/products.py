@@ -319,7 +319,7 @@ def spread(
     room = panel + PANEL_BYTES // M.itemsize
     turned = room + row[Field.ROOM]
     products = turned + -(-O // vector) * vector * width
-    line = products + row[Field.ROWS] * width
+    sums = products + row[Field.ROWS] * width
     length = row[Field.WHOLE + 2]  # of the box's rows
     plane = row[Field.WHOLE + 1] * length
     for number in range(row[Field.FIRST], row[Field.LAST]):
@@ -343,22 +343,21 @@ def spread(
                 row[Field.ROWS], row[Field.STEPS] + 2 * T[steps], T[steps + 1], turned, columns,
                 columns > 0, panel, panel_steps,
             )  # fmt: skip
-            for e in range(examples):
-                for y0 in range(p0, counts[0], stride[0]):
-                    for y1 in range(p1, counts[1], stride[1]):
-                        t = (e * row[Field.WHOLE] + y0 // stride[0]) * plane
-                        t += products + y1 // stride[1] * length
-                        place = d + ((e * counts[0] + y0) * counts[1] + y1) * counts[2] * C
-                        for x in range(min(stride[2], counts[2])):
-                            count = -(-(counts[2] - x) // stride[2])
-                            begin = row[Field.TAPS] + T[row[Field.SUMS] + 2 * x]
-                            terms = T[row[Field.SUMS] + 2 * x + 1]
-                            for c in range(C):
-                                if terms > 0:
-                                    sum_rows(M, T, line, t + c * width, begin, terms, count)
-                                else:
-                                    zero_row(M, line, count)
-                                scatter_row(M, place + x * C + c, stride[2] * C, line, count)
+            for x in range(min(stride[2], counts[2])):
+                begin = row[Field.TAPS] + T[row[Field.SUMS] + 2 * x]
+                terms, count = T[row[Field.SUMS] + 2 * x + 1], -(-(counts[2] - x) // stride[2])
+                for c in range(C):
+                    if terms > 0:
+                        sum_rows(M, T, sums, products + c * width, begin, terms, columns)
+                    else:
+                        zero_row(M, sums, columns)
+                    for e in range(examples):
+                        for y0 in range(p0, counts[0], stride[0]):
+                            for y1 in range(p1, counts[1], stride[1]):
+                                t = (e * row[Field.WHOLE] + y0 // stride[0]) * plane
+                                t += sums + y1 // stride[1] * length
+                                place = ((e * counts[0] + y0) * counts[1] + y1) * counts[2] + x
+                                scatter_row(M, d + place * C + c, stride[2] * C, t, count)
         J += finish(M, row, numbers, T[block + 9], T[block] * row[Field.SPAN])
     return J
 

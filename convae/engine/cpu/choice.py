@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from math import prod
 
+from convae.engine.cpu.division import Axes
 from convae.engine.cpu.machine import ARRANGED, CHAINS, RUN, VECTOR_BYTES, multiple
 from convae.engine.geometry import Geometry
 
@@ -32,10 +33,10 @@ SINGLE, SHARED, SPARED = 1.25, 3.0, 0.25
 """A multiply-add where a row of a single vector is in no run, and if groups share the vector; what
 a number that steps share spares a row in a run."""
 
-STARTING, TURNING, PLACING, ADDING, NARROW = 7, 17, 3, 0.5, 1.6
-"""What vectors along positions take for each, in multiply-adds of vectors of channels: to begin a
-row of D, which others take, too; to transpose A; to place a channel of D; and for each element of
-the kernel that meets it, to add a channel's sum, and a vector's multiply-add."""
+TURNING, ADDING, PLACING = 15, 0.36, 1.3
+"""What vectors along positions take more than others: to copy and transpose a position of A, and
+again as much for each vector of its channels; and for each channel of D, to add an element of a row
+of the kernel, and to place it."""
 
 HALF = 0.75
 """A multiply-add of half a vector: half of a whole one's time, or as much, by the processor."""
@@ -48,16 +49,21 @@ and a number loaded for it alone; where groups share it; and to begin a step by 
 def goes_along(operation: str, geometry: Geometry, C: int, O: int, itemsize: int) -> bool:
     """Tell whether c or h of a shared kernel should have its vectors along positions.
 
-    Channels of D that are few do not fill vectors. Positions do, but then every element of the
-    kernel has sums of its own, which are added to each other afterwards.
+    Channels of D that are few do not fill vectors. Positions do, also those of the padding; but
+    every element of a row of the kernel has sums of its own, which are added to each other.
     """
-    phases, (many, few) = prod(geometry.stride), (O, C) if operation == "h" else (C, O)
+    phases, taps, axes = prod(geometry.stride), prod(geometry.kernel), Axes.of(geometry)
     if geometry.groups > 1 or {*geometry.tile} != {1} or (operation == "c" and phases > 1):
         return False
-    vector, taps = VECTOR_BYTES // itemsize, prod(geometry.kernel) / phases
-    by_channels = taps * many * _vectors(few, many, vector) + STARTING
-    of_channel = PLACING + taps * (ADDING + NARROW * many / vector)
-    return TURNING / phases + STARTING + few * of_channel < by_channels
+    if operation == "h":
+        many, few, positions, box = O, C, axes.size, axes.met(axes.size)
+    else:
+        many, few, positions, box = C, O, axes.output, axes.read(axes.output)
+    vector = VECTOR_BYTES // itemsize
+    vectors, added = many / vector, axes.kernel[2] * phases / axes.stride[2]
+    of_box = TURNING * (1 + vectors) + few * (ADDING * added + taps * vectors)
+    by_positions = of_box * prod(box) / prod(positions) + few * PLACING
+    return by_positions < taps / phases * many * _vectors(few, many, vector)
 
 
 def goes_by_taps(geometry: Geometry, C: int, O: int, itemsize: int) -> bool:

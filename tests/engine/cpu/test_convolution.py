@@ -42,15 +42,15 @@ SOME_ROWS = {"LEAST_BYTES": 300, "MOST_BYTES": 300, "WORTH_DIVIDING": 1}
 
 WAYS = {
     "as it is": {},
-    "never along positions": {"NARROW": 10**6},
-    "along positions wherever possible": {"NARROW": -(10**6)},
+    "never along positions": {"PLACING": 10**6},
+    "along positions wherever possible": {"PLACING": -(10**6)},
     "never by taps": {"RESTARTING": 10**6},
     "by taps wherever possible": {"RESTARTING": -(10**6)},
     "elements of a kernel apart": {"WRITING": -(10**6)},
     "elements of a kernel together": {"WRITING": 10**6},
     "blocks of few rows": {"LEAST_BYTES": 1, "MOST_BYTES": 1},
     "blocks of some rows": SOME_ROWS,
-    "along positions in blocks of some rows": {"NARROW": -(10**6)} | SOME_ROWS,
+    "along positions in blocks of some rows": {"PLACING": -(10**6)} | SOME_ROWS,
     "by taps in blocks of some rows": {"RESTARTING": -(10**6)} | SOME_ROWS,
     "blocks of one example": {"WORTH_DIVIDING": 1, "FEWEST_BLOCKS": 1000},
 }

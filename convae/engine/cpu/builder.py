@@ -95,7 +95,9 @@ class Sizes:
         numbers = max(prod(axes.read(axes.output)) * self.C, prod(axes.output) * self.O)
         return self.divide(axes.output, axes.tile, numbers)
 
-    def divide(self, positions: Three, steps: Three, numbers: int) -> Division:
+    def divide(
+        self, positions: Three, steps: Three, numbers: int, is_copied: bool = False
+    ) -> Division:
         """Divide it by positions, of which an example takes so many numbers in memory."""
         geometry = self.geometry
         kernel = prod(geometry.kernel) * self.C // geometry.groups * self.O * self.itemsize
@@ -106,6 +108,7 @@ class Sizes:
         return divide(
             positions, steps, self.examples, numbers * self.itemsize, most,
             self.blocks if macs >= WORTH_DIVIDING else 1, any(t > 1 for t in geometry.tile),
+            is_copied,
         )  # fmt: skip
 
     def shared(self, A_channels: int, columns: int) -> tuple[int, int] | None:

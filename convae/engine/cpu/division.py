@@ -147,13 +147,14 @@ class Division:
 
 def divide(
     positions: Three, steps: Three, examples: int, example_bytes: int, most: int, wanted: int,
-    is_tiled: bool,
+    is_tiled: bool, is_copied: bool,
 ) -> Division:  # fmt: skip
     """Divide a problem: into examples where they are small and many, else along positions.
 
     There will be as many blocks as `wanted`, if there are so many positions, and one takes at most
     so many bytes. `steps` are what numbers of positions must be multiples of; where kernels are
-    tiled, examples stay whole.
+    tiled, examples stay whole. Planes may be larger, unless what a block reads `is_copied` anyway:
+    several of them lie in place, where rows of several do not.
     """
     if is_tiled:
         return Division(0, min(examples, LOCAL_EXAMPLES), examples, positions)
@@ -164,7 +165,8 @@ def divide(
     for axis, total in enumerate(positions, start=1):
         per = -(-per // total)
         is_small = per <= most or steps[axis - 1] > 1  # single positions would be no multiples
-        if axis == 3 or (total > 1 and is_small):
+        is_in_place = axis == 1 and others * total >= wanted and not is_copied
+        if axis == 3 or (total > 1 and (is_small or is_in_place)):
             break
         others *= total
     number = min(most // per, -(-total // -(-wanted // others)))

@@ -141,6 +141,18 @@ def test_padding_is_left_out_where_that_is_faster(operation, size, kernel, C, O,
     assert plan.fields[Field.TERM_COUNT] == terms
 
 
+@pytest.mark.parametrize("operation", ["c", "g"])
+def test_planes_of_volumes_are_read_in_place(operation: str) -> None:
+    geometry = engine.resolve(size=(16, 112, 112), kernel=3, stride=2, padding="same")
+    plan = offsets.plan_for(operation, geometry, 3, 32, 2, 4, convolution.FEWEST_BLOCKS)
+    blocks = plan.tables[Field.BLOCKS]
+    starts, extents = blocks[:, 3:6], blocks[:, 6:9]
+    assert plan.fields[Field.WHOLE + 1] == plan.fields[Field.WHOLE + 2] == 112
+    assert (starts[:, 1:] == 0).all()
+    assert len(blocks) == 16
+    assert ((starts < 0) | (starts + extents > geometry.size)).any(axis=1).sum() == 2  # first ones
+
+
 def test_the_time_of_rows_grows_with_what_they_take() -> None:
     assert choice.time_of_rows(2, 100, 64, 4) < choice.time_of_rows(8, 100, 64, 4) / 2
     assert choice.time_of_rows(2, 100, 16, 4) == choice.time_of_rows(8, 100, 16, 4)

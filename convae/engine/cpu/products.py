@@ -333,10 +333,10 @@ def spread(
         turn(M, turned, box, columns, O, width)
         for phase in range(stride[0] * stride[1]):
             p0, p1 = phase // stride[1], phase % stride[1]
-            if p0 >= counts[0] or p1 >= counts[1]:
+            planes, rows = -(-(counts[0] - p0) // stride[0]), -(-(counts[1] - p1) // stride[1])
+            if planes < 1 or rows < 1:
                 continue
-            columns = before + (counts[0] - 1 - p0) // stride[0] * plane
-            columns += (counts[1] - 1 - p1) // stride[1] * length + T[block + 8]
+            columns = before + (planes - 1) * plane + (rows - 1) * length + T[block + 8]
             steps = row[Field.PHASES] + 2 * phase
             multiply(
                 M, T, products, row[Field.D_ROWS], row[Field.B], row[Field.A_ROWS],
@@ -352,12 +352,13 @@ def spread(
                     else:
                         zero_row(M, sums, columns)
                     for e in range(examples):
-                        for y0 in range(p0, counts[0], stride[0]):
-                            for y1 in range(p1, counts[1], stride[1]):
-                                t = (e * row[Field.WHOLE] + y0 // stride[0]) * plane
-                                t += sums + y1 // stride[1] * length
-                                place = ((e * counts[0] + y0) * counts[1] + y1) * counts[2] + x
-                                scatter_row(M, d + place * C + c, stride[2] * C, t, count)
+                        for j0 in range(planes):
+                            place = (e * counts[0] + j0 * stride[0] + p0) * counts[1] + p1
+                            place = d + (place * counts[2] + x) * C + c
+                            t = sums + (e * row[Field.WHOLE] + j0) * plane
+                            for j1 in range(rows):
+                                to = place + j1 * stride[1] * counts[2] * C
+                                scatter_row(M, to, stride[2] * C, t + j1 * length, count)
         J += finish(M, row, numbers, T[block + 9], T[block] * row[Field.SPAN])
     return J
 

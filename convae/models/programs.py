@@ -124,7 +124,9 @@ class ReconstructionProgram(StackProgram):
         super().__init__(model, examples)
         for k, shape in enumerate(self._level_shapes()):
             self._array(f"visible {k}", self._code(k), shape)
-            if k < self.top:
+            if up and down and 0 < k < self.top:  # the code has been read when D is written
+                self.program.part(f"D{k}", f"visible {k}")
+            elif k < self.top:
                 self._array(f"hidden {k}", f"D{k}", shape)
         self._shorten()
         for k in range(self.top) if up else ():

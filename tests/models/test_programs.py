@@ -14,7 +14,7 @@ from convae.engine.backend import channels_second
 from convae.engine.program import Executable, Memory, Portable
 from convae.models.gradient_program import GradientProgram
 from convae.models.penalties import NONE, Penalty
-from convae.models.programs import given_arrays
+from convae.models.programs import ReconstructionProgram, given_arrays
 from tests.problems import part_of_examples, stacks
 
 SIGMOIDS = [
@@ -117,3 +117,18 @@ def test_both_halves_of_a_tied_gradient_are_one_g() -> None:
     for model, count in ((tied, 1), (untied, 2)):
         nodes = GradientProgram(model, 2, NONE, False).program.nodes
         assert [node.operation for node in nodes].count("g") == count
+
+
+@pytest.mark.parametrize(("up", "down"), [(True, True), (True, False), (False, True)])
+def test_decoders_write_where_codes_lay_that_nobody_needs(up: bool, down: bool, rng) -> None:
+    model = convae.Autoencoder((2, 8, 7), SIGMOIDS, dtype="float64", backend=ArrayBackend())
+    program, portable = ReconstructionProgram(model, 3, up, down).program, Portable(ArrayBackend())
+    bound = Executable(program, given_arrays(model), lambda problem: portable, Memory(np))
+    arrays, x = bound.arrays, rng.random((3, 2, 8, 7))
+    for k in (1, 2):
+        assert np.shares_memory(arrays[f"D{k}"], arrays[f"H{k}"]) == (up and down)
+    assert not np.shares_memory(arrays["D0"], arrays["x"])
+    if up and down:
+        channels_second(arrays["x"])[...] = x
+        bound()
+        np.testing.assert_allclose(channels_second(arrays["D0"]), model.reconstruct(x), rtol=1e-12)

@@ -127,10 +127,14 @@ class Backend(Protocol):
     def empty_batch(self, shape: tuple[int, ...], dtype: str) -> Array:
         """Make an uninitialised batch (N, C, *size) in that memory order."""
 
-    def divide(self, examples: int, work: int, parameters: int = 0) -> list[slice]:
-        """Divide a batch into chunks; one example takes `work` multiply-accumulates.
+    def divide(
+        self, examples: int, work: int, numbers: int, parameters: int = 0, is_compiled: bool = False
+    ) -> list[slice]:
+        """Divide a batch into chunks.
 
-        Every chunk also takes reading and writing the gradients of so many parameters.
+        One example takes `work` multiply-accumulates, and so many numbers in memory. Every chunk
+        also takes reading and writing the gradients of so many parameters. If all of it
+        `is_compiled`, threads may also share a single one.
         """
 
     def pieces(self, count: int, elements: int) -> list[slice]:
@@ -247,7 +251,9 @@ class ArrayBackend:
         N, C, *size = shape
         return channels_second(self.xp.empty((N, *size, C), dtype))
 
-    def divide(self, examples: int, work: int, parameters: int = 0) -> list[slice]:
+    def divide(
+        self, examples: int, work: int, numbers: int, parameters: int = 0, is_compiled: bool = False
+    ) -> list[slice]:
         """See `Backend`; the batch stays whole."""
         return [slice(0, examples)]
 

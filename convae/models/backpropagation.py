@@ -154,7 +154,7 @@ class Backpropagation:
         x, target (N, C, *size); what is of the whole batch is of that of all processes.
         """
         sums, backend = self._sums, self._sums.backend
-        chunks = backend.divide(len(x), training_work(self._layers))
+        chunks = training_chunks(backend, self._layers, len(x))
         mean = None
         if penalty.kl:
             mean = mean_activation(backend, self._layers, x, chunks, group)
@@ -225,6 +225,19 @@ def training_work(layers: Layers) -> int:
     """Count the multiply-accumulates that one example takes in a training step."""
     forms = [layer.geometry.macs(layer.input_shape[0], layer.spec.filters) for layer in layers]
     return 6 * sum(forms) - forms[0]  # the gradient of the image is not computed
+
+
+def numbers_of(layers: Layers) -> int:
+    """Count the numbers that one example is, at all levels."""
+    return prod(layers[0].input_shape) + sum(prod(layer.output_shape) for layer in layers)
+
+
+def training_chunks(
+    backend: Backend, layers: Layers, examples: int, parameters: int = 0, is_compiled: bool = False
+) -> list[slice]:
+    """Divide the batch of a training step; see `Backend.divide`."""
+    numbers = 2 * numbers_of(layers)  # on the way up and down
+    return backend.divide(examples, training_work(layers), numbers, parameters, is_compiled)
 
 
 def mean_activation(

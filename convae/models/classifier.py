@@ -18,7 +18,7 @@ import numpy as np
 from convae.engine import Array, Backend, array_module
 from convae.engine.arrays import plain
 from convae.errors import UserError, UserTypeError, check_choice
-from convae.models.backpropagation import encode, encode_up, training_work
+from convae.models.backpropagation import encode, encode_up, training_chunks
 from convae.models.model import Model
 from convae.models.parameters import Gradients, per_layer
 from convae.models.penalties import Penalty
@@ -213,8 +213,7 @@ class Classifier(Model):
             backward(dZ, gradients[first:], lambda index, H, dH: dH)
             return J
 
-        chunks = self.backend.divide(len(x), training_work(self.layers) // 2)
-        return self._sums(chunks, compute)
+        return self._sums(training_chunks(self.backend, self.layers, len(x)), compute)
 
 
 def softmax(Z: Array) -> Array:

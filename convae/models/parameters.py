@@ -12,6 +12,12 @@ from convae.engine import Array, Backend
 ALIGNMENT = 16
 """Each array's start is rounded up to a multiple of so many elements: 64 bytes of float32."""
 
+SUMS_BYTES = 64 << 20
+"""Memory for sums of gradients: each of several threads adds to one of them at a time."""
+
+FEWEST_SUMS, MOST_SUMS = 4, 16
+"""How many sums there are at least, whatever they take, and at most."""
+
 Arrays: TypeAlias = Mapping[str, Array]
 
 Gradients: TypeAlias = Sequence[Arrays]
@@ -107,16 +113,33 @@ class GradientSums:
 
     def __call__(self, chunks: list[slice], compute: Callable[[slice, Gradients], Array]) -> Array:
         """Call ``compute(chunk, gradients)`` on each chunk, and return the sum of the results."""
-        while len(self._buffers) < len(chunks):
+        parts = parts_of_sums(len(chunks), self.flat.nbytes)
+        while len(self._buffers) < len(parts):
             flat, named = self._allocate()
             self._buffers.append((flat, per_layer(named)))
 
-        def compute_one(chunk: slice) -> Array:
-            flat, gradients = self._buffers[chunk.start // chunks[0].stop]
+        def compute_part(part: slice) -> Array:
+            flat, gradients = self._buffers[parts.index(part)]
             flat[...] = 0
-            return compute(chunk, gradients)
+            return sum(compute(chunk, gradients) for chunk in chunks[part])
 
-        J = sum(self.backend.map(compute_one, chunks))
-        for flat, _ in self._buffers[1 : len(chunks)]:
-            self.flat += flat
+        J = sum(self.backend.map(compute_part, parts))
+        add_sums(self.backend, [flat for flat, _ in self._buffers[: len(parts)]])
         return J
+
+
+def parts_of_sums(chunks: int, size: int) -> list[slice]:
+    """Divide so many chunks into parts that have a sum of gradients each, of so many bytes."""
+    count = min(chunks, max(FEWEST_SUMS, min(MOST_SUMS, SUMS_BYTES // max(size, 1))))
+    return [slice(chunks * part // count, chunks * (part + 1) // count) for part in range(count)]
+
+
+def add_sums(backend: Backend, sums: list[Array]) -> None:
+    """Add the others to the first one, in order."""
+
+    def add(piece: slice) -> None:
+        for other in sums[1:]:
+            sums[0][piece] += other[piece]
+
+    if len(sums) > 1:
+        backend.map(add, backend.pieces(len(sums[0]), 1))

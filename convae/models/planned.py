@@ -11,15 +11,15 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
 from convae.engine import Array
 from convae.engine.backend import channels_second
-from convae.engine.program import Memory, Program
+from convae.engine.program import Memory, Portable, Program
 from convae.errors import counted
-from convae.models.backpropagation import training_work
+from convae.models.backpropagation import numbers_of, training_chunks, training_work
 from convae.models.gradient_program import GradientProgram
+from convae.models.parameters import add_sums, parts_of_sums
 from convae.models.penalties import NONE, Penalty
 from convae.models.plans import Plan, Plans
 from convae.models.programs import ReconstructionProgram
@@ -27,11 +27,6 @@ from convae.models.programs import ReconstructionProgram
 if TYPE_CHECKING:
     from convae.models.autoencoder import Autoencoder
     from convae.models.coder import Coder
-
-SUMS_BYTES = 64 << 20
-"""Memory for sums of gradients: each of several threads adds to one of them at a time."""
-
-FEWEST_SUMS, MOST_SUMS = 4, 16
 
 
 class _OfThread(threading.local):
@@ -54,6 +49,7 @@ class Planned:
         self._model: Coder = weakref.proxy(model)  # which is freed with all of this
         self._own = _OfThread()
         self._sums: list[Array] = []
+        self._compiled: dict[Penalty, bool] = {}
 
     def gradients(self, x: Array, target: Array, penalty: Penalty) -> Array:
         """Leave the gradients in the model's `flat_gradients`; returns the loss.
@@ -63,16 +59,14 @@ class Planned:
         model, N = self._model, len(x)
         penalty = replace(penalty, weight_decay=0.0)
         chunks = self._chunks(N, penalty)
-        bytes_of_sum = max(model.flat_gradients.nbytes, 1)
-        count = min(len(chunks), max(FEWEST_SUMS, min(MOST_SUMS, SUMS_BYTES // bytes_of_sum)))
-        while len(self._sums) < count - 1:
+        parts = parts_of_sums(len(chunks), model.flat_gradients.nbytes)
+        while len(self._sums) < len(parts) - 1:
             self._sums.append(_zeros(model))
-        sums = [model.flat_gradients, *self._sums]
-        ends = [len(chunks) * part // count for part in range(count + 1)]
+        sums = [model.flat_gradients, *self._sums][: len(parts)]
 
         def compute(part: slice) -> Array:
             """Do some chunks one after the other, and add to one of the sums."""
-            J, total = 0.0, sums[ends.index(part.start)]
+            J, total = 0.0, sums[parts.index(part)]
             for chunk in chunks[part]:
                 plan = self._gradient_plan(chunk, target is not x, penalty, N)
                 plan.load(x[chunk], target[chunk])
@@ -86,10 +80,8 @@ class Planned:
                     total[...] = own
             return J
 
-        parts = [slice(*pair) for pair in pairwise(ends)]
         J = sum(model.backend.map(compute, parts))
-        for total in sums[1:count]:
-            model.flat_gradients += total
+        add_sums(model.backend, sums)
         return J
 
     def describe(self, examples: int) -> list[str]:
@@ -100,17 +92,27 @@ class Planned:
             return self._gradient_plan(chunk, False, NONE, examples).describe()
 
         nodes = self._model.backend.map(build, chunks)[0]
-        length = chunks[0].stop
+        lengths = sorted({chunk.stop - chunk.start for chunk in chunks})
+        size = " or ".join([*map(str, lengths[:-1]), counted(lengths[-1], "image")])
         shared = "each by a thread" if len(chunks) > 1 else "shared by the threads"
-        return [f"{counted(len(chunks), 'chunk')} of {counted(length, 'image')}, {shared}", *nodes]
+        return [f"{counted(len(chunks), 'chunk')} of {size}, {shared}", *nodes]
 
     def _chunks(self, examples: int, penalty: Penalty) -> list[slice]:
         """Divide a batch."""
         if penalty.kl:  # which is of the mean over the whole batch
             return [slice(0, examples)]
         model = self._model
-        work, size = training_work(model.layers), model.flat_parameters.size
-        return model.backend.divide(examples, work, size)
+        size, is_compiled = model.flat_parameters.size, self._is_compiled(penalty)
+        return training_chunks(model.backend, model.layers, examples, size, is_compiled)
+
+    def _is_compiled(self, penalty: Penalty) -> bool:
+        """Whether nothing of a step is left to array code."""
+        if penalty not in self._compiled:
+            model = cast("Autoencoder", self._model)
+            program = GradientProgram(model, 1, penalty, False).program
+            ways = map(model.backend.ways(), map(program.problem, program.nodes))
+            self._compiled[penalty] = not any(isinstance(way, Portable) for way in ways)
+        return self._compiled[penalty]
 
     def encode(self, x: Array, levels: Sequence[int]) -> list[Array]:
         """Return the codes of x (N, C, *size) at some levels, 1 that above the lowest layer."""
@@ -154,7 +156,9 @@ class Planned:
                 places[array][...] = channels_second(plan.arrays[array])
 
         work = training_work(model.layers) // 5 * (up + down)
-        model.backend.map(compute, model.backend.divide(N, work, model.flat_parameters.size))
+        numbers, size = numbers_of(model.layers), model.flat_parameters.size
+        chunks = model.backend.divide(N, work, numbers, size, is_compiled=True)
+        model.backend.map(compute, chunks)
         return results
 
     def _gradient_plan(self, chunk: slice, has_target: bool, penalty: Penalty, whole: int) -> Plan:

@@ -20,7 +20,7 @@ import numpy as np
 
 from convae.engine import Array, Backend
 from convae.errors import UserError, check_range
-from convae.models.backpropagation import mean_activation, training_work
+from convae.models.backpropagation import mean_activation, training_chunks
 from convae.models.energy import START, STREAM, Energy
 from convae.models.initialisation import mean_of
 from convae.models.parameters import Gradients
@@ -252,9 +252,9 @@ class RBM(SingleLayer):
         size, both = prod(self.input_shape), xp.concatenate([x, sampled])
         w = xp.concatenate([xp.full(N, -1 / N), xp.full(M, 1 / M)]).astype(x.dtype) / size
         w = w.reshape(-1, *(1 for _ in x.shape[1:]))
-        chunks = self.backend.divide(N, training_work(self.layers))
         mean = None
         if penalty.kl:
+            chunks = training_chunks(self.backend, self.layers, N)
             mean = mean_activation(self.backend, self.layers, x, chunks, self.group)
         count = N * self.code_size
 
@@ -271,7 +271,7 @@ class RBM(SingleLayer):
             layer.add_bias_gradient("visible_bias", w[chunk] * V, gradients[0])
             return J
 
-        J = self._sums(self.backend.divide(N + M, training_work(self.layers)), compute)
+        J = self._sums(training_chunks(self.backend, self.layers, N + M), compute)
         if mean is not None:
             J = J + penalty.divergence(mean)
         return J

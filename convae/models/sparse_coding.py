@@ -19,7 +19,7 @@ import numpy as np
 
 from convae.engine import Array, Backend, to_numpy
 from convae.errors import UserError
-from convae.models.backpropagation import training_work
+from convae.models.backpropagation import training_chunks
 from convae.models.fista import Lasso
 from convae.models.initialisation import mean_of
 from convae.models.parameters import Gradients
@@ -214,7 +214,7 @@ class SparseCoding(SingleLayer):
         return self.lasso.objective(self.decode(H) - x, H, mask, weights)
 
     def _chunks(self, examples: int) -> list[slice]:
-        return self.backend.divide(examples, training_work(self.layers))
+        return training_chunks(self.backend, self.layers, examples)
 
     def start_from(self, images: Array) -> None:
         """Start with patches of images as filters, of norm 1; see `Model.start_from`.

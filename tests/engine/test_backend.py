@@ -206,10 +206,14 @@ def test_batches_keep_their_numbers_in_any_order(backend: Backend, rng) -> None:
     assert backend.xp.shares_memory(backend.arrange(empty), empty)
 
 
-@pytest.mark.parametrize("examples", [1, 31, 32, 100, 1000])
-@pytest.mark.parametrize("work", [1, 10_000, 10**9])
-def test_chunks_cover_the_batch_once(backend: Backend, examples: int, work: int) -> None:
-    chunks = backend.divide(examples, work)
+@pytest.mark.parametrize("examples", [1, 2, 3, 10, 31, 32, 100, 1000])
+@pytest.mark.parametrize(("work", "numbers"), [(1, 1), (10_000, 300), (10**9, 10**6)])
+@pytest.mark.parametrize("parameters", [0, 10**6])
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_chunks_cover_the_batch_once(
+    backend: Backend, examples: int, work: int, numbers: int, parameters: int, is_compiled: bool
+) -> None:
+    chunks = backend.divide(examples, work, numbers, parameters, is_compiled)
     assert np.concatenate([np.arange(examples)[chunk] for chunk in chunks]).tolist() == list(
         range(examples)
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import convae
 from convae import Layer, Penalty
 from convae.models.activations import ACTIVATIONS
-from convae.models.backpropagation import training_work
+from convae.models.backpropagation import training_chunks, training_work
 from tests.helpers import (
     STACKS,
     ShortStorage,
@@ -139,7 +139,7 @@ def test_linear_model_by_central_differences(rng) -> None:
 @pytest.mark.parametrize("loss", ["mse", "bce", "l1", "ssim"])
 def test_chunks_of_a_batch_do_not_show(rng, examples: int, loss: str) -> None:
     model = build(np, (2, 6, 5), STACKS[2], loss=loss)
-    assert len(model.backend.divide(examples, training_work(model.layers))) > 1
+    assert len(training_chunks(model.backend, model.layers, examples)) > 1
     assert_gradients_equal_autograd(model, *rng.random((2, examples, 2, 6, 5)))
 
 

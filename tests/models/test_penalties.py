@@ -13,7 +13,7 @@ import convae
 from convae import Layer, Penalty
 from convae.errors import UserError
 from convae.models.activations import ACTIVATIONS
-from convae.models.backpropagation import training_work
+from convae.models.backpropagation import training_chunks
 from tests.helpers import Untied, assert_gradients, build
 
 STACK = [
@@ -88,7 +88,7 @@ def test_contraction_of_every_sharing(xp: ModuleType, rng, kind: dict) -> None:
 
 def test_chunks_of_a_batch_add_up(rng) -> None:
     model = build(np, (1, 4), [Layer(2, 2, activation="sigmoid")])
-    assert len(model.backend.divide(130, training_work(model.layers))) > 1
+    assert len(training_chunks(model.backend, model.layers, 130)) > 1
     assert_equals_autograd(model, EACH["all"], rng.random((130, 1, 4)))
 
 

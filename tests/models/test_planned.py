@@ -16,7 +16,7 @@ from convae import Layer
 from convae.engine import ArrayBackend
 from convae.engine.cpu import threads
 from convae.errors import UserError
-from convae.models import planned
+from convae.models import parameters
 from convae.models.penalties import NONE, Penalty
 from tests.problems import part_of_examples, stacks
 
@@ -129,8 +129,8 @@ def test_results_do_not_depend_on_the_number_of_threads(rng, examples: int) -> N
 @pytest.mark.parametrize("sums", [1, 2, 16])
 def test_a_sums_first_gradients_are_computed_in_it(rng, monkeypatch, sums: int) -> None:
     """Memory of a thread's own is for those that are added, and not written to without them."""
-    monkeypatch.setattr(planned, "FEWEST_SUMS", sums)
-    monkeypatch.setattr(planned, "MOST_SUMS", sums)
+    monkeypatch.setattr(parameters, "FEWEST_SUMS", sums)
+    monkeypatch.setattr(parameters, "MOST_SUMS", sums)
     model, plain = pair((3, 40, 40), STACK)
     try:
         convae.engine.set_num_threads(1)
@@ -211,7 +211,7 @@ def test_parameters_may_change_in_place(rng) -> None:
 def test_the_plan_can_be_seen(caplog) -> None:
     model = convae.Autoencoder((3, 32, 32), STACK)
     lines = model.plan(100)
-    assert lines[0] == "4 chunks of 25 images, each by a thread"
+    assert lines[0] == "8 chunks of 12 or 13 images, each by a thread"
     assert sum(line.startswith("g(") and "compiled" in line for line in lines) == 2
     assert any(line.startswith("error(") and "vectors of positions" in line for line in lines)
     assert model.plan(1)[0] == "1 chunk of 1 image, shared by the threads"

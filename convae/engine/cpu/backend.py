@@ -130,9 +130,11 @@ class NumpyBackend(ArrayBackend):
         """See `convae.engine.backend.Backend`."""
         return threads.cut(count, max(1, SWEEP_ELEMENTS // max(elements, 1)))
 
-    def divide(self, examples: int, work: int, parameters: int = 0) -> list[slice]:
+    def divide(
+        self, examples: int, work: int, numbers: int, parameters: int = 0, is_compiled: bool = False
+    ) -> list[slice]:
         """See `convae.engine.backend.Backend`; independent of the number of threads."""
-        return threads.divide(examples, work, parameters)
+        return threads.divide(examples, work, numbers, parameters, is_compiled)
 
     def map(self, function: Callable[[slice], Result], chunks: list[slice]) -> list[Result]:
         """See `convae.engine.backend.Backend`."""

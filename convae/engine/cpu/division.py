@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from convae.engine.cpu.machine import THREADS
 from convae.engine.cpu.rows import Field
 from convae.engine.geometry import Geometry, spans
 
@@ -25,9 +26,6 @@ Exact: TypeAlias = tuple[bool, bool, bool]
 """Whether blocks read nothing but A along an axis, all of it, and leave the padding out."""
 
 PADDED: Exact = (False, False, False)
-
-THREADS = (2, 4, 8)
-"""Threads that should be busy equally long."""
 
 LOCAL_EXAMPLES = 16
 """Examples of a block where positions have kernels of their own."""

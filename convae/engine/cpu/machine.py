@@ -1,4 +1,4 @@
-"""What tables and loops are laid out for: vectors, runs of rows, an L1 cache."""
+"""What tables, loops and chunks are laid out for: vectors, runs of rows, an L1 cache, threads."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ CHAINS = 3, 2
 
 ARRANGED = 2
 """The most of them where numbers are arranged for groups that share a vector, in registers."""
+
+THREADS = (2, 4, 8)
+"""Threads that should be busy equally long."""
 
 PANEL_BYTES = 32 << 10
 """Memory for the rows of B that a pass over the rows of A reuses, of an L1 cache."""

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
+from heapq import heapreplace
+from itertools import accumulate
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -21,20 +23,28 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from convae.engine.arrays import Array
+from convae.engine.cpu.machine import THREADS, multiple
 from convae.engine.cpu.rows import JOB_ENTRIES, Job
 from convae.errors import check_range
 
 Result = TypeVar("Result")
 Task = TypeVar("Task")
 
-CHUNK_WORK = 400_000_000
-"""Multiply-accumulates that make a chunk worth handing to a thread."""
+CHUNK_NUMBERS, LARGEST_CHUNK = 400_000, 64
+"""Numbers of a chunk that a core's cache keeps from one layer to the next; its most examples."""
 
-WORK_PER_PARAMETER = 3000
-"""Multiply-accumulates per parameter that make reading and writing gradients a small part."""
+INTERPRETED = 4
+"""How much larger a chunk is, at which the interpreter is also at work."""
 
-LARGEST_CHUNK, FEWEST_CHUNKS = 64, 4
-"""Longest chunk, in examples; fewest chunks of a batch that is worth dividing."""
+CHUNK_WORK, WORK_PER_PARAMETER = 1 << 25, 3000
+"""Multiply-accumulates of a chunk, and for each parameter whose gradient it reads and writes, that
+make a smaller one not worth while; few threads divide a smaller one even so."""
+
+FEWEST_CHUNKS = 4
+"""Chunks into which a batch is divided even if they are smaller."""
+
+SHARING = 1.08
+"""What a chunk takes whose nodes threads share, of the time of chunks that threads have."""
 
 WATCHING = 2_000_000
 """Looks for work, about a millisecond, before a thread sleeps."""
@@ -42,15 +52,38 @@ WATCHING = 2_000_000
 _local = threading.local()
 
 
-def divide(examples: int, work: int, parameters: int = 0) -> list[slice]:
-    """Split a batch into chunks for threads.
+def divide(
+    examples: int, work: int, numbers: int, parameters: int = 0, is_compiled: bool = False
+) -> list[slice]:
+    """Split a batch into chunks for threads, the longer ones first.
 
-    `work` is multiply-accumulates per example; with the gradients of so many parameters, which
-    every chunk reads and writes, chunks are longer.
+    `work` is multiply-accumulates per example, `numbers` what it has in memory; with the gradients
+    of so many parameters, which every chunk reads and writes, chunks are longer. Where all that a
+    chunk takes is compiled, threads can share it, and the batch stays whole if they would not be
+    busy equally long.
     """
-    length = max(CHUNK_WORK, WORK_PER_PARAMETER * parameters) // max(work, 1)
-    length = min(length, -(-examples // FEWEST_CHUNKS), LARGEST_CHUNK)
-    return cut(examples, max(length, 1))
+    of_parameters = WORK_PER_PARAMETER * parameters
+    in_cache = CHUNK_NUMBERS * (1 if is_compiled else INTERPRETED)
+    length = max(in_cache // max(numbers, 1), of_parameters // max(work, 1), 1)
+    least = max(CHUNK_WORK, of_parameters)
+    are_many = is_compiled and work * examples >= THREADS[-1] * least
+    counts = THREADS if are_many else [t for t in THREADS if t <= FEWEST_CHUNKS]
+    count = max(-(-examples // min(length, LARGEST_CHUNK)), counts[-1])
+    count = max(min(multiple(count, counts[-1]), examples), 1)
+    short, longer = divmod(examples, count)
+    lengths = [short + 1] * longer + [short] * (count - longer)
+    busy = sum(_busy(lengths, t) for t in counts) / len(counts)
+    if is_compiled and busy > SHARING * examples:
+        return [slice(0, examples)]
+    return [slice(end - n, end) for n, end in zip(lengths, accumulate(lengths), strict=True)]
+
+
+def _busy(lengths: Sequence[int], count: int) -> int:
+    """How long so many threads, that take chunks in their order, are busy or wait for others."""
+    ends = [0] * count
+    for length in lengths:
+        heapreplace(ends, ends[0] + length)
+    return max(ends) * count
 
 
 def cut(examples: int, length: int) -> list[slice]:

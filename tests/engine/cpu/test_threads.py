@@ -25,6 +25,30 @@ def any_number_of_threads() -> Iterator[None]:
     engine.set_num_threads(threads.cores())
 
 
+def lengths(examples: int, work: int, numbers: int, *more) -> list[int]:
+    chunks = threads.divide(examples, work, numbers, *more)
+    return [chunk.stop - chunk.start for chunk in chunks]
+
+
+def test_chunks_keep_threads_busy_equally_long() -> None:
+    large, small = (10**9, 10**6), (10**6, 10**4)  # work and numbers of an example
+    assert lengths(8, *large, 0, True) == [1] * 8
+    assert lengths(17, *large, 0, True) == [17]  # 24 turns of 8 threads
+    assert lengths(3, *large, 0, True) == [3]
+    assert lengths(3, *large) == [1, 1, 1]  # the interpreter would do it on its own
+    assert lengths(15, *small, 0, True) == [4, 4, 4, 3]
+    assert lengths(64, *large, 10**6, True) == [3] * 16 + [2] * 8  # read and write its gradients
+
+
+def test_chunks_fit_into_a_cache() -> None:
+    for examples in (256, 300, 1000):
+        found = lengths(examples, 6 * 10**6, 20_000, 20_000, True)
+        assert 8 <= min(found) <= max(found) <= 20
+        assert len(found) % 8 == 0
+        assert found == sorted(found, reverse=True)
+        assert max(lengths(examples, 6 * 10**6, 20_000)) > 20
+
+
 @pytest.mark.parametrize("channels", [3, 64])
 @pytest.mark.usefixtures("any_number_of_threads")
 def test_memory_that_is_freed_meanwhile_is_not_written_to(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from convae.engine import gemm
 from convae.engine.arrays import Array, array_module, missing_gpu
-from convae.engine.geometry import Geometry
+from convae.engine.geometry import Geometry, Integers
 from convae.errors import DeviceError, check_choice
 
 if TYPE_CHECKING:
@@ -104,6 +105,15 @@ class Backend(Protocol):
 
     def bias_gradient(self, G: Array, by_position: bool) -> Array:
         """Sum over the examples, to (C, *size), and unless by_position over them too, to (C,)."""
+
+    def pool(self, H: Array, window: Integers) -> tuple[Array, Array]:
+        """Take the largest of each window, and which it is: (N, O, *size) -> (N, O, *windows)."""
+
+    def take(self, H: Array, switches: Array, window: Integers) -> Array:
+        """Take of each window what its switch points at."""
+
+    def unpool(self, P: Array, switches: Array, window: Integers) -> Array:
+        """Put values where the switches point, and zeros elsewhere: the transpose of `take`."""
 
     def axpy(self, alpha: float, x: Array, y: Array) -> None:
         """``y += alpha * x`` in place."""
@@ -222,6 +232,35 @@ class ArrayBackend:
         axes = (0,) if by_position else (0, *range(2, G.ndim))
         return G.sum(axis=axes, dtype=self.xp.promote_types(G.dtype, "float32"))
 
+    def pool(self, H: Array, window: Integers) -> tuple[Array, Array]:
+        """See `Backend`."""
+        first, *others = _in_windows(H, window)
+        values = first.copy()
+        switches = self.xp.zeros_like(values, dtype="int32")
+        for number, some in enumerate(others, start=1):
+            is_larger = some > values
+            is_larger |= (some != some) & (values == values)  # NaN is the largest
+            self.xp.copyto(values, some, where=is_larger)
+            self.xp.copyto(switches, number, where=is_larger)
+        return values, switches
+
+    def take(self, H: Array, switches: Array, window: Integers) -> Array:
+        """See `Backend`."""
+        first, *others = _in_windows(H, window)
+        values: Array = first.copy()
+        for number, some in enumerate(others, start=1):
+            self.xp.copyto(values, some, where=switches == number)
+        return values
+
+    def unpool(self, P: Array, switches: Array, window: Integers) -> Array:
+        """See `Backend`."""
+        N, O, *counts = P.shape
+        size = (n * w for n, w in zip(counts, window, strict=True))
+        H = channels_second(self.xp.zeros((N, *size, O), P.dtype))
+        for number, some in enumerate(_in_windows(H, window)):
+            self.xp.copyto(some, P, where=switches == number)
+        return H
+
     def axpy(self, alpha: float, x: Array, y: Array) -> None:
         """See `Backend`."""
         y += x if alpha == 1 else alpha * x
@@ -339,6 +378,14 @@ def memory_order(dimensions: int, axes: int) -> list[int]:
 def channels_last(array: Array) -> Array:
     """View (N, C, *size) as (N, *size, C)."""
     return array.transpose(0, *range(2, array.ndim), 1)
+
+
+def _in_windows(H: Array, window: Integers) -> list[Array]:
+    """View each position of all windows: (N, O, *size) -> (N, O, *windows), row by row."""
+    return [
+        H[(..., *(slice(at, None, w) for at, w in zip(place, window, strict=True)))]
+        for place in product(*map(range, window))
+    ]
 
 
 def channels_second(array: Array) -> Array:

@@ -83,7 +83,7 @@ class TiedConvolution:
         self.visible_activation = activation(visible_activation)
         self.input_shape = input_shape
         window = per_axis("pool", spec.pool, self.geometry.axes)
-        self.pooling = None if prod(window) == 1 else Pooling(window)
+        self.pooling = None if prod(window) == 1 else Pooling(window, backend)
         output = self.geometry.output
         output = output if self.pooling is None else self.pooling.output(output)
         self.output_shape = (spec.filters, *output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from torch.nn import functional
 
 import convae
-from convae import Autoencoder, Layer, UserError
-from convae.engine import to_numpy
+from convae import Autoencoder, Layer, UserError, engine
+from convae.engine import ArrayBackend, to_numpy
 from convae.models.classifier import Classifier
 from convae.models.initialisation import initialise
 from convae.models.penalties import Penalty
@@ -32,7 +33,7 @@ def model_of(xp: ModuleType = np, **how: Any) -> Autoencoder:
 @pytest.mark.parametrize("window", [(2, 2), (3, 1), (1, 2)])
 def test_against_pytorch(xp: ModuleType, rng, window: tuple[int, int]) -> None:
     H = rng.standard_normal((3, 4, 6, 8))
-    pooling = Pooling(window)
+    pooling = Pooling(window, engine.backend_for(device_of(xp)))
     values, switches = pooling.down(xp.asarray(H))
     expected, indices = functional.max_pool2d(torch.tensor(H), window, return_indices=True)
     np.testing.assert_array_equal(to_numpy(values), expected.numpy())
@@ -44,13 +45,47 @@ def test_against_pytorch(xp: ModuleType, rng, window: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3, 12), (2, 3, 4, 6), (2, 3, 4, 6, 2)])
 def test_up_is_the_transpose_of_take(rng, shape: tuple[int, ...]) -> None:
-    pooling = Pooling((2,) * (len(shape) - 2))
+    pooling = Pooling((2,) * (len(shape) - 2), engine.backend_for("cpu"))
     H = rng.standard_normal(shape)
     values, switches = pooling.down(H)
     P = rng.standard_normal(values.shape)
     assert float((pooling.take(H, switches) * P).sum()) == pytest.approx(
         float((H * pooling.up(P, switches)).sum())
     )
+
+
+def positions(window: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """Slices of every position of windows, row by row."""
+    steps = [[slice(at, None, w) for at in range(w)] for w in window]
+    return list(product(*steps))
+
+
+@pytest.mark.parametrize("window", [(3,), (2, 3), (1, 2, 2)])
+@pytest.mark.parametrize("channels", [1, 3, 17])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_compiled_against_array_code(
+    xp: ModuleType, rng, window: tuple[int, ...], channels: int, dtype: str
+) -> None:
+    """Also of NaN and infinity, and of arrays in any order."""
+    backend, plain = engine.backend_for(device_of(xp)), ArrayBackend()
+    size = tuple(2 * (n + 1) * w for n, w in enumerate(window))
+    H = rng.standard_normal((3, channels, *size)).astype(dtype)
+    H.flat[::7] = np.nan
+    H.flat[::11] = np.inf
+    H.flat[::5] = 0.0
+    for batch in (H, np.asfortranarray(H), np.moveaxis(np.moveaxis(H, 1, -1).copy(), -1, 1)):
+        P, switches = backend.pool(xp.asarray(batch), window)
+        expected, where = plain.pool(H, window)
+        np.testing.assert_array_equal(to_numpy(P), expected)
+        np.testing.assert_array_equal(to_numpy(switches), where)
+        np.testing.assert_array_equal(
+            to_numpy(backend.take(xp.asarray(batch), switches, window)), expected
+        )
+        back = backend.unpool(P, switches.astype("int64"), window)
+        np.testing.assert_array_equal(to_numpy(back), plain.unpool(expected, where, window))
+    windows = [H[(..., *place)] for place in positions(window)]
+    assert (where == np.argmax(windows, axis=0)).all()  # the first of the largest, NaN above all
+    assert backend.pool(xp.asarray(H[:0]), window)[0].shape == (0, *expected.shape[1:])
 
 
 def in_torch(model: Autoencoder, x: np.ndarray) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -24,7 +24,7 @@ from convae.engine.backend import (
 )
 from convae.engine.cpu import threads
 from convae.engine.cpu.buffers import empty
-from convae.engine.geometry import Geometry
+from convae.engine.geometry import Geometry, Integers
 from convae.engine.program import Executable, Problem, Way
 from convae.engine.updates import Moments
 
@@ -96,6 +96,47 @@ class NumpyBackend(ArrayBackend):
         """See `convae.engine.backend.Backend`; vectors begin where cache lines do."""
         N, C, *size = shape
         return channels_second(empty((N, *size, C), dtype))
+
+    def pool(self, H: Array, window: Integers) -> tuple[Array, Array]:
+        """See `convae.engine.backend.Backend`."""
+        if not compiles():
+            return super().pool(H, window)
+        lying = _batch(H)
+        N, *size, O = lying.shape
+        shape = (N, *(n // w for n, w in zip(size, window, strict=True)), O)
+        P, switches = empty(shape, H.dtype), empty(shape, "int32")
+        self._pool("largest", lying, (lying, P, switches), window)
+        return channels_second(P), channels_second(switches)
+
+    def take(self, H: Array, switches: Array, window: Integers) -> Array:
+        """See `convae.engine.backend.Backend`."""
+        if not compiles():
+            return super().take(H, switches, window)
+        lying, chosen = _batch(H), _batch(switches)
+        P = empty(chosen.shape, H.dtype)
+        self._pool("taken", lying, (lying, chosen, P), window)
+        return channels_second(P)
+
+    def unpool(self, P: Array, switches: Array, window: Integers) -> Array:
+        """See `convae.engine.backend.Backend`."""
+        if not compiles():
+            return super().unpool(P, switches, window)
+        lying, chosen = _batch(P), _batch(switches)
+        N, *counts, O = lying.shape
+        H = empty((N, *(n * w for n, w in zip(counts, window, strict=True)), O), P.dtype)
+        self._pool("put_back", H, (lying, chosen, H), window)
+        return channels_second(H)
+
+    def _pool(self, name: str, H: Array, arrays: tuple[Array, ...], window: Integers) -> None:
+        """Call what is compiled on batches (N, *size, O), by parts of them."""
+        code, (N, *size, O) = compiled("pooling"), H.shape
+        offsets = code.offsets(tuple(size), window, O)
+        rows = [array.reshape(N, prod(array.shape[1:])) for array in arrays]
+
+        def compute(part: slice) -> None:
+            getattr(code, name)(*(array[part] for array in rows), *offsets, O)
+
+        threads.map_tasks(compute, self.pieces(N, H.size // max(N, 1)))
 
     def _compute(self, operation: str, arrays: tuple[Array, ...], geometry: Geometry) -> None:
         compiled("convolution").compute(operation, arrays, geometry)

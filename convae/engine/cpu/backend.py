@@ -105,7 +105,7 @@ class NumpyBackend(ArrayBackend):
         N, *size, O = lying.shape
         shape = (N, *(n // w for n, w in zip(size, window, strict=True)), O)
         P, switches = empty(shape, H.dtype), empty(shape, "int32")
-        self._pool("largest", lying, (lying, P, switches), window)
+        self._pool("largest", window, lying, P, switches)
         return channels_second(P), channels_second(switches)
 
     def take(self, H: Array, switches: Array, window: Integers) -> Array:
@@ -114,7 +114,7 @@ class NumpyBackend(ArrayBackend):
             return super().take(H, switches, window)
         lying, chosen = _batch(H), _batch(switches)
         P = empty(chosen.shape, H.dtype)
-        self._pool("taken", lying, (lying, chosen, P), window)
+        self._pool("follow", window, lying, P, chosen, False)
         return channels_second(P)
 
     def unpool(self, P: Array, switches: Array, window: Integers) -> Array:
@@ -124,17 +124,19 @@ class NumpyBackend(ArrayBackend):
         lying, chosen = _batch(P), _batch(switches)
         N, *counts, O = lying.shape
         H = empty((N, *(n * w for n, w in zip(counts, window, strict=True)), O), P.dtype)
-        self._pool("put_back", H, (lying, chosen, H), window)
+        self._pool("follow", window, H, lying, chosen, True)
         return channels_second(H)
 
-    def _pool(self, name: str, H: Array, arrays: tuple[Array, ...], window: Integers) -> None:
+    def _pool(
+        self, name: str, window: Integers, H: Array, P: Array, switches: Array, *more: bool
+    ) -> None:
         """Call what is compiled on batches (N, *size, O), by parts of them."""
         code, (N, *size, O) = compiled("pooling"), H.shape
         offsets = code.offsets(tuple(size), window, O)
-        rows = [array.reshape(N, prod(array.shape[1:])) for array in arrays]
+        rows = [array.reshape(N, prod(array.shape[1:])) for array in (H, P, switches)]
 
         def compute(part: slice) -> None:
-            getattr(code, name)(*(array[part] for array in rows), *offsets, O)
+            getattr(code, name)(*(array[part] for array in rows), *offsets, O, *more)
 
         threads.map_tasks(compute, self.pieces(N, H.size // max(N, 1)))
 

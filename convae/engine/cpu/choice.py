@@ -52,14 +52,11 @@ def goes_along(operation: str, geometry: Geometry, C: int, O: int, itemsize: int
     Channels of D that are few do not fill vectors. Positions do, also those of the padding; but
     every element of a row of the kernel has sums of its own, which are added to each other.
     """
-    phases, taps, axes = prod(geometry.stride), prod(geometry.kernel), Axes.of(geometry)
+    phases, (many, few) = prod(geometry.stride), (O, C) if operation == "h" else (C, O)
     if geometry.groups > 1 or {*geometry.tile} != {1} or (operation == "c" and phases > 1):
         return False
-    if operation == "h":
-        many, few, positions, box = O, C, axes.size, axes.met(axes.size)
-    else:
-        many, few, positions, box = C, O, axes.output, axes.read(axes.output)
-    vector = VECTOR_BYTES // itemsize
+    axes, taps, vector = Axes.of(geometry), prod(geometry.kernel), VECTOR_BYTES // itemsize
+    positions, box = axes.boxed(operation)
     vectors, added = many / vector, axes.kernel[2] * phases / axes.stride[2]
     of_box = TURNING * (1 + vectors) + few * (ADDING * added + taps * vectors)
     by_positions = of_box * prod(box) / prod(positions) + few * PLACING

@@ -88,6 +88,12 @@ class Axes:
         one, two, three = ((n - 1 + b) // s - q + 1 for n, b, s, q in sides)
         return one, two, three
 
+    def boxed(self, operation: str) -> tuple[Three, Three]:
+        """Positions of D, and of the box of A that they may all meet, for c or h."""
+        if operation == "h":
+            return self.size, self.met(self.size)
+        return self.output, self.read(self.output)
+
 
 @dataclass(frozen=True)
 class Division:

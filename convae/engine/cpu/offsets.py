@@ -195,9 +195,9 @@ def _plan_along(sizes: Sizes, operation: str) -> Plan:
     """
     axes, C, O, is_h = sizes.axes, sizes.C, sizes.O, operation == "h"
     many, few = (O, C) if is_h else (C, O)
-    positions, stride = (axes.size, axes.stride) if is_h else (axes.output, (1, 1, 1))
-    read, (_, k1, k2) = axes.met(axes.size) if is_h else axes.read(axes.output), axes.kernel
-    division = sizes.divide(positions, stride, prod(read) * (many + k2 * few), is_copied=True)
+    stride, (_, k1, k2) = axes.stride if is_h else (1, 1, 1), axes.kernel
+    positions, box = axes.boxed(operation)
+    division = sizes.divide(positions, stride, prod(box) * (many + k2 * few), is_copied=True)
     boxes = (hidden_boxes if is_h else visible_boxes)(axes, division, C, O, PADDED)
     width, room = rounded(boxes.positions, sizes.itemsize), boxes.positions * many
     width |= VECTOR_BYTES // sizes.itemsize  # an odd number of cache lines

@@ -1,4 +1,4 @@
-"""Compiled max-pooling, see `convae.engine.pooling`.
+"""Compiled max-pooling, see `convae.engine.backend.Backend`.
 
 Examples are rows of arrays, channels last in memory. A window begins at its entry of `starts`, and
 its positions lie as far from there as `within` says.
@@ -44,22 +44,10 @@ def largest(
 
 
 @compiled
-def taken(H: Array, switches: Array, P: Array, starts: Array, within: Array, channels: int) -> None:
-    """Write what the switches point at, of each window of H, to P."""
-    for e in range(len(H)):
-        for j in range(len(starts)):
-            for number in range(len(within)):
-                h, p = starts[j] + within[number], j * channels
-                for c in range(channels):
-                    is_it = switches[e, p + c] == number
-                    P[e, p + c] = H[e, h + c] if is_it else P[e, p + c]
-
-
-@compiled
-def put_back(
-    P: Array, switches: Array, H: Array, starts: Array, within: Array, channels: int
+def follow(
+    H: Array, P: Array, switches: Array, starts: Array, within: Array, channels: int, is_back: bool
 ) -> None:
-    """Write P to where the switches point in the windows of H, and zeros elsewhere."""
+    """Write what the switches point at, of each window of H, to P; or P there, zeros elsewhere."""
     zero = P.dtype.type(0)
     for e in range(len(H)):
         for j in range(len(starts)):
@@ -67,4 +55,7 @@ def put_back(
                 h, p = starts[j] + within[number], j * channels
                 for c in range(channels):
                     is_it = switches[e, p + c] == number
-                    H[e, h + c] = P[e, p + c] if is_it else zero
+                    if is_back:
+                        H[e, h + c] = P[e, p + c] if is_it else zero
+                    else:
+                        P[e, p + c] = H[e, h + c] if is_it or number == 0 else P[e, p + c]

@@ -22,7 +22,7 @@ class Workload(NamedTuple):
         Shape of an example.
     layers : str
         From the image upwards, `filters@kernel/stride`, padded by (kernel - 1) // 2 on every side;
-        a `v` behind it means no padding.
+        a `v` behind it means no padding, and `p2` that outputs are pooled by windows of 2x2.
     source : str
         Where people find such a stack.
     """
@@ -45,10 +45,12 @@ class Workload(NamedTuple):
         """Make the layers."""
         found = []
         for word in self.layers.split():
-            filters, _, rest = word.removesuffix("v").partition("@")
-            kernel, _, stride = rest.partition("/")
-            padding = 0 if word.endswith("v") else (int(kernel) - 1) // 2
-            found.append(Layer(int(filters), int(kernel), stride=int(stride), padding=padding))
+            layer, _, pool = word.partition("p")
+            filters, _, rest = layer.removesuffix("v").partition("@")
+            kernel, stride = map(int, rest.split("/"))
+            padding = 0 if layer.endswith("v") else (kernel - 1) // 2
+            how = {"stride": stride, "padding": padding, "pool": int(pool or 1)}
+            found.append(Layer(int(filters), kernel, **how))
         return found
 
 
@@ -83,6 +85,14 @@ EVERYDAY = [
     Workload(2, (3, 256, 256), LONG, "MVTec AD's usual size"),
 ]
 
+POOLED = [
+    Workload(128, (1, 28, 28), "16@3/1p2 8@3/1p2", "Keras blog, Building autoencoders, pooled"),
+    Workload(64, (1, 28, 28), "100@5/1vp2 150@5/1vp2 200@3/1v", "Masci 2011, stacked autoencoders"),
+    Workload(100, (3, 32, 32), "32@3/1p2 64@3/1p2 128@3/1p2", "CIFAR-10 tutorials, pooled"),
+    Workload(16, (3, 96, 96), "16@5/1p2 32@3/1p2 64@3/1p2", "STL-10, pooled"),
+    Workload(4, (3, 224, 224), "32@3/1p2 64@3/1p2 128@3/1p2", "ImageNet's size, pooled"),
+]
+
 TUNED = [
     Workload(256, (1, 28, 28), "32@5/2 64@3/2", "what this engine was first tuned for"),
     Workload(128, (1, 28, 28), "32@5/1", "the same"),
@@ -94,7 +104,7 @@ TUNED = [
 
 TINY = Workload(128, (1, 8, 8), "4@3/2", "what every process computes before it is measured")
 
-WORKLOADS = {workload.name: workload for workload in [*EVERYDAY, *TUNED]}
+WORKLOADS = {workload.name: workload for workload in [*EVERYDAY, *POOLED, *TUNED]}
 
 
 def build(workload: Workload) -> tuple[convae.Autoencoder, np.ndarray]:

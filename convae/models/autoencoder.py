@@ -90,7 +90,7 @@ class Autoencoder(Model):
             )
         self.of_logits = self.loss.of_logits
         self.winners = Winners(spatial, lifetime)
-        self.has_program = not self.winners and not self.pools
+        self.has_program = not self.winners
         self._backpropagation = Backpropagation(
             self.layers, self.loss, self._sums, storage or self.dtype, self.winners
         )
@@ -117,7 +117,7 @@ class Autoencoder(Model):
     def _reconstruct(self, x: Array) -> Array:
         if not len(x):
             return self.xp.empty_like(x)
-        if self._planned is not None and self.of_logits and not self.winners:
+        if self._planned is not None and self.of_logits and not self.winners and not self.pools:
             return self.decode(self.encode(x))
         R = self._output(x)
         return self.backend.activate(R, None, self.output_activation) if self.of_logits else R

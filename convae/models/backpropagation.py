@@ -228,8 +228,10 @@ def training_work(layers: Layers) -> int:
 
 
 def numbers_of(layers: Layers) -> int:
-    """Count the numbers that one example is, at all levels."""
-    return prod(layers[0].input_shape) + sum(prod(layer.output_shape) for layer in layers)
+    """Count the numbers that one example is, at all levels, before and after they are pooled."""
+    shapes = [layers[0].input_shape, *(layer.unpooled_shape for layer in layers)]
+    shapes += [layer.output_shape for layer in layers if layer.pooling is not None]
+    return sum(map(prod, shapes))
 
 
 def training_chunks(

@@ -23,8 +23,7 @@ class Coder(Stack):
         super().__init__(*arguments)
         initialise(self, "he")
         self.pools = any(layer.pooling is not None for layer in self.layers)
-        has_plans = self.backend.runs_programs and not self.pools
-        self._planned = Planned(self) if has_plans else None
+        self._planned = Planned(self) if self.backend.runs_programs else None
 
     def encode(self, x: Array) -> Array:
         """Encode images.
@@ -132,7 +131,7 @@ class Coder(Stack):
             )
         if not len(H):
             return self.xp.empty((0, *self.input_shape), self.dtype)
-        if self._planned is not None:
+        if self._planned is not None and not self.pools:
             return self._planned.decode(H)
         H = H.astype(self.storage or self.dtype, copy=False)
         R = backpropagation.decode(self.layers, H, switches=switches)

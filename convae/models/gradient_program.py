@@ -10,6 +10,9 @@ nodes behind those of the way up and down are
     dK[k]  = g([D[k+1]; dZ[k+1]], [E[k]; H[k]])      both halves at once
 
 because g sums over examples: each pair lies in memory as one batch of 2N.
+
+Where level k is pooled, the two c of level k take what S[k] points at before f' is multiplied, and
+the layer below reads dZ[k] put back there: F[k] from then on. So its g is of [U[k]; F[k]].
 """
 
 from __future__ import annotations
@@ -92,6 +95,10 @@ class GradientProgram(StackProgram):
                 program.halves(f"visible {k}", f"E{k}", self._code(k), *pair)
             if k > 0:
                 program.halves(f"hidden {k}", self._decoded(k), f"dZ{k}", *pair)
+            if self._window(k):
+                self._switches(k)
+                whole = (N, *self._unpooled_shape(k))
+                program.halves(f"unpooled {k}", f"U{k}", f"F{k}", whole, self.dtype)
         if separate_target:
             program.array("target", (N, *shapes[0]), model.dtype)
         self.target = "target" if separate_target else "x"
@@ -100,12 +107,16 @@ class GradientProgram(StackProgram):
         """Name the gradient before level k's activation, on the decoder's side."""
         return f"dZ{k}" if k == self.top else f"E{k}"
 
+    def _outputs(self, k: int, at_level: str, unpooled: str) -> str:
+        """Choose what is of the outputs of the layer below level k: `unpooled`, if it pools."""
+        return unpooled if self._window(k) else at_level
+
     def _compare(self) -> None:
         layer = self.model.layers[0]
         self.program.do(
             "error",
             K=self._parameter(0, layer.decoder_kernel),
-            G=self._decoded(1),
+            G=self._unpool(1, self._decoded(1), "U1"),
             bias=self._parameter(0, "visible_bias"),
             target=self.target,
             write={"E": "E0", "J": "J"},
@@ -119,41 +130,62 @@ class GradientProgram(StackProgram):
         )
 
     def _error_upwards(self, k: int, extra: str | None) -> None:
-        layer = self.model.layers[k - 1]
+        layer, window = self.model.layers[k - 1], self._window(k)
+        H, extra, slope = (
+            self._decoded(k),
+            extra if k == self.top else None,
+            layer.hidden_activation,
+        )
         self.program.do(
             "c",
             K=self._parameter(k - 1, layer.decoder_kernel),
             V=self._error(k - 1),
-            H=self._decoded(k),
-            extra=extra if k == self.top else None,
-            write={"Z": self._error(k)},
-            settings={"geometry": layer.geometry, "slope": layer.hidden_activation},
+            H=None if window else H,
+            extra=None if window else extra,
+            write={"Z": f"F{k}" if window else self._error(k)},
+            settings={"geometry": layer.geometry, "slope": None if window else slope},
         )
+        if window:
+            self.program.do(
+                "take",
+                F=f"F{k}",
+                switches=f"S{k}",
+                H=H,
+                extra=extra,
+                write={"P": self._error(k)},
+                settings={"window": window, "slope": slope},
+            )
+        if k == self.top:
+            self._unpool(k, f"dZ{k}", f"F{k}")
 
     def _gradient_downwards(self, k: int, extra: str | None) -> None:
         layer = self.model.layers[k]
         self.program.do(
             "h",
             K=self._parameter(k, "kernel"),
-            G=f"dZ{k + 1}",
+            G=self._outputs(k + 1, f"dZ{k + 1}", f"F{k + 1}"),
             H=f"H{k}",
             extra=extra,
             write={"V": f"dZ{k}"},
             settings={"geometry": layer.geometry, "slope": layer.visible_activation},
         )
+        self._unpool(k, f"dZ{k}", f"F{k}")
 
     def _parameter_gradients(self, k: int) -> None:
         layer = self.model.layers[k]
         inverse = None if self.scale == 1 else 1 / self.scale
-        halves = {"kernel": (f"hidden {k + 1}", f"visible {k}")}
+        encoder = self._outputs(k + 1, f"dZ{k + 1}", f"F{k + 1}")
+        both = self._outputs(k + 1, f"hidden {k + 1}", f"unpooled {k + 1}")
+        halves = {"kernel": (both, f"visible {k}")}
         if not layer.spec.tied:
-            halves["kernel"] = (f"dZ{k + 1}", self._code(k))
-            halves["decoder_kernel"] = (self._decoded(k + 1), self._error(k))
+            decoder = self._outputs(k + 1, self._decoded(k + 1), f"U{k + 1}")
+            halves["kernel"] = (encoder, self._code(k))
+            halves["decoder_kernel"] = (decoder, self._error(k))
         for name, (G, V) in halves.items():
             settings = {"geometry": layer.geometry, "scale": inverse}
             write = {"dK": f"d{k}.{name}"}
             self.program.do("g", G=G, V=V, write=write, settings=settings)
-        for name, G in (("hidden_bias", f"dZ{k + 1}"), ("visible_bias", self._error(k))):
+        for name, G in (("hidden_bias", encoder), ("visible_bias", self._error(k))):
             if name in layer.shapes:
                 write = {"db": f"d{k}.{name}"}
                 self.program.do("bias_gradient", G=G, write=write, settings={"scale": inverse})

@@ -56,8 +56,10 @@ class TiedConvolution:
         ``hidden_bias`` and ``visible_bias``.
     parameters : mapping
         The live arrays under the same names, set by the model.
+    unpooled_shape : (O, *output) tuple of int
+        Shape of one example of what `encode` returns.
     output_shape : (O, *output) tuple of int
-        Shape of one example of its code, pooled if the layer pools.
+        Shape of one example of its code: the same, or pooled if the layer pools.
     pooling : Pooling or None
         What makes a code of what `encode` returns, and back, where the layer pools.
     decoder_kernel : {"kernel", "decoder_kernel"}
@@ -85,6 +87,7 @@ class TiedConvolution:
         window = per_axis("pool", spec.pool, self.geometry.axes)
         self.pooling = None if prod(window) == 1 else Pooling(window, backend)
         output = self.geometry.output
+        self.unpooled_shape = (spec.filters, *output)
         output = output if self.pooling is None else self.pooling.output(output)
         self.output_shape = (spec.filters, *output)
         self.decoder_kernel = "kernel" if spec.tied else "decoder_kernel"

@@ -6,6 +6,9 @@ the layer below it, the nodes are
     H[k+1] = f(c(K[k], H[k]) + b[k])                 up: encode
     D[k]   = f(h(K[k], D[k+1]) + a[k])               down: decode, from D[L] = H[L]
 
+Where the layer below level k pools, F[k] is what it computes, H[k] the largest of each window, and
+S[k] says where it was; on the way down the layer reads U[k], which is D[k] put back there.
+
 Those of the gradients are in `convae.models.gradient_program`.
 """
 
@@ -60,6 +63,21 @@ class StackProgram:
         shapes = [self.model.input_shape, *(layer.output_shape for layer in self.model.layers)]
         return [(*size, C) for C, *size in shapes]
 
+    def _unpooled_shape(self, k: int) -> tuple[int, ...]:
+        """Shape of one example of what is pooled at level k, channels last."""
+        O, *size = self.model.layers[k - 1].unpooled_shape
+        return (*size, O)
+
+    def _window(self, k: int) -> tuple[int, ...] | None:
+        """Return the window of what is pooled at level k; None where nothing is."""
+        pooling = None if k == 0 else self.model.layers[k - 1].pooling
+        return None if pooling is None else pooling.window
+
+    def _switches(self, k: int) -> None:
+        """Declare the switches of level k."""
+        shape = (self.N, *self._level_shapes()[k])
+        self.program.array(f"S{k}", shape, self.model.dtype)
+
     def _code(self, k: int) -> str:
         """Name what level k gives to the layer above it."""
         return "x" if k == 0 else f"H{k}"
@@ -76,22 +94,35 @@ class StackProgram:
         return f"{'short ' if is_short else ''}{k}.{name}"
 
     def _encode(self, k: int) -> None:
-        layer = self.model.layers[k]
+        layer, window = self.model.layers[k], self._window(k + 1)
+        H = f"H{k + 1}"
         self.program.do(
             "c",
             K=self._parameter(k, "kernel"),
             V=self._code(k),
             bias=self._parameter(k, "hidden_bias"),
-            write={"Z": f"H{k + 1}"},
+            write={"Z": f"F{k + 1}" if window else H},
             settings={"geometry": layer.geometry, "activation": layer.hidden_activation},
         )
+        if window:
+            write = {"P": H, "switches": f"S{k + 1}"}
+            self.program.do("pool", F=f"F{k + 1}", write=write, settings={"window": window})
+
+    def _unpool(self, k: int, P: str, whole: str) -> str:
+        """Put what is of level k back, if it was pooled; returns where the layer below finds it."""
+        window = self._window(k)
+        if window is None:
+            return P
+        write, settings = {"F": whole}, {"window": window}
+        self.program.do("unpool", P=P, switches=f"S{k}", write=write, settings=settings)
+        return whole
 
     def _decode(self, k: int, activate: bool = True) -> None:
         layer = self.model.layers[k]
         self.program.do(
             "h",
             K=self._parameter(k, layer.decoder_kernel),
-            G=self._decoded(k + 1),
+            G=self._unpool(k + 1, self._decoded(k + 1), f"U{k + 1}"),
             bias=self._parameter(k, "visible_bias"),
             write={"V": f"D{k}"},
             settings={
@@ -111,7 +142,8 @@ class ReconstructionProgram(StackProgram):
     examples : int
         Examples of a batch, N.
     up, down : bool
-        Whether it encodes and decodes; if it only decodes, the caller fills the uppermost code.
+        Whether it encodes and decodes; if it only decodes, the caller fills the uppermost code, and
+        no layer may pool.
 
     Attributes
     ----------
@@ -128,6 +160,10 @@ class ReconstructionProgram(StackProgram):
                 self.program.part(f"D{k}", f"visible {k}")
             elif k < self.top:
                 self._array(f"hidden {k}", f"D{k}", shape)
+            if self._window(k):
+                self._switches(k)
+                self._array(f"unpooled {k}", f"F{k}", self._unpooled_shape(k))
+                self.program.part(f"U{k}", f"unpooled {k}")
         self._shorten()
         for k in range(self.top) if up else ():
             self._encode(k)

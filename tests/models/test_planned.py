@@ -51,7 +51,7 @@ def compare(
         assert np.abs(found[name] - gradient).max() < tolerance * scale, name
     for use in (
         lambda m: m.encode(x),
-        lambda m: m.decode(m.encode(x)),
+        lambda m: m.decode(m.encode(x), m.switches(x)),
         lambda m: m.reconstruct(x),
         lambda m: m.evaluate(x, target)[1],
         lambda m: m.evaluate(x, target)[0],
@@ -70,12 +70,23 @@ def test_stacks_of_every_kind(data: st.DataObject) -> None:
 
 
 STACK = [Layer(20, 5, stride=2, padding="same"), Layer(70, 3, stride=2, padding="same")]
+POOLED = [
+    Layer(20, 5, padding="same", pool=2),
+    Layer(30, 3, padding="same", pool=(2, 1), activation="sigmoid"),
+]
 
 
 @pytest.mark.parametrize("examples", [1, 2, 3, 5, 64, 150])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 30, 17)])
 def test_any_number_of_examples(examples: int, shape: tuple[int, ...]) -> None:
     compare(shape, STACK, examples)
+
+
+@pytest.mark.parametrize("examples", [1, 3, 40])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 12, 18)])
+def test_stacks_that_pool(examples: int, shape: tuple[int, ...]) -> None:
+    for penalty in (NONE, Penalty(l1=0.3)):
+        compare(shape, POOLED, examples, penalty, has_target=True)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +123,12 @@ def test_a_whole_image_as_a_kernel() -> None:
 
 
 @pytest.mark.parametrize("examples", [1, 3, 64])
-def test_results_do_not_depend_on_the_number_of_threads(rng, examples: int) -> None:
+@pytest.mark.parametrize("stack", [STACK, POOLED], ids=["strided", "pooled"])
+def test_results_do_not_depend_on_the_number_of_threads(
+    rng, examples: int, stack: list[Layer]
+) -> None:
     x = rng.random((examples, 3, 40, 40), dtype="float32")
-    model = convae.Autoencoder((3, 40, 40), STACK)
+    model = convae.Autoencoder((3, 40, 40), stack)
     found = set()
     try:
         for workers in (1, 2, 5, 5):
@@ -148,8 +162,9 @@ def test_a_sums_first_gradients_are_computed_in_it(rng, monkeypatch, sums: int) 
     assert model._planned._gradients().any() == (chunks > sums)
 
 
-def test_nan_in_an_example_stays_in_it(rng) -> None:
-    model = convae.Autoencoder((3, 20, 20), STACK)
+@pytest.mark.parametrize("stack", [STACK, POOLED], ids=["strided", "pooled"])
+def test_nan_in_an_example_stays_in_it(rng, stack: list[Layer]) -> None:
+    model = convae.Autoencoder((3, 20, 20), stack)
     x = rng.random((37, 3, 20, 20), dtype="float32")
     before = model.encode(x), model.evaluate(x)[1]
     x[11] = np.nan
@@ -218,6 +233,9 @@ def test_the_plan_can_be_seen(caplog) -> None:
     with caplog.at_level(logging.DEBUG, "convae"):
         model.plan(7)
     assert any(record.message.startswith("c(K 5x5x3x20") for record in caplog.records)
+    pooled = convae.Autoencoder((3, 32, 32), POOLED).plan(100)
+    assert sum(line.startswith(("pool(", "take(", "unpool(")) for line in pooled) == 8
+    assert all("compiled" in line for line in pooled[1:])
     softplus = convae.Autoencoder((1, 8, 8), [Layer(2, 3, activation="softplus"), Layer(2, 3)])
     assert any(line.endswith("portable") for line in softplus.plan(2))
     plain = convae.Autoencoder((1, 8, 8), STACK[:1], backend=ArrayBackend())

@@ -103,6 +103,20 @@ def test_a_step_is_one_graph(cupy, rng) -> None:
     assert "portable" not in ways
 
 
+def test_a_step_that_pools_is_one_graph(cupy, rng) -> None:
+    layers = [Layer(4, 3, padding="same", pool=2), Layer(5, 2, padding="same", pool=(1, 3))]
+    step = step_of("fast", layers)
+    model = convae.Autoencoder((1, 6, 6), layers, dtype="float64")
+    plain = convae.TrainingStep(model, AdamW(0.01))
+    for x in batches(rng):
+        np.testing.assert_allclose(
+            float(step(cupy.asarray(x))), float(plain(x.astype(float))), rtol=1e-5
+        )
+    assert error(step.model.flat_parameters, model.flat_parameters) < 1e-5
+    plans = step._planned.program.plans.kept.values()
+    assert [len(plan.run.graphs) for plan in plans] == [1, 1]
+
+
 def test_float64_and_other_padding_are_computed_by_array_code(cupy, rng) -> None:
     layers = [Layer(3, 3, padding="same", padding_mode="reflect")]
     step = step_of("fast", layers, dtype="float64")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from math import prod
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from convae.engine.arrays import Array
 from convae.engine.backend import (
@@ -104,41 +104,32 @@ class NumpyBackend(ArrayBackend):
         lying = _batch(H)
         N, *size, O = lying.shape
         shape = (N, *(n // w for n, w in zip(size, window, strict=True)), O)
-        P, switches = empty(shape, H.dtype), empty(shape, "int32")
-        self._pool("largest", window, lying, P, switches)
+        P, switches = empty(shape, H.dtype), empty(shape, H.dtype)
+        self._pool("pool", lying, P, switches, window)
         return channels_second(P), channels_second(switches)
 
     def take(self, H: Array, switches: Array, window: Integers) -> Array:
         """See `convae.engine.backend.Backend`."""
         if not compiles():
             return super().take(H, switches, window)
-        lying, chosen = _batch(H), _batch(switches)
-        P = empty(chosen.shape, H.dtype)
-        self._pool("follow", window, lying, P, chosen, False)
+        lying, numbers = _batch(H), _batch(switches.astype(H.dtype, copy=False))
+        P = empty(numbers.shape, H.dtype)
+        self._pool("take", lying, P, numbers, window)
         return channels_second(P)
 
     def unpool(self, P: Array, switches: Array, window: Integers) -> Array:
         """See `convae.engine.backend.Backend`."""
         if not compiles():
             return super().unpool(P, switches, window)
-        lying, chosen = _batch(P), _batch(switches)
+        lying, numbers = _batch(P), _batch(switches.astype(P.dtype, copy=False))
         N, *counts, O = lying.shape
         H = empty((N, *(n * w for n, w in zip(counts, window, strict=True)), O), P.dtype)
-        self._pool("follow", window, H, lying, chosen, True)
+        self._pool("unpool", H, lying, numbers, window)
         return channels_second(H)
 
-    def _pool(
-        self, name: str, window: Integers, H: Array, P: Array, switches: Array, *more: bool
-    ) -> None:
-        """Call what is compiled on batches (N, *size, O), by parts of them."""
-        code, (N, *size, O) = compiled("pooling"), H.shape
-        offsets = code.offsets(tuple(size), window, O)
-        rows = [array.reshape(N, prod(array.shape[1:])) for array in (H, P, switches)]
-
-        def compute(part: slice) -> None:
-            getattr(code, name)(*(array[part] for array in rows), *offsets, O, *more)
-
-        threads.map_tasks(compute, self.pieces(N, H.size // max(N, 1)))
+    def _pool(self, operation: str, H: Array, *rest: Any) -> None:
+        if H.size:
+            compiled("pooling").compute(operation, H, *rest)
 
     def _compute(self, operation: str, arrays: tuple[Array, ...], geometry: Geometry) -> None:
         compiled("convolution").compute(operation, arrays, geometry)

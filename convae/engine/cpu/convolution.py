@@ -113,7 +113,7 @@ def g(G: Array, V: Array, dK: Array, geometry: Geometry, allocate: Allocate = em
     tasks = min(TASKS_OF_G, 1 << (work // worth).bit_length())
     total = allocate(dK.shape, dK.dtype) if by_taps else dK
     lines, sums = [], []
-    for number, part in enumerate(_parts(plan, tasks)):
+    for number, part in enumerate(parts(plan.blocks, tasks)):
         D = total if number == 0 else allocate(dK.shape, dK.dtype)
         fields: dict[int, int] = {Field.COUNT: dK.size}
         arrays = {Field.D: D, Field.A: V, Field.B: G}
@@ -188,10 +188,10 @@ def _blocks() -> int:
     return 1 if in_pool() else FEWEST_BLOCKS
 
 
-def _parts(plan: Plan, tasks: int) -> list[tuple[int, int]]:
-    """Divide a plan's blocks among threads, unless this is one of them."""
-    tasks = 1 if in_pool() else min(plan.blocks, tasks)
-    return list(pairwise(plan.blocks * task // tasks for task in range(tasks + 1)))
+def parts(count: int, tasks: int) -> list[tuple[int, int]]:
+    """Divide blocks, or what else is done one by one, among threads, unless this is one of them."""
+    tasks = 1 if in_pool() else min(count, tasks)
+    return list(pairwise(count * task // tasks for task in range(tasks + 1)))
 
 
 def _lines(plan: Plan, arrays: Mapping[Field, Array], behind: Behind) -> list[Line]:
@@ -202,5 +202,5 @@ def _lines(plan: Plan, arrays: Mapping[Field, Array], behind: Behind) -> list[Li
     where = {**arrays, **behind.arrays}
     return [
         Line(plan.operation, where, fields, behind.numbers, plan, part=part)
-        for part in _parts(plan, TASKS)
+        for part in parts(plan.blocks, TASKS)
     ]

@@ -6,7 +6,7 @@ of A, with the padding around it unless that is left out. Where it is not within
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from math import floor, prod
@@ -31,6 +31,12 @@ LOCAL_EXAMPLES = 16
 """Examples of a block where positions have kernels of their own."""
 
 
+def three(entries: Iterable[int], filling: int = 1) -> Three:
+    """Lift what there is for each axis to three axes, the added ones first."""
+    *_, first, second, third = filling, filling, *entries
+    return first, second, third
+
+
 @dataclass(frozen=True)
 class Axes:
     """A geometry with three axes, and where the positions of a padded input lie."""
@@ -47,11 +53,6 @@ class Axes:
     @classmethod
     def of(cls, geometry: Geometry) -> Axes:
         """Lift a geometry."""
-
-        def three(entries: Any, filling: int = 1) -> Three:
-            first, second, third = (filling,) * (3 - geometry.axes) + tuple(entries)
-            return first, second, third
-
         return cls(
             three(geometry.size),
             three(geometry.output),

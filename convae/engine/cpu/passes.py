@@ -115,6 +115,61 @@ def zero_row(typing: Any, D: Any, d: Any, count: Any) -> Any:
 
 
 @intrinsic
+def enlarge_row(typing: Any, M: Any, d: Any, s: Any, a: Any, number: Any, count: Any) -> Any:
+    """Replace elements at d by larger ones at a, and those at s by their number; NaN is largest."""
+    integer = types.intp
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        M_, d, s, a, number, count = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, switches, source = (emit.pointer(M_, M, place) for place in (d, s, a))
+        numbers = emit.everywhere(builder.sitofp(number, emit.vector.element))
+
+        def compute(start: Any, mask: Any) -> None:
+            places = [builder.gep(place, [start]) for place in (to, switches, source)]
+            old, switch, new = (emit.load(place, 0, mask) for place in places)
+            is_nan = builder.fcmp_unordered("uno", new, new)
+            is_larger = builder.or_(
+                builder.fcmp_ordered(">", new, old),
+                builder.and_(is_nan, builder.fcmp_ordered("ord", old, old)),
+            )
+            emit.store(builder.select(is_larger, new, old), places[0], 0, mask)
+            emit.store(builder.select(is_larger, numbers, switch), places[1], 0, mask)
+
+        _rowwise(emit, count, compute)
+        return context.get_dummy_value()
+
+    return types.void(M, *(integer,) * 5), codegen
+
+
+@intrinsic
+def pick_row(
+    typing: Any, M: Any, d: Any, s: Any, a: Any, number: Any, count: Any, keeps: Any
+) -> Any:
+    """Copy elements at a to d where those at s are the number; others stay, or become zeros."""
+    integer = types.intp
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        M_, d, s, a, number, count, keeps = arguments
+        emit = Emitter(context, builder, M.dtype)
+        to, switches, source = (emit.pointer(M_, M, place) for place in (d, s, a))
+        numbers = emit.everywhere(builder.sitofp(number, emit.vector.element))
+        zero = emit.constant(0.0)
+
+        def compute(start: Any, mask: Any) -> None:
+            places = [builder.gep(place, [start]) for place in (to, switches, source)]
+            old, switch, new = (emit.load(place, 0, mask) for place in places)
+            other = builder.select(keeps, old, zero)
+            is_it = builder.fcmp_ordered("==", switch, numbers)
+            emit.store(builder.select(is_it, new, other), places[0], 0, mask)
+
+        _rowwise(emit, count, compute)
+        return context.get_dummy_value()
+
+    return types.void(M, *(integer,) * 5, types.boolean), codegen
+
+
+@intrinsic
 def sum_rows(
     typing: Any, M: Any, T: Any, d: Any, a: Any, first: Any, terms: Any, count: Any
 ) -> Any:

@@ -1,7 +1,7 @@
-"""Compiled max-pooling, see `convae.engine.backend.Backend`.
+"""Max-pooling with switches as calls, see `convae.engine.backend.Backend`.
 
-Examples are rows of arrays, channels last in memory. A window begins at its entry of `starts`, and
-its positions lie as far from there as `within` says.
+Batches are ``(N, *size, C)``: F before pooling, and of its windows P and the switches, numbers of
+the same type.
 """
 
 from __future__ import annotations
@@ -11,51 +11,57 @@ from functools import lru_cache
 import numpy as np
 
 from convae.engine.arrays import Array
-from convae.engine.cpu.jit import compiled
+from convae.engine.cpu.calls import Calls, Line, Template
+from convae.engine.cpu.convolution import NOTHING, TASKS, Behind, parts
+from convae.engine.cpu.division import three
+from convae.engine.cpu.rows import Field, Operation
+from convae.engine.cpu.threads import in_pool
 from convae.engine.geometry import Integers
 
 
+def pool(F: Array, P: Array, switches: Array, window: Integers) -> Calls:
+    """Write the largest of each window of F to P, and which it is."""
+    return _calls(Operation.POOL, F, P, switches, window)
+
+
+def take(F: Array, P: Array, switches: Array, window: Integers, behind: Behind = NOTHING) -> Calls:
+    """Write what the switches point at, of each window of F, to P."""
+    return _calls(Operation.TAKE, F, P, switches, window, behind)
+
+
+def unpool(F: Array, P: Array, switches: Array, window: Integers) -> Calls:
+    """Write P to where the switches point, and zeros elsewhere."""
+    return _calls(Operation.UNPOOL, F, P, switches, window)
+
+
+def compute(operation: str, F: Array, P: Array, switches: Array, window: Integers) -> None:
+    """Do one of them, of arrays with elements."""
+    _template(operation, F.shape, P.shape, F.dtype, window, in_pool())(F, P, switches)
+
+
 @lru_cache(maxsize=64)
-def offsets(size: Integers, window: Integers, C: int) -> tuple[Array, Array]:
-    """Return where the windows of an example (*size, C) begin, and their positions from there."""
-    starts, within = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    step = C * int(np.prod(size))
-    for n, w in zip(size, window, strict=True):
-        step //= n
-        starts = (starts[:, None] + np.arange(0, n, w) * step).reshape(-1)
-        within = (within[:, None] + np.arange(w) * step).reshape(-1)
-    return starts, within
+def _template(
+    operation: str, whole: Integers, few: Integers, dtype: np.dtype[np.generic], window: Integers,
+    is_in_pool: bool,
+) -> Template:  # fmt: skip
+    """Write the calls of an operation once for all arrays of these shapes."""
+    F, P, switches = arrays = [np.empty(shape, dtype) for shape in (whole, few, few)]
+    write = {"pool": pool, "take": take, "unpool": unpool}[operation]
+    return Template(write(F, P, switches, window), arrays, ())
 
 
-@compiled
-def largest(
-    H: Array, P: Array, switches: Array, starts: Array, within: Array, channels: int
-) -> None:
-    """Write the largest of each window of H to P, and which it is."""
-    for e in range(len(H)):
-        for j in range(len(starts)):
-            for number in range(len(within)):
-                h, p = starts[j] + within[number], j * channels
-                for c in range(channels):
-                    new, old = H[e, h + c], P[e, p + c]
-                    is_larger = number == 0 or new > old or (new != new and old == old)
-                    P[e, p + c] = new if is_larger else old
-                    switches[e, p + c] = number if is_larger else switches[e, p + c]
-
-
-@compiled
-def follow(
-    H: Array, P: Array, switches: Array, starts: Array, within: Array, channels: int, is_back: bool
-) -> None:
-    """Write what the switches point at, of each window of H, to P; or P there, zeros elsewhere."""
-    zero = P.dtype.type(0)
-    for e in range(len(H)):
-        for j in range(len(starts)):
-            for number in range(len(within)):
-                h, p = starts[j] + within[number], j * channels
-                for c in range(channels):
-                    is_it = switches[e, p + c] == number
-                    if is_back:
-                        H[e, h + c] = P[e, p + c] if is_it else zero
-                    else:
-                        P[e, p + c] = H[e, h + c] if is_it or number == 0 else P[e, p + c]
+def _calls(
+    operation: Operation, F: Array, P: Array, switches: Array, window: Integers,
+    behind: Behind = NOTHING,
+) -> Calls:  # fmt: skip
+    """Divide the lines of windows among threads."""
+    size, windows = three(F.shape[1:-1]), three(window)
+    written, read = (F, P) if operation == Operation.UNPOOL else (P, F)
+    arrays = {Field.D: written, Field.A: read, Field.B: switches, **behind.arrays}
+    fields: dict[int, int] = {Field.CHANNELS: F.shape[-1], Field.KIND: int(behind.kind)}
+    for axis in range(3):
+        fields |= {Field.SIZE + axis: size[axis], Field.STRIDE + axis: windows[axis]}
+    lines = len(F) * size[0] // windows[0] * (size[1] // windows[1])
+    return Calls(F.dtype, [[
+        Line(operation, arrays, fields, behind.numbers, part=part) for part in parts(lines, TASKS)
+    ]])  # fmt: skip

@@ -16,6 +16,9 @@ class Operation(IntEnum):
     SUM = 5
     SWAP = 6
     GATHER = 7
+    POOL = 8
+    TAKE = 9
+    UNPOOL = 10
 
 
 class Kind(IntEnum):
@@ -78,7 +81,7 @@ class Field(IntEnum):
     WIDTH = 26
     PHASES = 27  # T: of each phase of the first two axes, the first step and how many
     COLUMNS = 28
-    STRIDE = 29  # three
+    STRIDE = 29  # three; of pooling its window
     SUMS = 32  # T: of each phase of the last axis, the first of the taps and how many
     TAPS = 33  # T: rows of the product, and where in them
     # what is behind a product
@@ -91,6 +94,8 @@ class Field(IntEnum):
     # TURN: matrices FIRST to LAST, of ROWS by COLUMNS, to rows of WIDTH
     # SWAP: kernel elements FIRST to LAST, of GROUP channels by COLUMNS, A_GROUP for each group
     # GATHER: the ROWS of WIDTH of TURN, of GROUP matrices for each group, to rows of CHANNELS
+    # POOL, TAKE, UNPOOL: lines FIRST to LAST of windows, of an array of SIZE and CHANNELS, which is
+    # A, or D of UNPOOL; switches are at B
     # the others: COUNT elements
     COUNT = 40
 

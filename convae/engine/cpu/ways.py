@@ -10,7 +10,7 @@ import numpy as np
 from convae.engine import biases
 from convae.engine.arrays import Array
 from convae.engine.backend import Elementwise, channels_last
-from convae.engine.cpu import convolution
+from convae.engine.cpu import convolution, pooling
 from convae.engine.cpu.calls import Calls, Line, joined, place
 from convae.engine.cpu.convolution import NOTHING, Behind
 from convae.engine.cpu.division import Table
@@ -26,7 +26,7 @@ UNCHANGED = (1.0, 0.0, 0.0, 1.0)
 
 
 class Compiled:
-    """c, h and g with what is behind them in the same pass, and the sums of bias gradients.
+    """c, h, g and pooling with what is behind them, and the sums of bias gradients.
 
     One of them serves the nodes of one program, in their order.
     """
@@ -40,9 +40,11 @@ class Compiled:
         """Tell whether it can compute a problem."""
         if problem.operation == "bias_gradient":
             return len(problem.shape("db") or ()) == 1
-        if problem.operation not in ("c", "h", "g", "error"):
+        if problem.operation in ("pool", "unpool"):
+            return True
+        if problem.operation not in ("c", "h", "g", "error", "take"):
             return False
-        if problem.geometry.padding_mode != "zeros":
+        if problem.operation != "take" and problem.geometry.padding_mode != "zeros":
             return False
         if problem.operation == "error":
             f_out = problem["activation"]
@@ -86,6 +88,17 @@ class Compiled:
 
     def _g(self, problem: Problem, arrays: Arrays) -> Run:
         return convolution.g(arrays["G"], arrays["V"], arrays["dK"], problem.geometry)
+
+    def _pool(self, problem: Problem, arrays: Arrays) -> Run:
+        return pooling.pool(arrays["F"], arrays["P"], arrays["switches"], problem["window"])
+
+    def _take(self, problem: Problem, arrays: Arrays) -> Run:
+        behind, _ = _behind(problem, arrays, arrays["P"])
+        where = arrays["F"], arrays["P"], arrays["switches"]
+        return pooling.take(*where, problem["window"], behind)
+
+    def _unpool(self, problem: Problem, arrays: Arrays) -> Run:
+        return pooling.unpool(arrays["F"], arrays["P"], arrays["switches"], problem["window"])
 
     def _bias_gradient(self, problem: Problem, arrays: Arrays) -> Run:
         G, db = arrays["G"], arrays["db"]

@@ -112,6 +112,31 @@ def g(
     first(dK, geometry)[...] = result if scale == 1 else result * scale
 
 
+def pool(backend: Backend, F: Array, P: Array, switches: Array, window: tuple[int, ...]) -> None:
+    """Write the largest of each window to P, and which it is to `switches`, as whole numbers."""
+    values, numbers = backend.pool(channels_second(F), window)
+    channels_second(P)[...] = values
+    channels_second(switches)[...] = numbers
+
+
+def take(
+    backend: Backend,
+    F: Array,
+    switches: Array,
+    P: Array,
+    window: tuple[int, ...],
+    **behind: Any,
+) -> None:
+    """Write what the switches point at to P, and what is `behind` it, as `finish` says."""
+    result = backend.take(channels_second(F), channels_second(switches), window)
+    finish(backend, result, P, P.shape[1:-1], **behind)
+
+
+def unpool(backend: Backend, P: Array, switches: Array, F: Array, window: tuple[int, ...]) -> None:
+    """Put P where the switches point, and zeros elsewhere."""
+    channels_second(F)[...] = backend.unpool(channels_second(P), channels_second(switches), window)
+
+
 def bias_gradient(backend: Backend, G: Array, db: Array, scale: float = 1) -> None:
     """Sum over the examples and the positions that share a bias: ``(C,)`` or ``(C, *tile)``."""
     result = biases.bias_gradient(backend, channels_second(G), db.shape)
@@ -230,6 +255,9 @@ PRODUCTS: dict[str, Callable[..., None]] = {"c": c, "h": h, "g": g, "error": err
 """The operations with matrix products in them."""
 
 PASSES: tuple[Callable[..., None], ...] = (
+    pool,
+    take,
+    unpool,
     bias_gradient,
     mean_activation,
     code_penalty,

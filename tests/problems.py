@@ -129,6 +129,8 @@ EDGES = [
     Edge(2, (7, 5), 4, (1, 2), (2, 3)),
 ]
 
+MODES = ("zeros", "reflect", "replicate", "circular")
+
 BIASES = ("natural", "channel", "tiled", "position", "none")
 
 
@@ -159,20 +161,21 @@ def layers(draw: st.DrawFn, input_shape: Integers, groups: int = 1) -> Layer:
 
 @st.composite
 def stacks(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Layer], str]:
-    """Shape of an image, two layers of any kind that fit it, perhaps pooled, and a loss."""
+    """Shape of an image, two layers of any kind that fit it, and a loss."""
     axes = draw(st.integers(1, 3))
     shape = (2, *(draw(st.integers(3, (8, 6, 4)[axes - 1])) for _ in range(axes)))
     first = draw(layers(shape, groups=draw(st.integers(1, 2))))
-    first = draw(pooled(first, shape))
+    first = draw(varied(first, shape))
     lower = Autoencoder(shape, [first], dtype="float64")
     second = draw(layers(lower.code_shape))
-    second = draw(pooled(second, lower.code_shape))
+    second = draw(varied(second, lower.code_shape))
     return shape, [first, second], draw(st.sampled_from(["mse", "bce"]))
 
 
 @st.composite
-def pooled(draw: st.DrawFn, layer: Layer, input_shape: Integers) -> Layer:
-    """Let a layer pool, or leave it as it is."""
+def varied(draw: st.DrawFn, layer: Layer, input_shape: Integers) -> Layer:
+    """Let a layer pool and pad by copies, or leave it as it is."""
+    mode = draw(st.sampled_from(MODES)) if min(input_shape[1:]) > 1 else "zeros"
     windows = [[w for w in (1, 2, 3) if n % w == 0] for n in layer.geometry(input_shape).output]
     window = tuple(draw(st.sampled_from(found)) for found in windows)
-    return replace(layer, pool=window) if draw(st.booleans()) else layer
+    return replace(layer, padding_mode=mode, pool=window if draw(st.booleans()) else 1)

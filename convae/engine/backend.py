@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from convae.engine import gemm
+from convae.engine import edges, gemm
 from convae.engine.arrays import Array, array_module, missing_gpu
 from convae.engine.geometry import Geometry, Integers
 from convae.errors import DeviceError, check_choice
@@ -114,6 +114,12 @@ class Backend(Protocol):
 
     def unpool(self, P: Array, switches: Array, window: Integers) -> Array:
         """Put values where the switches point, and zeros elsewhere: the transpose of `take`."""
+
+    def extend(self, V: Array, geometry: Geometry) -> Array:
+        """Pad V (N, C, *size) by copies of its positions, see `convae.engine.edges`."""
+
+    def fold(self, W: Array, geometry: Geometry) -> Array:
+        """Add what lies in the padding of W (N, C, *padded) to what it copies: its transpose."""
 
     def axpy(self, alpha: float, x: Array, y: Array) -> None:
         """``y += alpha * x`` in place."""
@@ -260,6 +266,14 @@ class ArrayBackend:
         for number, some in enumerate(_in_windows(H, window)):
             self.xp.copyto(some, P, where=switches == number)
         return H
+
+    def extend(self, V: Array, geometry: Geometry) -> Array:
+        """See `Backend`."""
+        return edges.extend(V, geometry)
+
+    def fold(self, W: Array, geometry: Geometry) -> Array:
+        """See `Backend`."""
+        return edges.fold(W, geometry)
 
     def axpy(self, alpha: float, x: Array, y: Array) -> None:
         """See `Backend`."""

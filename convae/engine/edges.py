@@ -7,34 +7,40 @@ P' adds each copy to the position that it came from, and ``g(G, P V)``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convae.engine.arrays import Array, array_module
-from convae.engine.backend import Backend
 from convae.engine.geometry import Geometry
+
+if TYPE_CHECKING:
+    from convae.engine.backend import Backend
 
 
 def c(backend: Backend, K: Array, V: Array, geometry: Geometry) -> Array:
     """Strided convolution: V (N, C, *size) -> (N, O, *output)."""
-    return backend.c(K, extend(V, geometry), geometry.inner)
+    return backend.c(K, _extended(backend, V, geometry), geometry.inner)
 
 
 def h(backend: Backend, K: Array, G: Array, geometry: Geometry) -> Array:
     """Transposed convolution: G (N, O, *output) -> (N, C, *size)."""
-    return fold(backend.h(K, G, geometry.inner), geometry)
+    W = backend.h(K, G, geometry.inner)
+    return W if geometry.padding_mode == "zeros" else backend.fold(W, geometry)
 
 
 def g(backend: Backend, G: Array, V: Array, K_shape: tuple[int, ...], geometry: Geometry) -> Array:
     """Kernel gradient: G (N, O, *output), V (N, C, *size) -> K_shape."""
-    return backend.g(G, extend(V, geometry), K_shape, geometry.inner)
+    return backend.g(G, _extended(backend, V, geometry), K_shape, geometry.inner)
+
+
+def _extended(backend: Backend, V: Array, geometry: Geometry) -> Array:
+    """Pad V, unless the backend pads it by zeros."""
+    return V if geometry.padding_mode == "zeros" else backend.extend(V, geometry)
 
 
 def extend(V: Array, geometry: Geometry) -> Array:
-    """Pad V (N, C, *size) by copies of its positions; where zeros pad it, the backend does so."""
-    if geometry.padding_mode == "zeros":
-        return V
+    """Pad V (N, C, *size) by copies of its positions."""
     xp = array_module(V)
     order = sorted(range(V.ndim), key=lambda axis: -V.strides[axis])  # copies keep the memory order
     W = V.transpose(order)
@@ -45,8 +51,6 @@ def extend(V: Array, geometry: Geometry) -> Array:
 
 def fold(W: Array, geometry: Geometry) -> Array:
     """Add what lies in the padding of W (N, C, *padded) to where it came from: -> (N, C, *size)."""
-    if geometry.padding_mode == "zeros":
-        return W
     sizes = zip(sources(geometry), geometry.padding, geometry.size, strict=True)
     for axis, (where, (before, _), size) in enumerate(sizes, start=2):
 

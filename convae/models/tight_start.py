@@ -211,9 +211,11 @@ def _filters(
             for place in np.ndindex(*geometry.tile)
         }
         for start in range(0, len(V), BATCH):
-            some = edges.extend(V[start : start + BATCH, mine], geometry)
+            some = V[start : start + BATCH, mine]
             if geometry.padding_mode == "zeros":
                 some = np.pad(some, ((0, 0), (0, 0), *geometry.padding))
+            else:
+                some = edges.extend(some, geometry)
             columns = frames.patches(some, geometry, chosen)  # (N, C, taps, *output)
             for place, found in moments.items():
                 where = (slice(j, None, t) for j, t in zip(place, geometry.tile, strict=True))

@@ -82,6 +82,21 @@ def test_any_number_of_examples(examples: int, shape: tuple[int, ...]) -> None:
     compare(shape, STACK, examples)
 
 
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("shape", [(2, 20), (3, 9, 12), (2, 5, 4, 6)])
+def test_padding_by_copies(mode: str, shape: tuple[int, ...]) -> None:
+    """With other padding before than after, biases by position, and in chunks."""
+    pairs = ((3, 1), (1, 3), (0, 2))[: len(shape) - 1]
+    how = {"padding_mode": mode, "activation": "sigmoid", "visible_bias": "position"}
+    stack = [Layer(20, 3, stride=2, padding=pairs, **how), Layer(5, 2, padding=1, **how)]
+    for examples in (1, 40):
+        compare(shape, stack, examples, has_target=True)
+    model = convae.Autoencoder(shape, stack)
+    products = [line for line in model.plan(3) if line.startswith(("c(", "h(", "error(", "g("))]
+    assert len(products) == 9
+    assert all("compiled" in line for line in products)
+
+
 @pytest.mark.parametrize("examples", [1, 3, 40])
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 12, 18)])
 def test_stacks_that_pool(examples: int, shape: tuple[int, ...]) -> None:

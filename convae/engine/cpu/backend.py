@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from math import prod
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from convae.engine.arrays import Array
 from convae.engine.backend import (
@@ -105,7 +105,7 @@ class NumpyBackend(ArrayBackend):
         N, *size, O = lying.shape
         shape = (N, *(n // w for n, w in zip(size, window, strict=True)), O)
         P, switches = empty(shape, H.dtype), empty(shape, H.dtype)
-        self._pool("pool", lying, P, switches, window)
+        self._pool("pool", (lying, P, switches), window)
         return channels_second(P), channels_second(switches)
 
     def take(self, H: Array, switches: Array, window: Integers) -> Array:
@@ -114,7 +114,7 @@ class NumpyBackend(ArrayBackend):
             return super().take(H, switches, window)
         lying, numbers = _batch(H), _batch(switches.astype(H.dtype, copy=False))
         P = empty(numbers.shape, H.dtype)
-        self._pool("take", lying, P, numbers, window)
+        self._pool("take", (lying, P, numbers), window)
         return channels_second(P)
 
     def unpool(self, P: Array, switches: Array, window: Integers) -> Array:
@@ -124,12 +124,30 @@ class NumpyBackend(ArrayBackend):
         lying, numbers = _batch(P), _batch(switches.astype(P.dtype, copy=False))
         N, *counts, O = lying.shape
         H = empty((N, *(n * w for n, w in zip(counts, window, strict=True)), O), P.dtype)
-        self._pool("unpool", H, lying, numbers, window)
+        self._pool("unpool", (H, lying, numbers), window)
         return channels_second(H)
 
-    def _pool(self, operation: str, H: Array, *rest: Any) -> None:
-        if H.size:
-            compiled("pooling").compute(operation, H, *rest)
+    def extend(self, V: Array, geometry: Geometry) -> Array:
+        """See `convae.engine.backend.Backend`."""
+        if not compiles():
+            return super().extend(V, geometry)
+        lying = _batch(V)
+        W = empty((len(V), *geometry.inner.size, V.shape[1]), V.dtype)
+        compiled("padding").extend(lying, W, geometry)()
+        return channels_second(W)
+
+    def fold(self, W: Array, geometry: Geometry) -> Array:
+        """See `convae.engine.backend.Backend`."""
+        if not compiles():
+            return super().fold(W, geometry)
+        lying = _batch(W)
+        V = empty((len(W), *geometry.size, W.shape[1]), W.dtype)
+        compiled("padding").fold(V, lying, geometry)()
+        return channels_second(V)
+
+    def _pool(self, name: str, arrays: tuple[Array, Array, Array], window: Integers) -> None:
+        if arrays[0].size:
+            compiled("pooling").compute(name, arrays, window)
 
     def _compute(self, operation: str, arrays: tuple[Array, ...], geometry: Geometry) -> None:
         compiled("convolution").compute(operation, arrays, geometry)

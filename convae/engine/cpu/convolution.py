@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -42,6 +43,12 @@ class Behind:
     kind: Kind = Kind.NOTHING
     arrays: Mapping[Field, Array] = field(default_factory=dict)
     numbers: Mapping[Number, float | Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> dict[int, int]:
+        """The entries of a line that say so."""
+        bias = self.arrays.get(Field.BIAS)
+        return {Field.KIND: int(self.kind), Field.BIAS_LENGTH: 0 if bias is None else bias.size}
 
 
 NOTHING = Behind()
@@ -142,6 +149,17 @@ def _ordered(sums: Array, dK: Array, geometry: Geometry, allocate: Allocate) -> 
     ]
 
 
+def finish(D: Array, behind: Behind) -> Calls:
+    """Do with D what would be behind a product."""
+    count = prod(D.shape[:-2])
+    fields = behind.fields | {Field.SPAN: D.size // count}
+    arrays = {Field.D: D, **behind.arrays}
+    return Calls(D.dtype, [[
+        Line(Operation.FINISH, arrays, fields, behind.numbers, part=part)
+        for part in parts(count, TASKS)
+    ]])  # fmt: skip
+
+
 def compute(operation: str, arrays: tuple[Array, Array, Array], geometry: Geometry) -> None:
     """Compute c of (K, V, Z), h of (K, G, V), or g of (G, V, dK), of arrays with elements."""
     shapes = tuple(array.shape for array in arrays)
@@ -196,11 +214,8 @@ def parts(count: int, tasks: int) -> list[tuple[int, int]]:
 
 def _lines(plan: Plan, arrays: Mapping[Field, Array], behind: Behind) -> list[Line]:
     """Write the parts of a product."""
-    fields: dict[int, int] = {Field.KIND: int(behind.kind)}
-    if Field.BIAS in behind.arrays:
-        fields[Field.BIAS_LENGTH] = behind.arrays[Field.BIAS].size
     where = {**arrays, **behind.arrays}
     return [
-        Line(plan.operation, where, fields, behind.numbers, plan, part=part)
+        Line(plan.operation, where, behind.fields, behind.numbers, plan, part=part)
         for part in parts(plan.blocks, TASKS)
     ]

@@ -115,58 +115,47 @@ def zero_row(typing: Any, D: Any, d: Any, count: Any) -> Any:
 
 
 @intrinsic
-def enlarge_row(typing: Any, M: Any, d: Any, s: Any, a: Any, number: Any, count: Any) -> Any:
-    """Replace elements at d by larger ones at a, and those at s by their number; NaN is largest."""
-    integer = types.intp
+def pool_row(
+    typing: Any, M: Any, d: Any, s: Any, a: Any, count: Any, number: Any, is_pool: Any,
+    is_unpool: Any,
+) -> Any:  # fmt: skip
+    """Pool elements at a, those of a number in their windows, and switches at s.
+
+    To pool is to write to d what is larger than there, and to s its number. Otherwise d takes those
+    whose switches are the number; others stay as they are, or become zeros, to unpool.
+    """
+    integer, flag = types.intp, types.boolean
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, d, s, a, number, count = arguments
+        M_, d, s, a, count, number, is_pool, is_unpool = arguments
         emit = Emitter(context, builder, M.dtype)
         to, switches, source = (emit.pointer(M_, M, place) for place in (d, s, a))
         numbers = emit.everywhere(builder.sitofp(number, emit.vector.element))
+        is_kept = emit.everywhere(builder.not_(is_unpool))
+        is_first = builder.and_(
+            is_kept, emit.everywhere(builder.icmp_signed("==", number, INTEGER(0)))
+        )
+        is_pool = emit.everywhere(is_pool)
 
         def compute(start: Any, mask: Any) -> None:
             places = [builder.gep(place, [start]) for place in (to, switches, source)]
             old, switch, new = (emit.load(place, 0, mask) for place in places)
             is_nan = builder.fcmp_unordered("uno", new, new)
-            is_larger = builder.or_(
+            is_larger = builder.or_(  # NaN is the largest
                 builder.fcmp_ordered(">", new, old),
                 builder.and_(is_nan, builder.fcmp_ordered("ord", old, old)),
             )
-            emit.store(builder.select(is_larger, new, old), places[0], 0, mask)
-            emit.store(builder.select(is_larger, numbers, switch), places[1], 0, mask)
-
-        _rowwise(emit, count, compute)
-        return context.get_dummy_value()
-
-    return types.void(M, *(integer,) * 5), codegen
-
-
-@intrinsic
-def pick_row(
-    typing: Any, M: Any, d: Any, s: Any, a: Any, number: Any, count: Any, keeps: Any
-) -> Any:
-    """Copy elements at a to d where those at s are the number; others stay, or become zeros."""
-    integer = types.intp
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        M_, d, s, a, number, count, keeps = arguments
-        emit = Emitter(context, builder, M.dtype)
-        to, switches, source = (emit.pointer(M_, M, place) for place in (d, s, a))
-        numbers = emit.everywhere(builder.sitofp(number, emit.vector.element))
-        zero = emit.constant(0.0)
-
-        def compute(start: Any, mask: Any) -> None:
-            places = [builder.gep(place, [start]) for place in (to, switches, source)]
-            old, switch, new = (emit.load(place, 0, mask) for place in places)
-            other = builder.select(keeps, old, zero)
             is_it = builder.fcmp_ordered("==", switch, numbers)
+            is_it = builder.or_(is_first, builder.select(is_pool, is_larger, is_it))
+            other = builder.select(is_kept, old, emit.constant(0.0))
             emit.store(builder.select(is_it, new, other), places[0], 0, mask)
+            chosen = builder.select(builder.and_(is_pool, is_it), numbers, switch)
+            emit.store(chosen, places[1], 0, mask)
 
         _rowwise(emit, count, compute)
         return context.get_dummy_value()
 
-    return types.void(M, *(integer,) * 5, types.boolean), codegen
+    return types.void(M, *(integer,) * 5, flag, flag), codegen
 
 
 @intrinsic

@@ -34,18 +34,19 @@ def unpool(F: Array, P: Array, switches: Array, window: Integers) -> Calls:
     return _calls(Operation.UNPOOL, F, P, switches, window)
 
 
-def compute(operation: str, F: Array, P: Array, switches: Array, window: Integers) -> None:
-    """Do one of them, of arrays with elements."""
-    _template(operation, F.shape, P.shape, F.dtype, window, in_pool())(F, P, switches)
+def compute(operation: str, arrays: tuple[Array, Array, Array], window: Integers) -> None:
+    """Do one of them, of arrays F, P and switches with elements."""
+    shapes = tuple(array.shape for array in arrays)
+    _template(operation, shapes, arrays[0].dtype, window, in_pool())(*arrays)
 
 
 @lru_cache(maxsize=64)
 def _template(
-    operation: str, whole: Integers, few: Integers, dtype: np.dtype[np.generic], window: Integers,
-    is_in_pool: bool,
+    operation: str, shapes: tuple[tuple[int, ...], ...], dtype: np.dtype[np.generic],
+    window: Integers, is_in_pool: bool,
 ) -> Template:  # fmt: skip
     """Write the calls of an operation once for all arrays of these shapes."""
-    F, P, switches = arrays = [np.empty(shape, dtype) for shape in (whole, few, few)]
+    F, P, switches = arrays = [np.empty(shape, dtype) for shape in shapes]
     write = {"pool": pool, "take": take, "unpool": unpool}[operation]
     return Template(write(F, P, switches, window), arrays, ())
 
@@ -56,12 +57,12 @@ def _calls(
 ) -> Calls:  # fmt: skip
     """Divide the lines of windows among threads."""
     size, windows = three(F.shape[1:-1]), three(window)
-    written, read = (F, P) if operation == Operation.UNPOOL else (P, F)
-    arrays = {Field.D: written, Field.A: read, Field.B: switches, **behind.arrays}
-    fields: dict[int, int] = {Field.CHANNELS: F.shape[-1], Field.KIND: int(behind.kind)}
+    lines = len(F) * size[0] // windows[0] * (size[1] // windows[1])
+    fields = behind.fields | {Field.CHANNELS: F.shape[-1], Field.SPAN: P.size // lines}
     for axis in range(3):
         fields |= {Field.SIZE + axis: size[axis], Field.STRIDE + axis: windows[axis]}
-    lines = len(F) * size[0] // windows[0] * (size[1] // windows[1])
+    written, read = (F, P) if operation == Operation.UNPOOL else (P, F)
+    arrays = {Field.D: written, Field.A: read, Field.B: switches, **behind.arrays}
     return Calls(F.dtype, [[
         Line(operation, arrays, fields, behind.numbers, part=part) for part in parts(lines, TASKS)
     ]])  # fmt: skip

@@ -31,8 +31,7 @@ from convae.engine.cpu.passes import (
     copy_row,
     copy_rows,
     derive_row,
-    enlarge_row,
-    pick_row,
+    pool_row,
     scatter_row,
     sum_rows,
     zero_row,
@@ -366,34 +365,25 @@ def spread(
 
 
 @part
-def pool(M: Array, row: Array, numbers: Array) -> None:
+def pool(M: Array, row: Array) -> None:
     """Take the largest of windows, or what switches point at, or put values there, line by line."""
     operation, C = row[Field.OPERATION], row[Field.CHANNELS]
     rows, columns = row[Field.SIZE + 1], row[Field.SIZE + 2]
     one, two, three = row[Field.STRIDE], row[Field.STRIDE + 1], row[Field.STRIDE + 2]
+    is_pool, is_unpool = operation == Operation.POOL, operation == Operation.UNPOOL
+    length = columns // three * C
     for line in range(row[Field.FIRST], row[Field.LAST]):
-        first, length = line * (columns // three) * C, columns // three * C
         plane, top = line // (rows // two) * one, line % (rows // two) * two
         for number in range(one * two * three):
             w0, w1, w2 = number // (two * three), number // three % two, number % three
             begin = (((plane + w0) * rows + top + w1) * columns + w2) * C
             for i in range(0, length, C):
-                few, many = first + i, begin + i * three
-                s = row[Field.B] + few
-                if operation == Operation.UNPOOL:
-                    pick_row(M, row[Field.D] + many, s, row[Field.A] + few, number, C, False)
-                    continue
-                d, a = row[Field.D] + few, row[Field.A] + many
-                if number == 0:
-                    copy_row(M, d, a, C)
-                    if operation == Operation.POOL:
-                        zero_row(M, s, C)
-                elif operation == Operation.POOL:
-                    enlarge_row(M, d, s, a, number, C)
-                else:
-                    pick_row(M, d, s, a, number, C, True)
-        if operation == Operation.TAKE:
-            finish(M, row, numbers, first, length)
+                few, many = line * length + i, begin + i * three
+                d, a = (many, few) if is_unpool else (few, many)
+                pool_row(
+                    M, row[Field.D] + d, row[Field.B] + few, row[Field.A] + a, C, number, is_pool,
+                    is_unpool,
+                )  # fmt: skip
 
 
 @part
@@ -462,8 +452,12 @@ def do(M: Array, job: Array, scratch: int, panel_steps: Array) -> None:
             sum_columns(
                 M, row[Field.D], row[Field.A], row[Field.COUNT], row[Field.COLUMNS], scratch
             )
-        else:
-            pool(M, row, numbers[n])
+        elif operation != Operation.FINISH:
+            pool(M, row)
+        if operation == Operation.TAKE or operation == Operation.FINISH:
+            first, length = row[Field.FIRST], row[Field.LAST] - row[Field.FIRST]
+            span = row[Field.SPAN]
+            sums[n] = finish(M, row, numbers[n], first * span, length * span)
         added(job, Job.DONE, 1)
         n = added(job, Job.TAKEN, 1)
 

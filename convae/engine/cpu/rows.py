@@ -19,6 +19,7 @@ class Operation(IntEnum):
     POOL = 8
     TAKE = 9
     UNPOOL = 10
+    FINISH = 11
 
 
 class Kind(IntEnum):
@@ -61,7 +62,7 @@ class Field(IntEnum):
     CHANNELS = 10
     WHOLE = 11  # three: room for a box
     ROOM = 14  # elements of the boxes of a block
-    SPAN = 15  # elements of D per number along the divided axis
+    SPAN = 15  # elements of D per number along the divided axis, or per line
     FRESH = 16
     # CONVOLVE: its terms
     TERMS = 17  # T
@@ -96,6 +97,7 @@ class Field(IntEnum):
     # GATHER: the ROWS of WIDTH of TURN, of GROUP matrices for each group, to rows of CHANNELS
     # POOL, TAKE, UNPOOL: lines FIRST to LAST of windows, of an array of SIZE and CHANNELS, which is
     # A, or D of UNPOOL; switches are at B
+    # FINISH: what is behind, of lines FIRST to LAST
     # the others: COUNT elements
     COUNT = 40
 

@@ -129,6 +129,8 @@ class Autoencoder(Model):
         """Reconstruct images, but for the output activation where the loss is of its argument."""
         if self._planned is not None and not self.winners:
             return self._planned.reconstruct(x)
+        if self._planned is not None and not self.pools and not self.of_logits:
+            return self._planned.decode(self.winners(self._encode(x, [len(self.layers)])[0]))
         x = x.astype(self.storage or self.dtype, copy=False)
         codes, switches, _ = backpropagation.encode_up(self.layers, x)
         H = self.winners(codes[-1])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from convae.engine import Array, array_module, to_numpy
+from convae.engine.backend import channels_last, channels_second
 from convae.errors import UserTypeError, check_range
 
 
@@ -54,11 +55,10 @@ class Winners:
 
     def strengths(self, H: Array) -> Array:
         """Return what competes over a batch: H (N, O, *output) -> (O, candidates)."""
-        N, O, *output = H.shape
-        values = H.reshape(N, O, prod(output))
+        values = _by_positions(H)
         if self.spatial:
-            values = values.max(axis=2, keepdims=True)
-        return values.transpose(1, 0, 2).reshape(O, -1)
+            values = values.max(axis=1, keepdims=True)
+        return values.reshape(-1, H.shape[1]).T
 
     def threshold(self, strengths: list[Array]) -> Array:
         """Find the smallest value that each filter keeps: chunks of `strengths` -> (O,).
@@ -76,13 +76,18 @@ class Winners:
         """Mark what is kept of codes H (N, O, *output), as 0 and 1; None where all is."""
         if not self:
             return None
-        xp = array_module(H)
-        N, O, *output = H.shape
-        kept = xp.ones(H.shape, H.dtype)
+        xp, values = array_module(H), _by_positions(H)
+        N, _, O = values.shape
         if self.spatial:
-            strongest = H.reshape(N, O, -1).argmax(axis=2)
-            kept = xp.arange(prod(output)) == strongest[..., None]
-            kept = kept.reshape(H.shape).astype(H.dtype)
+            kept = xp.zeros(values.shape, H.dtype)
+            kept[xp.arange(N)[:, None], values.argmax(axis=1), xp.arange(O)] = 1
+        else:
+            kept = xp.ones(values.shape, H.dtype)
         if threshold is not None:
-            kept = kept * (threshold.reshape(-1, *(1 for _ in output)) <= H)
-        return kept
+            kept *= threshold <= values
+        return channels_second(kept.reshape(channels_last(H).shape))
+
+
+def _by_positions(H: Array) -> Array:
+    """View codes (N, O, *output) as (N, positions, O), which is how they lie in memory."""
+    return channels_last(H).reshape(len(H), prod(H.shape[2:]), H.shape[1])

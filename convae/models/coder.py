@@ -101,7 +101,8 @@ class Coder(Stack):
         x = self._check("x", x, self.input_shape)
         if not len(x):
             return [None] * len(self.layers)
-        return list(backpropagation.encode_up(self.layers, x)[1])
+        found = backpropagation.encode_up(self.layers, x)[1]
+        return [None if s is None else s.astype("int32", copy=False) for s in found]
 
     def decode(self, H: Array, switches: Sequence[Array | None] = ()) -> Array:
         """Decode codes.

@@ -138,6 +138,7 @@ def test_reconstructions_put_values_back(xp: ModuleType, rng, how: dict[str, Any
     model, x = model_of(xp, **how), xp.asarray(rng.random((3, 2, 8, 6)))
     assert model.code_shape == (3, 3, 1)
     H, switches = model.encode(x), model.switches(x)
+    assert {found.dtype.name for found in switches} == {"int32"}
     expected = to_numpy(model.decode(model.winners(H), switches))
     np.testing.assert_allclose(to_numpy(model.reconstruct(x)), expected, atol=1e-14)
     np.testing.assert_allclose(to_numpy(model.evaluate(x)[1]), expected, atol=1e-14)

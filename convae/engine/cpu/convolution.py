@@ -152,12 +152,8 @@ def _ordered(sums: Array, dK: Array, geometry: Geometry, allocate: Allocate) -> 
 def finish(D: Array, behind: Behind) -> Calls:
     """Do with D what would be behind a product."""
     count = prod(D.shape[:-2])
-    fields = behind.fields | {Field.SPAN: D.size // count}
-    arrays = {Field.D: D, **behind.arrays}
-    return Calls(D.dtype, [[
-        Line(Operation.FINISH, arrays, fields, behind.numbers, part=part)
-        for part in parts(count, TASKS)
-    ]])  # fmt: skip
+    fields: dict[int, int] = {Field.SPAN: D.size // count}
+    return Calls(D.dtype, [divided(Operation.FINISH, {Field.D: D}, fields, count, behind)])
 
 
 def compute(operation: str, arrays: tuple[Array, Array, Array], geometry: Geometry) -> None:
@@ -212,10 +208,18 @@ def parts(count: int, tasks: int) -> list[tuple[int, int]]:
     return list(pairwise(count * task // tasks for task in range(tasks + 1)))
 
 
+def divided(
+    operation: Operation, arrays: Mapping[Field, Array], fields: Mapping[int, int], count: int,
+    behind: Behind, plan: Plan | None = None,
+) -> list[Line]:  # fmt: skip
+    """Write the parts of what is done `count` times, with what is behind it."""
+    where, entries = {**arrays, **behind.arrays}, {**fields, **behind.fields}
+    return [
+        Line(operation, where, entries, behind.numbers, plan, part=part)
+        for part in parts(count, TASKS)
+    ]
+
+
 def _lines(plan: Plan, arrays: Mapping[Field, Array], behind: Behind) -> list[Line]:
     """Write the parts of a product."""
-    where = {**arrays, **behind.arrays}
-    return [
-        Line(plan.operation, where, behind.fields, behind.numbers, plan, part=part)
-        for part in parts(plan.blocks, TASKS)
-    ]
+    return divided(plan.operation, arrays, {}, plan.blocks, behind, plan)

@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 
 from convae.engine.arrays import Array
-from convae.engine.cpu.calls import Calls, Line, Template
-from convae.engine.cpu.convolution import NOTHING, TASKS, Behind, parts
+from convae.engine.cpu.calls import Calls, Template
+from convae.engine.cpu.convolution import NOTHING, Behind, divided
 from convae.engine.cpu.division import three
 from convae.engine.cpu.rows import Field, Operation
 from convae.engine.cpu.threads import in_pool
@@ -58,11 +58,9 @@ def _calls(
     """Divide the lines of windows among threads."""
     size, windows = three(F.shape[1:-1]), three(window)
     lines = len(F) * size[0] // windows[0] * (size[1] // windows[1])
-    fields = behind.fields | {Field.CHANNELS: F.shape[-1], Field.SPAN: P.size // lines}
+    fields: dict[int, int] = {Field.CHANNELS: F.shape[-1], Field.SPAN: P.size // lines}
     for axis in range(3):
         fields |= {Field.SIZE + axis: size[axis], Field.STRIDE + axis: windows[axis]}
     written, read = (F, P) if operation == Operation.UNPOOL else (P, F)
-    arrays = {Field.D: written, Field.A: read, Field.B: switches, **behind.arrays}
-    return Calls(F.dtype, [[
-        Line(operation, arrays, fields, behind.numbers, part=part) for part in parts(lines, TASKS)
-    ]])  # fmt: skip
+    arrays = {Field.D: written, Field.A: read, Field.B: switches}
+    return Calls(F.dtype, [divided(operation, arrays, fields, lines, behind)])

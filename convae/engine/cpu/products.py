@@ -91,17 +91,16 @@ def multiply(
     for j in range(0, columns, width):
         wide = min(width, columns - j)
         for q in range(0, depth, length):
-            count, now = min(length, depth - q), step + 2 * q
-            renew = fresh and q == 0
+            count, renew = min(length, depth - q), fresh and q == 0
+            steps, now, rows_of_B = T, step + 2 * q, b + j
             if is_apart:
                 for i in range(count):
                     copy_row(M, panel + i * width, b + j + T[now + 2 * i + 1], wide)
                     panel_steps[2 * i], panel_steps[2 * i + 1] = T[now + 2 * i], i * width
-                tiles(
-                    M, T, d + j, d_rows, a, a_rows, rows, panel_steps, 0, count, panel, wide, renew
-                )  # fmt: skip
-            else:
-                tiles(M, T, d + j, d_rows, a, a_rows, rows, T, now, count, b + j, wide, renew)
+                steps, now, rows_of_B = panel_steps, 0, panel
+            tiles(
+                M, T, d + j, d_rows, a, a_rows, rows, steps, now, count, rows_of_B, wide, renew
+            )  # fmt: skip
 
 
 @part

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
 import numba
+from numba.core.compiler import Compiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,9 +29,21 @@ HOW = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "co
 """Sums may be reordered to vectorise, identically on every run; NaN and infinity are honoured."""
 
 
+class _Part(Compiler):  # type: ignore[misc]
+    """Does not optimise a part by itself: the function that it becomes a part of is optimised."""
+
+    def compile_extra(self, function: Any) -> Any:
+        level = numba.config.OPT  # nothing else is compiled meanwhile: Numba holds a lock
+        numba.config.OPT = type(level)(0)
+        try:
+            return super().compile_extra(function)
+        finally:
+            numba.config.OPT = level
+
+
 def part(function: Function) -> Function:
     """Compile a function into compiled ones that call it: code of its own would not be cached."""
-    return numba.njit(function, **HOW)  # type: ignore[no-any-return]
+    return numba.njit(function, pipeline_class=_Part, **HOW)  # type: ignore[no-any-return]
 
 
 def compiled(function: Function) -> Function:
@@ -38,7 +51,7 @@ def compiled(function: Function) -> Function:
     try:
         dispatcher = numba.njit(function, cache=True, **HOW)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return part(function)
+        return numba.njit(function, **HOW)  # type: ignore[no-any-return]
     file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if file is not None:
         file._source_stamp = file._source_stamp, _sources()

@@ -36,7 +36,8 @@ def test_chunks_keep_threads_busy_equally_long() -> None:
     assert lengths(17, *large, 0, True) == [17]  # 24 turns of 8 threads
     assert lengths(3, *large, 0, True) == [3]
     assert lengths(3, *large) == [1, 1, 1]  # the interpreter would do it on its own
-    assert lengths(15, *small, 0, True) == [4, 4, 4, 3]
+    assert lengths(100, *small, 0, True) == [25] * 4
+    assert lengths(60, *small, 0, True) == lengths(60, *small) == [60]  # too small to be divided
     assert lengths(64, *large, 10**6, True) == [3] * 16 + [2] * 8  # read and write its gradients
 
 

@@ -27,6 +27,9 @@ Result = TypeVar("Result")
 
 DEVICES = ("cpu", "gpu", "auto")
 
+FEW_CHANNELS = 16
+"""So few are copied one by one to where channels lie last."""
+
 
 class Elementwise(Protocol):
     """What a backend needs to know of an activation f; see `convae.models.activations`."""
@@ -405,6 +408,19 @@ def _in_windows(H: Array, window: Integers) -> list[Array]:
 def channels_second(array: Array) -> Array:
     """View (N, *size, C) as (N, C, *size)."""
     return array.transpose(0, array.ndim - 1, *range(1, array.ndim - 1))
+
+
+def copy_batch(x: Array, to: Array) -> None:
+    """Copy x (N, C, *size) to an array of that shape whose channels lie last in memory.
+
+    NumPy goes along what it writes, and few channels are short loops: one after another is faster.
+    """
+    lies_alike = x.strides[1] <= min(x.strides[2:])
+    if isinstance(x, np.ndarray) and x.shape[1] <= FEW_CHANNELS and not lies_alike:
+        for channel in range(x.shape[1]):
+            to[:, channel] = x[:, channel]
+    else:
+        to[...] = x
 
 
 def examples_last(array: Array) -> Array:

@@ -197,9 +197,14 @@ def test_kernels_lie_filters_last(backend: Backend) -> None:
     assert (flat.reshape(4, 5, 3, 2).transpose(3, 2, 0, 1) == K).all()
 
 
-def test_batches_keep_their_numbers_in_any_order(backend: Backend, rng) -> None:
-    x = rng.random((6, 3, 4, 5))
-    assert (backend.arrange(x) == x).all()
+@pytest.mark.parametrize("channels", [1, 3, 16, 17])
+def test_batches_keep_their_numbers_in_any_order(backend: Backend, channels: int, rng) -> None:
+    x = rng.random((6, channels, 4, 5))
+    for order in (x, x[:, ::-1], x[..., ::-1], np.moveaxis(x, 3, 2), np.moveaxis(x, 2, 0)):
+        assert (backend.arrange(order) == order).all()
+
+
+def test_batches_without_numbers_are_arranged_where_they_lie(backend: Backend) -> None:
     empty = backend.empty_batch((6, 3, 4, 5), "float32")
     assert empty.shape == (6, 3, 4, 5)
     assert empty.dtype == "float32"

@@ -18,6 +18,7 @@ from hypothesis import settings
 
 from convae.app import entry
 from convae.data.splits import InMemory, Splits
+from convae.engine.cpu import threads
 from tests.helpers import REPOSITORY, SHORT, cupy_or_skip, run_train
 
 
@@ -46,6 +47,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="slow; --run-slow runs it"))
+
+
+@pytest.fixture(scope="module")
+def divided() -> Iterator[None]:
+    """Divide small batches into chunks, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "LEAST_DIVIDED", 0)
+        yield
 
 
 @pytest.fixture(scope="session", params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])

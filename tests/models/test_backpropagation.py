@@ -28,6 +28,8 @@ from tests.helpers import (
 )
 from tests.problems import layers, part_of_examples
 
+pytestmark = pytest.mark.usefixtures("divided")
+
 
 def assert_gradients_equal_autograd(
     model: convae.Autoencoder, x: np.ndarray, target: np.ndarray | None = None

@@ -16,6 +16,8 @@ from convae.models.activations import ACTIVATIONS
 from convae.models.backpropagation import training_chunks
 from tests.helpers import Untied, assert_gradients, build
 
+pytestmark = pytest.mark.usefixtures("divided")
+
 STACK = [
     Layer(3, 3, stride=2, padding="same", activation="tanh"),
     Layer(4, 2, padding=1, activation="sigmoid"),

@@ -20,6 +20,8 @@ from convae.models import parameters
 from convae.models.penalties import NONE, Penalty
 from tests.problems import part_of_examples, stacks
 
+pytestmark = pytest.mark.usefixtures("divided")
+
 
 def pair(shape: tuple[int, ...], stack: list[Layer], **how) -> list[convae.Autoencoder]:
     """The same model by compiled programs and by array code."""

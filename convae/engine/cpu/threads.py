@@ -38,8 +38,11 @@ INTERPRETED = 4
 
 CHUNK_WORK, WORK_PER_PARAMETER = 1 << 25, 3000
 """Multiply-accumulates of a chunk, and for each parameter whose gradient it reads and writes, that
-make a smaller one not worth while; few threads divide a smaller one even so. A batch that takes
-less than two such chunks stays whole."""
+make a smaller one not worth while; few threads divide a smaller one even so."""
+
+LEAST_DIVIDED = 1 << 26
+"""Multiply-accumulates of a batch that is divided. A smaller one takes a millisecond or less, which
+calls from Python for every chunk would double."""
 
 FEWEST_CHUNKS = 4
 """Chunks into which a batch is divided even if they are smaller."""
@@ -61,9 +64,9 @@ def divide(
     `work` is multiply-accumulates per example, `numbers` what it has in memory; with the gradients
     of so many parameters, which every chunk reads and writes, chunks are longer. Where all that a
     chunk takes is compiled, threads can share it, and the batch stays whole if they would not be
-    busy equally long. So does a small one, whose time is mostly that of calls from Python.
+    busy equally long. A small one stays whole, too.
     """
-    if work * examples < 2 * CHUNK_WORK:
+    if work * examples < LEAST_DIVIDED:
         return [slice(0, examples)]
     of_parameters = WORK_PER_PARAMETER * parameters
     in_cache = CHUNK_NUMBERS * (1 if is_compiled else INTERPRETED)

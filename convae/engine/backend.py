@@ -27,8 +27,8 @@ Result = TypeVar("Result")
 
 DEVICES = ("cpu", "gpu", "auto")
 
-FEW_CHANNELS = 16
-"""So few are copied one by one to where channels lie last."""
+SHORT_AXIS = 16
+"""So few elements of a last axis are copied one after another."""
 
 
 class Elementwise(Protocol):
@@ -410,17 +410,18 @@ def channels_second(array: Array) -> Array:
     return array.transpose(0, array.ndim - 1, *range(1, array.ndim - 1))
 
 
-def copy_batch(x: Array, to: Array) -> None:
-    """Copy x (N, C, *size) to an array of that shape whose channels lie last in memory.
+def copy_in_order(array: Array, to: Array) -> None:
+    """Copy an array, such as one viewed channels last, to a contiguous one of its shape.
 
-    NumPy goes along what it writes, and few channels are short loops: one after another is faster.
+    NumPy goes along what it writes: where the last axis is short, and lies far apart in what it
+    reads, one element after another is faster.
     """
-    lies_alike = x.strides[1] <= min(x.strides[2:])
-    if isinstance(x, np.ndarray) and x.shape[1] <= FEW_CHANNELS and not lies_alike:
-        for channel in range(x.shape[1]):
-            to[:, channel] = x[:, channel]
+    is_apart = array.strides[-1] > min(array.strides[:-1])
+    if isinstance(array, np.ndarray) and array.shape[-1] <= SHORT_AXIS and is_apart:
+        for n in range(array.shape[-1]):
+            to[..., n] = array[..., n]
     else:
-        to[...] = x
+        to[...] = array
 
 
 def examples_last(array: Array) -> Array:

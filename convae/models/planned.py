@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from convae.engine import Array
-from convae.engine.backend import channels_second, copy_batch
+from convae.engine.backend import channels_last, channels_second, copy_in_order
 from convae.engine.program import Memory, Portable, Program
 from convae.errors import counted
 from convae.models.backpropagation import numbers_of, training_chunks, training_work
@@ -148,7 +148,7 @@ class Planned:
             key = (name, *wanted, chunk.stop - chunk.start)
             plan = self._plans().get(key, build)
             if not plan.lie_in(name, given[chunk]):
-                copy_batch(given[chunk], channels_second(plan.arrays[name]))
+                copy_in_order(channels_last(given[chunk]), plan.arrays[name])
             places = {array: result[chunk] for array, result in zip(wanted, results, strict=True)}
             inside = [array for array, place in places.items() if not plan.lie_in(array, place)]
             plan.run()

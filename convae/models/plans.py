@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from convae.engine import Array
-from convae.engine.backend import channels_last, channels_second, copy_batch
+from convae.engine.backend import channels_last, copy_in_order
 from convae.engine.program import Executable, Memory, Problem, Program, Way
 
 log = logging.getLogger("convae")
@@ -91,6 +91,6 @@ class Plan:
 
     def load(self, x: Array, target: Array) -> None:
         """Copy a batch to where the program reads it."""
-        copy_batch(x, channels_second(self.arrays["x"]))
+        copy_in_order(channels_last(x), self.arrays["x"])
         if "target" in self.arrays:
-            copy_batch(target, channels_second(self.arrays["target"]))
+            copy_in_order(channels_last(target), self.arrays["target"])

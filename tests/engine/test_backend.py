@@ -215,6 +215,7 @@ def test_batches_without_numbers_are_arranged_where_they_lie(backend: Backend) -
 @pytest.mark.parametrize(("work", "numbers"), [(1, 1), (10_000, 300), (10**9, 10**6)])
 @pytest.mark.parametrize("parameters", [0, 10**6])
 @pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.usefixtures("divided")
 def test_chunks_cover_the_batch_once(
     backend: Backend, examples: int, work: int, numbers: int, parameters: int, is_compiled: bool
 ) -> None:

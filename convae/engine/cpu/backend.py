@@ -18,7 +18,7 @@ from convae.engine.backend import (
     ArrayBackend,
     channels_last,
     channels_second,
-    copy_batch,
+    copy_in_order,
     filters_first,
     filters_last,
     memory_order,
@@ -210,24 +210,19 @@ def compiled(module: str) -> ModuleType:
 
 def _batch(array: Array) -> Array:
     """View (N, C, *size) as it lies in memory, (N, *size, C), copying only if it does not."""
-    view = channels_last(array)
-    if _lies_in_order(view):
-        return view
-    copy = empty(view.shape, view.dtype)
-    copy_batch(array, channels_second(copy))
-    return copy
+    return _contiguous(channels_last(array))
 
 
 def _kernel(K: Array, geometry: Geometry) -> Array:
     """View a kernel as it lies in memory, copying only if it does not."""
-    view = filters_last(K, geometry.axes)
-    if _lies_in_order(view):
-        return view
-    copy = empty(view.shape, view.dtype)
-    copy[...] = view
+    return _contiguous(filters_last(K, geometry.axes))
+
+
+def _contiguous(array: Array) -> Array:
+    """Copy an array that is not contiguous, or not aligned."""
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned:
+        return array
+    copy = empty(array.shape, array.dtype)
+    copy_in_order(array, copy)
     return copy
-
-
-def _lies_in_order(array: Array) -> bool:
-    """Tell whether compiled code may read an array where it lies."""
-    return bool(array.flags.c_contiguous and array.flags.aligned)

@@ -16,6 +16,8 @@ from convae.models.classifier import Classifier
 from convae.models.penalties import Penalty
 from tests.helpers import device_of
 
+pytestmark = pytest.mark.usefixtures("divided")
+
 LAYERS = [
     {"filters": 4, "kernel": 3, "stride": 2, "padding": "same"},
     {"filters": 6, "kernel": 2, "activation": "tanh"},

@@ -20,6 +20,8 @@ from convae.models.penalties import Penalty
 from convae.models.pooling import Pooling
 from tests.helpers import device_of
 
+pytestmark = pytest.mark.usefixtures("divided")
+
 LAYERS = [
     Layer(filters=4, kernel=3, padding="same", pool=2),
     Layer(filters=3, kernel=2, activation="tanh", pool=(1, 2)),

@@ -17,6 +17,8 @@ from convae.models.penalties import Penalty
 from convae.models.rbm import RBM
 from tests.helpers import device_of
 
+pytestmark = pytest.mark.usefixtures("divided")
+
 KINDS = [
     {"kernel": 2},
     {"kernel": "input", "visible_bias": "position"},

@@ -16,6 +16,8 @@ from convae.models.penalties import Penalty
 from convae.models.sparse_coding import SparseCoding
 from tests.helpers import device_of
 
+pytestmark = pytest.mark.usefixtures("divided")
+
 GEOMETRIES = [
     {"kernel": 4, "padding": [[0, 3], [0, 3]], "padding_mode": "circular"},
     {"kernel": 3, "padding": "full"},
